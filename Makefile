@@ -1,0 +1,48 @@
+# Everything starts here: `make run` tries arbiter on this machine, `make test` tests it.
+# Each first installs what is missing (`make setup`), says what it does, and is quick otherwise.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: help setup run lab test check format clean distclean
+
+help:
+	@echo 'make run     decide the connections of this machine, asking in this terminal; Ctrl-C ends it'
+	@echo 'make lab     a shell on a make-believe machine with two links, to try everything safely'
+	@echo 'make test    all tests, those on the real kernel in network namespaces too'
+	@echo 'make check   format, lint, types and tests: what CI runs'
+	@echo 'make setup   only install what is missing; the others do it by themselves'
+	@echo 'make format  write the code in the one format'
+	@echo 'make clean   remove what was built and cached; distclean: also .venv and .state'
+
+setup:
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh packaging/setup.sh
+
+# The state of such a trial stays in .state, so that the next one remembers the answers.
+run: setup
+	@sh packaging/as-root.sh $(BIN)/arbiter run --prompt terminal --when-absent pass \
+		--config .state/config --state .state --socket .state/arbiter.sock
+
+lab: setup
+	@sh packaging/as-root.sh $(BIN)/arbiter lab shell
+
+test: setup
+	@sh packaging/as-root.sh --or-namespace $(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) .state

@@ -1,0 +1,5 @@
+"""`python -m arbiter`: the same as the command."""
+
+from arbiter.cli import main
+
+main()

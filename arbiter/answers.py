@@ -1,0 +1,169 @@
+"""From an answer message to a decision and a rule, and the words around asks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from arbiter import protocol
+from arbiter.asks import OpenAsk, State
+from arbiter.judge import queries
+from arbiter.model import ANY_LINK, Action, Decision, Link, NoOwner, Owner, Packet, Peer
+from arbiter.protocol import RefusedReason
+from arbiter.rules import (
+    Entry,
+    LifetimeKind,
+    Rule,
+    RuleError,
+    conditions,
+    format_rule,
+    parse_lifetime,
+    scopes_for,
+    why_not,
+)
+
+
+MAX_CONDITIONS = 6000
+"""Bytes of a rule's conditions as JSON. A scope beyond that, of a path full of escapes, is not
+offered: an ask must fit its line, and nobody could read what such a rule says."""
+
+
+class AnswerError(Exception):
+    """An answer that cannot be carried out: `reason` for programs, the text for a person."""
+
+    def __init__(self, reason: RefusedReason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Chosen(NamedTuple):
+    """What an answer decides, and the rule to remember; None for `once`."""
+
+    decision: Decision
+    rule: Rule | None
+    process: tuple[int, int] | None
+
+
+class Closed(NamedTuple):
+    """How an ask ended, for whoever answers it after that."""
+
+    reason: RefusedReason
+    text: str
+
+
+def check_open(ask: OpenAsk | None, id: int, closed: Mapping[int, Closed], peer: Peer) -> OpenAsk:
+    """The ask, if it is open and this peer may answer it."""
+    if ask is None:
+        how = closed.get(id)
+        if how is None:
+            text = f"there is no ask {id}; `arbiter pending` lists those that wait"
+            raise AnswerError(RefusedReason.GONE, text)
+        raise AnswerError(how.reason, f"ask {id} is closed: {how.text}")
+    if not peer.may_answer(ask.uid):
+        whose = ask.owner.user or "another user"
+        text = (
+            f"ask {id} is about a process of {whose}, and you are {peer.user}: only {whose}, "
+            "root and members of group arbiter may answer it"
+        )
+        raise AnswerError(RefusedReason.RIGHT, text)
+    if ask.state is State.STORING:
+        who = ask.peer.user if ask.peer is not None else "somebody"
+        raise AnswerError(RefusedReason.ANSWERED, f"{who} has answered ask {id} just now")
+    return ask
+
+
+def offered(ask: OpenAsk, peer: Peer) -> dict[str, Rule]:
+    """The scopes this peer may choose from: by id, the rule (allow, forever) each one means."""
+    process = ask.owner.processes[0] if isinstance(ask.owner, Owner) else None
+    scopes = scopes_for(
+        process.app if process else None,
+        process.ancestors if process else (),
+        ask.owner.user,
+        ask.packet.flow,
+        ask.packet.hook,
+        admin=peer.admin,
+        uid=ask.owner.uid,
+    )
+    return {id: rule for id, rule in scopes if _fits(rule)}
+
+
+def _fits(rule: Rule) -> bool:
+    return len(msgspec.json.encode(conditions(rule))) <= MAX_CONDITIONS
+
+
+def read(ask: OpenAsk, answer: protocol.Answer, peer: Peer, links: Mapping[str, Link]) -> Chosen:
+    """What the answer decides. Everything in it is checked against what the ask offered."""
+    decision = _decision(answer, links)
+    try:
+        lifetime = parse_lifetime(answer.lifetime)
+    except RuleError as error:
+        text = f"lifetime {protocol.clean(answer.lifetime, 40)!r}: {error.text}"
+        raise AnswerError(RefusedReason.INVALID, text) from None
+    process = None
+    if lifetime.kind is LifetimeKind.PROCESS:
+        if not isinstance(ask.owner, Owner):
+            text = "nobody knows the process of this connection, so no decision can end with it"
+            raise AnswerError(RefusedReason.INVALID, text)
+        process = (ask.owner.processes[0].pid, ask.owner.processes[0].start)
+    scopes = offered(ask, peer)
+    rule = scopes.get(answer.scope)
+    if rule is None and not scopes:
+        if lifetime.kind is LifetimeKind.ONCE:
+            return Chosen(decision, None, None)
+        text = f"no rule that can be read says what ask {ask.id} is about: answer it for once"
+        raise AnswerError(RefusedReason.INVALID, text)
+    if rule is None:
+        given = protocol.clean(answer.scope, 40)
+        text = f"scope {given!r} is not offered by ask {ask.id}: choose {', '.join(scopes)}"
+        raise AnswerError(RefusedReason.INVALID, text)
+    if lifetime.kind is LifetimeKind.ONCE:
+        return Chosen(decision, None, None)
+    return Chosen(decision, rule.replace(decision=decision, lifetime=lifetime), process)
+
+
+def _decision(answer: protocol.Answer, links: Mapping[str, Link]) -> Decision:
+    if answer.decision is not protocol.Choice.ROUTE:
+        if answer.via:
+            text = f"{answer.decision} takes no links; say route via={','.join(answer.via)}"
+            raise AnswerError(RefusedReason.INVALID, protocol.clean(text, 200))
+        return Decision(Action(answer.decision.value))
+    if not answer.via:
+        raise AnswerError(RefusedReason.INVALID, "route needs a link: route via=NAME")
+    if len(set(answer.via)) != len(answer.via) or ANY_LINK in answer.via[:-1]:
+        text = 'each link of a route is named once, and "any" comes last'
+        raise AnswerError(RefusedReason.INVALID, text)
+    for name in answer.via:
+        if name != ANY_LINK and name not in links:
+            known = ", ".join(sorted(links)) or "none"
+            text = f"there is no link {protocol.clean(name, 40)!r} (known: {known})"
+            raise AnswerError(RefusedReason.INVALID, text)
+    return Decision(Action.ROUTE, answer.via)
+
+
+def decision_text(decision: Decision) -> str:
+    """`allow`, `deny`, or `route via=lte`."""
+    via = f" via={','.join(decision.via)}" if decision.via else ""
+    return decision.action.value + via
+
+
+def rule_text(entry: Entry | None) -> str:
+    """The one-line form of a remembered rule; "" for none."""
+    return format_rule(entry.rule) if entry is not None else ""
+
+
+def why_asked(
+    packet: Packet, owner: Owner | NoOwner, ended: Iterable[tuple[Entry, str]], wall: float
+) -> str:
+    """Why a person is asked: what ended, what is odd, or that nothing decides it yet."""
+    notes = [p.note for p in owner.processes if p.note] if isinstance(owner, Owner) else []
+    for entry, why in reversed(tuple(ended)):
+        for query in queries(packet, owner):
+            if why_not(entry.rule, query) is None:
+                return f"rule {entry.id} ({format_rule(entry.rule)}) ended: {why}"
+    if notes:
+        return notes[0]
+    if isinstance(owner, NoOwner):
+        return f"no rule decides it, and its program is not known: {owner.reason.value}"
+    return "no rule decides it yet"

@@ -1,0 +1,79 @@
+"""The command line: one file a subcommand, each loaded only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from arbiter import __version__
+
+COMMANDS = {
+    "run": "Start the daemon: decide every new connection of this machine.",
+    "prompt": "Answer the questions of a running daemon.",
+    "pending": "List the asks that wait for an answer.",
+    "answer": "Answer one ask: allow, deny, or route via=LINK.",
+    "rules": "Add, list and remove remembered rules.",
+    "explain": "Say what the rules decide about a connection, and why.",
+    "status": "Show how the daemon is.",
+    "doctor": "Check what this kernel and machine can do, and what to install.",
+    "rescue": "Remove every trace of arbiter from the kernel, daemon or not.",
+    "lab": "Two links with an internet behind each, in network namespaces.",
+}
+"""Subcommands, with the one line that `arbiter --help` shows."""
+
+
+class _Lazy(click.Group):
+    """Knows its commands by name; imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"arbiter.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From COMMANDS: help must not import every command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the nearest command for a misspelt one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="arbiter")
+def cli() -> None:
+    """Decide, connection by connection, what may connect and over which link.
+
+    A first look: `sudo arbiter run --prompt terminal`, or safely apart from this machine's
+    network: `sudo arbiter lab shell`.
+
+    Exit codes: 0 done, 1 refused or not found, 2 usage, 3 the daemon cannot be reached.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The entry point. A reader that goes away (`| head`) ends us quietly."""
+    try:
+        cli.main(args=None if argv is None else list(argv), prog_name="arbiter")
+    except BrokenPipeError:
+        # Python would try to flush stdout once more, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

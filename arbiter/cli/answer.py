@@ -1,0 +1,73 @@
+"""`arbiter answer`: one answer, exactly once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from arbiter import protocol
+from arbiter.cli.common import daemon, fail, json_option, show_json, socket_option
+from arbiter.rules import RuleError, parse
+
+
+@click.command()
+@click.argument("ask", type=int)
+@click.argument("decision")
+@click.option(
+    "--scope",
+    default="connection",
+    show_default=True,
+    help="What the rule covers: one of the ask's scopes, see `arbiter pending`.",
+)
+@click.option(
+    "--for",
+    "lifetime",
+    default="once",
+    show_default=True,
+    help="once, process, a time span (15m, 2h), session, boot, forever.",
+)
+@socket_option
+@json_option
+def answer(
+    ask: int, decision: str, scope: str, lifetime: str, socket_path: Path, as_json: bool
+) -> None:
+    """Answer one ask: allow, deny, or 'route via=LINK'.
+
+    Exit code 0 if it was carried out, 1 if it was refused (answered already, gone, not yours).
+    """
+    message = _message(ask, decision, scope, lifetime)
+    with daemon(socket_path, "answer") as connection:
+        for _ in connection.asks():
+            pass  # they come first, and this command asked for none of them
+        connection.send(message)
+        while True:
+            reply = connection.receive()
+            if isinstance(reply, protocol.Refused) and reply.ask in (ask, None):
+                if as_json:
+                    show_json(reply)
+                fail(reply.text)
+            if isinstance(reply, protocol.Decided) and reply.ask == ask:
+                break
+    if as_json:
+        show_json(reply)
+        return
+    kept = f"; rule {reply.rule_id}: {reply.rule}" if reply.rule_id is not None else ""
+    count = reply.released
+    went = (
+        "1 waiting packet went its way" if count == 1 else f"{count} waiting packets went their way"
+    )
+    click.echo(f"{reply.decision}: {went}{kept}")
+    if reply.problem:
+        fail(f"it could not be remembered: {reply.problem}")
+
+
+def _message(ask: int, decision: str, scope: str, lifetime: str) -> protocol.Answer:
+    try:
+        parsed = parse(decision)
+    except RuleError as error:
+        fail(error.pretty(decision), 2)
+    if parsed != type(parsed)(parsed.decision):
+        fail("an answer is allow, deny or 'route via=LINK'; what it covers is --scope", 2)
+    action, via = parsed.decision.action.value, parsed.decision.via
+    return protocol.Answer(ask, protocol.Choice(action), scope, lifetime, via)

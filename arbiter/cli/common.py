@@ -1,0 +1,168 @@
+"""What the subcommands share: where things are, how they fail, a line to the daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import msgspec
+
+from arbiter import protocol
+from arbiter.protocol import Refused, Role
+
+CONFIG = Path("/etc/arbiter")
+STATE = Path("/var/lib/arbiter")
+SOCKET = Path("/run/arbiter/arbiter.sock")
+TIMEOUT = 10.0
+"""Seconds that a command waits for the daemon."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+socket_option = click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    default=SOCKET,
+    envvar="ARBITER_SOCKET",
+    show_default=True,
+    show_envvar=True,
+    help="The daemon's socket.",
+)
+db_option = click.option(
+    "--db",
+    type=click.Path(path_type=Path),
+    default=STATE / "arbiter.db",
+    envvar="ARBITER_DB",
+    show_default=True,
+    show_envvar=True,
+    help="The database; works with the daemon down, too.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs: JSON.")
+
+
+def fail(text: str, code: int = 1) -> NoReturn:
+    """Say what is wrong, and end with exit code 1 (refused), 2 (usage) or 3 (unreachable)."""
+    click.echo(f"arbiter: {text}", err=True)
+    sys.exit(code)
+
+
+def show_json(value: object) -> None:
+    """Pretty JSON of messages and plain values."""
+    click.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table for people: as wide as the terminal, and unwrapped where there is none."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    out = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        # Text, not markup: a path may hold [brackets].
+        out.add_row(*(Text(protocol.clean(cell)) for cell in row))
+    tty = sys.stdout.isatty()
+    Console(width=None if tty else 500, soft_wrap=not tty, highlight=False).print(out)
+
+
+class Daemon:
+    """A blocking connection to the daemon, for commands that ask one thing and leave."""
+
+    def __init__(self, sock: socket.socket, path: Path) -> None:
+        self._sock = sock
+        self._path = path
+        self._decoder = protocol.daemon_decoder()
+        self._messages: list[protocol.DaemonMessage] = []
+        self.welcome: protocol.Welcome
+
+    def send(self, message: protocol.ClientMessage) -> None:
+        """Send one message."""
+        try:
+            self._sock.sendall(protocol.encode(message))
+        except OSError as error:
+            fail(f"the daemon at {self._path} does not listen: {error.strerror}", 3)
+
+    def receive(self) -> protocol.DaemonMessage:
+        """The next message; ends the program if there is none in time."""
+        while not self._messages:
+            try:
+                data = self._sock.recv(65536)
+            except TimeoutError:
+                fail(f"the daemon at {self._path} did not reply within {TIMEOUT:.0f} s", 3)
+            except OSError as error:
+                fail(f"the daemon at {self._path} is gone: {error.strerror}", 3)
+            if not data:
+                fail(f"the daemon at {self._path} ended the connection", 3)
+            for message in self._decoder.feed(data):
+                if isinstance(message, protocol.ProtocolError):
+                    fail(f"the daemon at {self._path} speaks another protocol: {message.text}", 3)
+                self._messages.append(message)
+        return self._messages.pop(0)
+
+    def asks(self) -> Iterator[protocol.Ask]:
+        """The open asks that the daemon sends after its welcome."""
+        for _ in range(self.welcome.asks):
+            message = self.receive()
+            if isinstance(message, protocol.Ask):
+                yield message
+
+
+@contextmanager
+def daemon(path: Path, name: str) -> Iterator[Daemon]:
+    """A connection that has said hello; ends the program with code 3 if there is no daemon."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(TIMEOUT)
+        try:
+            sock.connect(str(path))
+        except OSError as error:
+            fail(f"no daemon answers at {path} ({error.strerror}): is `arbiter run` on?", 3)
+        connection = Daemon(sock, path)
+        connection.send(protocol.Hello(protocol.VERSION, Role.COMMAND, f"arbiter {name}"))
+        message = connection.receive()
+        if isinstance(message, Refused):
+            fail(message.text, 3)
+        if not isinstance(message, protocol.Welcome):
+            fail(f"what listens at {path} is not arbiter", 3)
+        connection.welcome = message
+        yield connection
+
+
+def poke(path: Path) -> None:
+    """Tell a running daemon that the rules have changed; nothing if none runs."""
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(1)
+            sock.connect(str(path))
+            hello = protocol.Hello(protocol.VERSION, Role.COMMAND, "arbiter rules")
+            sock.sendall(protocol.encode(hello) + protocol.encode(protocol.Changed()))
+            sock.recv(65536)
+    except OSError:
+        return  # nobody is there to tell: the daemon reads the rules when it starts
+
+
+def person() -> tuple[str, int]:
+    """Who runs this command: name and uid, of the one who called sudo where there was one."""
+    import pwd
+
+    uid = int(os.environ["SUDO_UID"]) if _sudo() else os.getuid()
+    try:
+        return pwd.getpwuid(uid).pw_name, uid
+    except KeyError:
+        return str(uid), uid
+
+
+def sudo_uid() -> int | None:
+    """The uid of the person who called sudo; None without sudo."""
+    return int(os.environ["SUDO_UID"]) if _sudo() else None
+
+
+def _sudo() -> bool:
+    # Only root can be believed about who called sudo.
+    return os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdecimal()

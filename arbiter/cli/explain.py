@@ -1,0 +1,109 @@
+"""`arbiter explain`: what the rules decide, and why."""
+
+from __future__ import annotations
+
+import ipaddress
+import pwd
+import time
+from pathlib import Path
+
+import click
+
+from arbiter.cli.common import db_option, fail, json_option, show_json
+from arbiter.cli.rules import boot_id, open_store, rule_object
+from arbiter.model import PROTO_NUMBERS, Hook, proto_name
+from arbiter.rules import Index, Query, format_rule, why_not
+
+
+@click.command()
+@click.option("--app", default="", help="The app's id: /usr/bin/curl, unit:NAME, ...")
+@click.option("--parent", "parents", multiple=True, help="An ancestor's app id; repeatable.")
+@click.option("--host", required=True, help="The destination address.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The destination port.")
+@click.option("--proto", default="tcp", show_default=True, help="tcp, udp, icmp, ..., or 0-255.")
+@click.option("--user", default="", help="The user's name or uid.")
+@click.option("--hook", type=click.Choice([h.value for h in Hook]), default=Hook.OUT.value)
+@db_option
+@json_option
+def explain(
+    app: str,
+    parents: tuple[str, ...],
+    host: str,
+    port: int,
+    proto: str,
+    user: str,
+    hook: str,
+    db: Path,
+    as_json: bool,
+) -> None:
+    """Say what the rules decide about a connection: which rule wins, why, and what it beat.
+
+    Exit code 0 if a rule decides it, 1 if a person would be asked.
+    """
+    uid, name = _user(user)
+    query = Query(
+        app=app,
+        parents=parents,
+        uid=uid,
+        user=name,
+        daddr=_address(host),
+        dport=port,
+        proto=_proto(proto),
+        hook=Hook(hook),
+    )
+    now = time.time()
+    with open_store(db, readonly=True) as store:
+        entries = store.rules(now, boot_id(), None)
+    match = Index(entries).explain(query, now)
+    others = [(e, why_not(e, query, now)) for e in entries]
+    near = [(e, why) for e, why in others if why is not None and e.rule.app in ("", app)]
+    if as_json:
+        show_json(
+            [
+                {
+                    "decision": format_rule(match.entry.rule).split(" ", 1)[0] if match else None,
+                    "rule": rule_object(match.entry) if match else None,
+                    "why": match.why if match else "no rule matches: a person would be asked",
+                    "beaten": [rule_object(entry) for entry in match.beaten] if match else [],
+                    "not_matching": [rule_object(e) | {"why_not": why} for e, why in near],
+                }
+            ]
+        )
+    elif match is None:
+        click.echo(f"no rule decides {proto_name(query.proto)} {host} port {port}: you are asked")
+    else:
+        click.echo(f"{format_rule(match.entry.rule)}")
+        click.echo(f"  {match.why}")
+        for entry in match.beaten:
+            click.echo(f"  beats rule {entry.id}: {format_rule(entry.rule)}")
+    if not as_json:
+        for entry, why in near[:10]:
+            click.echo(f"  rule {entry.id} does not match ({format_rule(entry.rule)}): {why}")
+    if match is None:
+        raise SystemExit(1)
+
+
+def _address(text: str) -> bytes:
+    try:
+        return ipaddress.ip_address(text.strip("[]")).packed
+    except ValueError:
+        fail(f"--host {text!r} is not an address; give one such as 192.0.2.7 or 2001:db8::7", 2)
+
+
+def _proto(text: str) -> int:
+    if text in PROTO_NUMBERS:
+        return PROTO_NUMBERS[text]
+    if not (text.isascii() and text.isdigit() and int(text) < 256):
+        fail(f"--proto {text!r} is none of {', '.join(sorted(PROTO_NUMBERS))}, nor 0-255", 2)
+    return int(text)
+
+
+def _user(text: str) -> tuple[int | None, str]:
+    if not text:
+        return None, ""
+    try:
+        if text.isascii() and text.isdigit():
+            return int(text), pwd.getpwuid(int(text)).pw_name
+        return pwd.getpwnam(text).pw_uid, text
+    except KeyError:
+        return (int(text), "") if text.isdigit() else (None, text)

@@ -1,0 +1,251 @@
+"""`arbiter lab`: two links, an internet behind each, in network namespaces."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from arbiter.lab import Lab, LabError, LinkConfig, private
+from arbiter.lab.config import LTE, SERVER4, SERVER6, WIFI
+from arbiter.lab.state import names
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAME = click.option(
+    "--name", default="arb", show_default=True, help="The lab's name; several may exist."
+)
+
+
+def _building(command: F) -> F:
+    """The options of every command that may build a lab."""
+    for option in (
+        click.option(
+            "--mtu", multiple=True, metavar="LINK=BYTES", help="MTU of a link; may be repeated."
+        ),
+        click.option(
+            "--no-ipv6", multiple=True, metavar="LINK", help="A link without IPv6; repeatable."
+        ),
+        _NAME,
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def lab() -> None:
+    """Two links with an internet behind each, in network namespaces: try everything safely."""
+
+
+@lab.command()
+@_building
+def up(name: str, no_ipv6: tuple[str, ...], mtu: tuple[str, ...]) -> None:
+    """Build the lab and leave it."""
+    with _errors():
+        links = configure(no_ipv6, mtu)
+        if os.geteuid() != 0:
+            raise LabError(
+                "building a lab that stays needs root: `sudo arbiter lab up`, or use "
+                "`arbiter lab shell`, which works without root"
+            )
+        Lab(name, links).up()
+    click.echo(f"lab {name} is up: `arbiter lab shell --name {name}` enters it")
+
+
+@lab.command()
+@_NAME
+def down(name: str) -> None:
+    """Remove the lab and every trace of it, whatever state it is in."""
+    with _errors():
+        if os.geteuid() != 0:
+            raise LabError("removing a lab needs root: `sudo arbiter lab down`")
+        (Lab.existing(name) or Lab(name)).down()
+    click.echo(f"lab {name} is down")
+
+
+@lab.command()
+@_building
+def shell(name: str, no_ipv6: tuple[str, ...], mtu: tuple[str, ...]) -> None:
+    """Open $SHELL on the lab's machine; builds the lab if it is not up, and then removes it after.
+
+    Without root it makes a private lab in a user namespace, where you are root.
+    """
+    with _errors():
+        _without_root("shell", name, no_ipv6, mtu, ())
+        with _entered(name, configure(no_ipv6, mtu)) as entered:
+            click.echo(banner(entered))
+            code = _attend(entered, [os.environ.get("SHELL") or "/bin/sh"])
+    sys.exit(code)
+
+
+@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@_building
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(
+    name: str, no_ipv6: tuple[str, ...], mtu: tuple[str, ...], command: tuple[str, ...]
+) -> None:
+    """Run COMMAND on the lab's machine; its exit code is ours (128 + the signal that ended it).
+
+    Builds the lab if it is not up, and then removes it after. Write `--` before COMMAND.
+    """
+    with _errors():
+        _without_root("exec", name, no_ipv6, mtu, command)
+        with _entered(name, configure(no_ipv6, mtu)) as entered:
+            code = _attend(entered, command)
+    sys.exit(code)
+
+
+@lab.command()
+@click.option("--name", default=None, help="Only this lab; exit code 1 if it is not up.")
+@click.option("--json", "as_json", is_flag=True, help="An array of objects.")
+def status(name: str | None, as_json: bool) -> None:
+    """Show the labs there are, with their links and servers."""
+    with _errors():
+        found = [describe(Lab.existing(n) or Lab(n)) for n in ([name] if name else names())]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif not found:
+        click.echo("there is no lab: `arbiter lab up` or `arbiter lab shell` builds one")
+    else:
+        table = Table("lab", "state", "link", "interface", "address", "IPv6", "MTU", "servers")
+        for entry in found:
+            for link in entry["links"]:
+                row = [entry["name"], entry["state"], link["name"], link["interface"]]
+                pid = f"pid {link['servers']}" if link["servers"] else "not running"
+                row += [link["address"], link["address6"] or "none", str(link["mtu"]), pid]
+                table.add_row(*row)
+        Console().print(table)
+    if name and found[0]["state"] != "up":
+        sys.exit(1)
+
+
+def configure(no_ipv6: Sequence[str], mtu: Sequence[str]) -> tuple[LinkConfig, ...]:
+    """The links that the options describe; raises click.UsageError for what they cannot mean."""
+    links = {link.name: link for link in (WIFI, LTE)}
+
+    def known(name: str, option: str) -> LinkConfig:
+        if name not in links:
+            raise click.UsageError(f"{option}: there is no link {name!r}; use wifi or lte")
+        return links[name]
+
+    for name in no_ipv6:
+        links[name] = dataclasses.replace(known(name, "--no-ipv6"), ipv6=False)
+    for text in mtu:
+        name, _, size = text.partition("=")
+        link = known(name, "--mtu")
+        if not (size.isascii() and size.isdigit() and len(size) < 6):
+            raise click.UsageError(f"--mtu {text!r}: write LINK=BYTES, such as lte=1280")
+        try:
+            links[name] = dataclasses.replace(link, mtu=int(size))
+        except LabError as error:
+            raise click.UsageError(f"--mtu {text}: {error}") from None
+    return tuple(links.values())
+
+
+def describe(entry: Lab) -> dict[str, Any]:
+    """One object of `status --json`."""
+    servers = entry.servers()
+    return {
+        "name": entry.name,
+        "state": entry.condition(),
+        "namespaces": list(entry.config.namespaces),
+        "links": [
+            {
+                "name": link.name,
+                "interface": link.interface,
+                "namespace": entry.internet(link.name),
+                "address": link.host4,
+                "address6": link.host6 if link.ipv6 else None,
+                "mtu": link.mtu,
+                "servers": servers[link.name],
+                "log": str(entry.log(link.name)),
+            }
+            for link in entry.config.links
+        ],
+    }
+
+
+def banner(entered: Lab) -> str:
+    """What a person needs to know on entering."""
+    links = ", ".join(f"{link.name} ({link.interface})" for link in entered.config.links)
+    return f"""You are on the machine of lab {entered.name}; its links are {links}.
+  curl http://www.lab.test/        the answer names the link it came over
+  curl http://{SERVER4}/     the same, by address; or http://[{SERVER6}]/
+  curl --interface wwan0 http://www.lab.test/     over lte
+  ping lan.lab.test                a neighbour that only wifi reaches
+  arbiter run --prompt terminal    start arbiter here, and try again from a second
+                                   shell: `arbiter lab shell --name {entered.name}`
+Leave with `exit`."""
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """LabError becomes one line and exit code 1."""
+    try:
+        yield
+    except LabError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _without_root(
+    subcommand: str, name: str, no_ipv6: Sequence[str], mtu: Sequence[str], command: Sequence[str]
+) -> None:
+    """Where this is not root: becomes the same command in a user namespace, and does not return."""
+    if os.geteuid() == 0:
+        return
+    configure(no_ipv6, mtu)  # a wrong option is better refused before the detour
+    options = [f"--name={name}", *(f"--no-ipv6={x}" for x in no_ipv6), *(f"--mtu={x}" for x in mtu)]
+    rest = ["--", *command] if command else []
+    again = [sys.executable, "-m", "arbiter.cli.lab", subcommand, *options, *rest]
+    argv = private.command(again)
+    sys.stdout.flush()
+    os.execvpe(argv[0], argv, private.environment())  # noqa: S606 - no shell is wanted here
+
+
+@contextmanager
+def _entered(name: str, links: tuple[LinkConfig, ...]) -> Iterator[Lab]:
+    """The lab that is up, or one built for the occasion and removed after, signals included."""
+    existing = Lab.existing(name)
+    if existing is not None and existing.condition() == "up":
+        if links != (WIFI, LTE) and links != existing.config.links:
+            text = f"leave the options away, or choose another --name than {name}"
+            raise LabError(f"lab {name} is up with other links than these options describe: {text}")
+        yield existing
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    # A closed terminal or a `kill` must not leave the lab behind.
+    before = {s: signal.signal(s, leave) for s in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with Lab(name, links) as built:
+            yield built
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _attend(entered: Lab, command: Sequence[str]) -> int:
+    """Runs a program with our terminal and returns its exit code."""
+    # Ctrl-C is the program's. A handler, not SIG_IGN, which the program would inherit.
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        code = entered.popen(command).wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    lab(prog_name="arbiter lab")

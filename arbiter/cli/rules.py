@@ -1,0 +1,148 @@
+"""`arbiter rules`: the remembered rules, daemon running or not."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from arbiter.cli.common import (
+    db_option,
+    fail,
+    json_option,
+    person,
+    poke,
+    show_json,
+    socket_option,
+    table,
+)
+from arbiter.rules import Entry, LifetimeKind, RuleError, format_rule, parse
+from arbiter.store import Store, StoreError
+
+
+@click.group()
+def rules() -> None:
+    """Add, list and remove remembered rules; the daemon need not run."""
+
+
+@rules.command()
+@click.argument("line")
+@db_option
+@socket_option
+@json_option
+def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
+    """Remember a rule: 'allow app=/usr/bin/curl host=192.0.2.0/24 port=443 for=1h'."""
+    try:
+        rule = parse(line)
+    except RuleError as error:
+        fail(error.pretty(line), 2)
+    kind = rule.lifetime.kind
+    if kind in (LifetimeKind.ONCE, LifetimeKind.PROCESS, LifetimeKind.SESSION):
+        fail(
+            f"for={kind.value} belongs to an answer, which knows the connection, the program and "
+            "the run it is about; give a time span, boot or forever",
+            2,
+        )
+    by, uid = person()
+    with open_store(db) as store:
+        done = store.remember(
+            rule, by=by, by_uid=uid, frontend="cli", created=time.time(), boot=boot_id()
+        )
+    poke(socket_path)
+    if as_json:
+        show_json([rule_object(done.entry)])
+        return
+    replaced = f", in place of rule {', '.join(map(str, done.replaced))}" if done.replaced else ""
+    click.echo(f"rule {done.entry.id}{replaced}: {format_rule(done.entry.rule)}")
+
+
+@rules.command("list")
+@db_option
+@json_option
+def show(db: Path, as_json: bool) -> None:
+    """List the rules in force."""
+    with open_store(db, readonly=True) as store:
+        entries = store.rules(time.time(), boot_id(), None)
+        unreadable = store.unreadable
+    if as_json:
+        show_json([rule_object(entry) for entry in entries])
+    elif not entries:
+        click.echo("no rules are remembered")
+    else:
+        rows = (
+            (str(e.id), format_rule(e.rule), e.by, e.frontend, _when(e.created), _ends(e))
+            for e in entries
+        )
+        table(("id", "rule", "by", "from", "since", "ends"), rows)
+    if unreadable:
+        fail("\n".join(unreadable))
+
+
+@rules.command()
+@click.argument("ids", type=int, nargs=-1, required=True)
+@db_option
+@socket_option
+def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
+    """Remove rules by their ids: all of them, or none if one is not in force."""
+    by, uid = person()
+    with open_store(db) as store:
+        known = {e.id: e for e in store.rules(time.time(), boot_id(), None)}
+        missing = [id for id in dict.fromkeys(ids) if id not in known]
+        if missing:
+            names = ", ".join(map(str, missing))
+            fail(f"no rule {names} is in force, nothing was removed; see `arbiter rules list`")
+        store.retire(dict.fromkeys(ids), "removed", time.time(), by=by, by_uid=uid, frontend="cli")
+    poke(socket_path)
+    for id in dict.fromkeys(ids):
+        click.echo(f"removed rule {id}: {format_rule(known[id].rule)}")
+
+
+@contextmanager
+def open_store(db: Path, *, readonly: bool = False) -> Iterator[Store]:
+    """The database, with its errors told to the person; exit code 1."""
+    try:
+        with Store.open(db, readonly=readonly, create=not readonly) as store:
+            yield store
+    except StoreError as error:
+        fail(str(error))
+    except sqlite3.Error as error:
+        fail(f"{db}: {error}")
+
+
+def boot_id() -> str:
+    """This boot, random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def rule_object(entry: Entry) -> dict[str, object]:
+    """A rule in force as JSON: stable keys, epoch seconds."""
+    return {
+        "id": entry.id,
+        "rule": format_rule(entry.rule),
+        "layer": entry.layer.name.lower(),
+        "by": entry.by,
+        "frontend": entry.frontend,
+        "created": entry.created,
+        "expires": entry.expires,
+        "process": list(entry.process) if entry.process else None,
+    }
+
+
+def _when(epoch: float) -> str:
+    return datetime.fromtimestamp(epoch).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _ends(entry: Entry) -> str:
+    if entry.expires is not None:
+        return _when(entry.expires)
+    if entry.process is not None:
+        return f"with process {entry.process[0]}"
+    kind = entry.rule.lifetime.kind
+    return {LifetimeKind.SESSION: "when arbiter stops", LifetimeKind.BOOT: "at reboot"}.get(
+        kind, "never"
+    )

@@ -1,0 +1,185 @@
+"""`arbiter run`: the daemon, and with --prompt a prompt for it in the same terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from arbiter import settings as settings_room
+from arbiter.cli.common import CONFIG, SOCKET, STATE, fail, sudo_uid
+from arbiter.settings import Backend, Mode, Settings, SettingsError
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=CONFIG,
+    show_default=True,
+    help="The directory of arbiter.toml; without the file, every setting has its default.",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=STATE,
+    show_default=True,
+    help="The directory of the database.",
+)
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    default=SOCKET,
+    envvar="ARBITER_SOCKET",
+    show_default=True,
+    show_envvar=True,
+    help="Where prompts and commands connect.",
+)
+@click.option("--queue-num", type=click.IntRange(0, 65535), help="The netfilter queue (0-65535).")
+@click.option("--backend", type=click.Choice([b.value for b in Backend]), help="How rules are set.")
+@click.option("--mode", type=click.Choice([m.value for m in Mode]), help="Without a rule: what.")
+@click.option(
+    "--when-absent",
+    type=click.Choice(["block", "pass"]),
+    help="New connections while no daemon runs.",
+)
+@click.option("--prompt", help="Also start this prompt here (terminal); its end is ours.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def run(
+    config: Path,
+    state: Path,
+    socket_path: Path,
+    queue_num: int | None,
+    backend: str | None,
+    mode: str | None,
+    when_absent: str | None,
+    prompt: str | None,
+    verbose: bool,
+) -> None:
+    """Start the daemon: decide every new connection of this machine.
+
+    Prints "ready" once its rules are in force; ends on SIGINT and SIGTERM with everything undone.
+    SIGHUP reads the rules of the database anew. Needs root.
+    """
+    given = {
+        "queue_num": queue_num,
+        "backend": backend,
+        "mode": mode,
+        "when_absent": when_absent,
+    }
+    settings = _settings(config, {key: value for key, value in given.items() if value is not None})
+    if prompt is not None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        fail("--prompt needs a terminal; without one, run it alone and use `arbiter pending`", 2)
+    with _logging(state if prompt is not None else None, verbose):
+        sys.exit(_run(settings, state, socket_path, prompt))
+
+
+def _settings(config: Path, given: dict[str, Any]) -> Settings:
+    path = config / "arbiter.toml"
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{path} cannot be read: {error}")
+    try:
+        settings = settings_room.load(text, str(path))
+    except SettingsError as error:
+        fail(str(error), 2)
+    return msgspec.convert(msgspec.to_builtins(settings) | given, Settings)
+
+
+@contextlib.contextmanager
+def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
+    """Log to stderr, or to a file where the terminal belongs to a prompt."""
+    handler: logging.Handler = logging.StreamHandler()
+    if directory is not None:
+        try:
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            handler = logging.FileHandler(directory / "arbiter.log")
+        except OSError as error:
+            fail(f"the log in {directory} cannot be written: {error.strerror}")
+        click.echo(f"the daemon logs to {directory / 'arbiter.log'}")
+    handler.setFormatter(logging.Formatter("arbiter: %(levelname)s: %(message)s"))
+    log = logging.getLogger("arbiter")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _run(settings: Settings, state: Path, socket_path: Path, prompt: str | None) -> int:
+    # Only now: these need the compiled parts, and a wrong option must not wait for them.
+    from arbiter.daemon import Daemon, DaemonError, Paths
+    from arbiter.kernel.firewall import FirewallError
+    from arbiter.kernel.queue import QueueError
+    from arbiter.server import ServerError
+    from arbiter.store import StoreError
+
+    asker = sudo_uid() if prompt is not None else None
+    admins = frozenset() if asker is None else frozenset({asker})
+
+    async def live() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        child: subprocess.Popen[bytes] | None = None
+        code = 0
+
+        def ready() -> None:
+            nonlocal child
+            click.echo("ready")
+            sys.stdout.flush()
+            if prompt is not None:
+                child = _start_prompt(prompt, socket_path, asker)
+                loop.add_reader(pidfd := os.pidfd_open(child.pid), ended, pidfd)
+
+        def ended(pidfd: int) -> None:
+            nonlocal code
+            assert child is not None
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            code = child.wait()
+            stop.set()
+
+        try:
+            await Daemon(settings, Paths(state, socket_path), admins=admins).run(ready, stop)
+        finally:
+            if child is not None and child.poll() is None:
+                child.terminate()
+                child.wait()
+        return code if code in (1, 2, 3) else 0
+
+    try:
+        code = asyncio.run(live())
+        click.echo("stopped: nothing of arbiter is left in the kernel; what you decided is kept")
+        return code
+    except (DaemonError, FirewallError, QueueError, ServerError, StoreError) as error:
+        fail(str(error))
+
+
+def _start_prompt(name: str, socket_path: Path, uid: int | None) -> subprocess.Popen[bytes]:
+    """The prompt, as the person who called sudo: it needs no right of root's."""
+    argv = [sys.executable, "-P", "-m", "arbiter", "prompt", name, "--socket", str(socket_path)]
+    if uid is None:
+        return subprocess.Popen(argv)
+    entry = pwd.getpwuid(uid)
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    env = os.environ | {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+    return subprocess.Popen(
+        argv, user=uid, group=entry.pw_gid, extra_groups=groups, env=env, umask=0o022
+    )

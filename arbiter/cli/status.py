@@ -1,0 +1,52 @@
+"""`arbiter status`: how the daemon is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from arbiter import protocol
+from arbiter.cli.common import daemon, json_option, show_json, socket_option
+
+
+@click.command()
+@socket_option
+@json_option
+def status(socket_path: Path, as_json: bool) -> None:
+    """Show how the daemon is: mode, rules, what waits, counts, problems."""
+    with daemon(socket_path, "status") as connection:
+        connection.send(protocol.Query())
+        while not isinstance(reply := connection.receive(), protocol.Status):
+            pass
+    if as_json:
+        show_json(reply)
+        return
+    for name, value in _lines(reply):
+        click.echo(f"{name:<12} {value}")
+    for problem in reply.problems:
+        click.echo(f"{'problem':<12} {problem}")
+
+
+def _lines(status: protocol.Status) -> list[tuple[str, str]]:
+    count = status.counters.get
+    lost = count("dropped_full", 0) + count("dropped_socket", 0)
+    return [
+        ("mode", f"{status.mode}; without an answer: {status.fallback}"),
+        ("firewall", f"{status.backend}, queue {status.queue}; absent: {status.when_absent}"),
+        ("up", _span(status.uptime)),
+        ("rules", str(status.rules)),
+        ("waiting", f"{status.asks} asks, {status.held} packets; {status.prompts} prompts"),
+        (
+            "decided",
+            f"{count('allow', 0)} allowed, {count('deny', 0)} denied, {count('route', 0)} routed",
+        ),
+        ("queued", f"{count('queued', 0)} packets, {lost} lost by the kernel"),
+        ("records", f"{count('records_lost', 0)} lost"),
+    ]
+
+
+def _span(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

@@ -1,0 +1,234 @@
+"""What happens to the pipeline, and what it wants done: two unions of frozen values. Pure."""
+
+from __future__ import annotations
+
+import enum
+
+from msgspec import Struct
+
+from arbiter import protocol
+from arbiter.model import (
+    Decision,
+    Link,
+    NoOwner,
+    Now,
+    Owner,
+    Packet,
+    Peer,
+    Undecodable,
+    Verdict,
+)
+from arbiter.rules import Entry, Rule
+
+
+class Reason(enum.StrEnum):
+    """Why a packet got its decision; stored with every decision record."""
+
+    RULE = "rule"
+    ANSWER = "answer"
+    DEADLINE = "deadline"
+    UNATTENDED = "unattended"
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+    OVERFLOW = "overflow"
+    UNDECODABLE = "undecodable"
+    OLDER = "older"
+    EXITED = "exited"
+    STOPPING = "stopping"
+
+
+# --- events ---------------------------------------------------------------------------------
+
+
+class PacketQueued(Struct, frozen=True):
+    """The kernel waits for a verdict on this packet."""
+
+    now: Now
+    packet: Packet | Undecodable
+
+
+class OwnerFound(Struct, frozen=True):
+    """The look-up that `FindOwner` asked for has an end."""
+
+    now: Now
+    packet_id: int
+    owner: Owner | NoOwner
+
+
+class Answered(Struct, frozen=True):
+    """A client sent an answer. `client` is only handed back, in `Refuse`."""
+
+    now: Now
+    client: int
+    peer: Peer
+    answer: protocol.Answer
+
+
+class Remembered(Struct, frozen=True):
+    """The rule that `Remember` asked for is on disk, instead of the rules `replaced`."""
+
+    now: Now
+    ask: int
+    entry: Entry
+    replaced: tuple[int, ...] = ()
+
+
+class RememberFailed(Struct, frozen=True):
+    """It is not, and why. The answer still counts for what waits."""
+
+    now: Now
+    ask: int
+    problem: str
+
+
+class RulesChanged(Struct, frozen=True):
+    """Somebody changed the rules: these are in force now, these ids no more."""
+
+    now: Now
+    added: tuple[Entry, ...]
+    removed: tuple[int, ...]
+
+
+class PromptsChanged(Struct, frozen=True):
+    """Who is connected with a prompt, now."""
+
+    now: Now
+    peers: tuple[Peer, ...]
+
+
+class ProcessExited(Struct, frozen=True):
+    """A process that `WatchProcess` named is gone."""
+
+    now: Now
+    pid: int
+    start: int
+
+
+class LinksChanged(Struct, frozen=True):
+    """The links there are, now."""
+
+    now: Now
+    links: tuple[Link, ...]
+
+
+class Tick(Struct, frozen=True):
+    """Time has come to what `Pipeline.next_wake` named."""
+
+    now: Now
+
+
+class Stopping(Struct, frozen=True):
+    """The daemon ends: nothing may stay held."""
+
+    now: Now
+
+
+Event = (
+    PacketQueued
+    | OwnerFound
+    | Answered
+    | Remembered
+    | RememberFailed
+    | RulesChanged
+    | PromptsChanged
+    | ProcessExited
+    | LinksChanged
+    | Tick
+    | Stopping
+)
+
+
+# --- effects --------------------------------------------------------------------------------
+
+
+class SetVerdict(Struct, frozen=True):
+    """Give the kernel its verdict. Exactly one for every packet queued."""
+
+    packet_id: int
+    verdict: Verdict
+
+
+class FindOwner(Struct, frozen=True):
+    """Look up who owns the packet's socket; `OwnerFound` must follow."""
+
+    packet: Packet
+
+
+class ShowAsk(Struct, frozen=True):
+    """An ask is new or has changed: send it to every prompt that may answer it."""
+
+    ask: int
+
+
+class WithdrawAsk(Struct, frozen=True):
+    """An ask needs no answer any more."""
+
+    ask: int
+    uid: int | None
+    reason: protocol.WithdrawReason
+    text: str
+
+
+class Announce(Struct, frozen=True):
+    """Tell everyone who may see asks of `uid` how one was decided."""
+
+    uid: int | None
+    message: protocol.Decided
+
+
+class Refuse(Struct, frozen=True):
+    """Tell one client that its message was not carried out, and why."""
+
+    client: int
+    message: protocol.Refused
+
+
+class Remember(Struct, frozen=True):
+    """Put a rule on disk; `Remembered` or `RememberFailed` must follow."""
+
+    ask: int
+    rule: Rule
+    peer: Peer
+    process: tuple[int, int] | None
+
+
+class Retire(Struct, frozen=True):
+    """Take rules that have ended out of the store."""
+
+    ids: tuple[int, ...]
+    reason: str
+
+
+class WatchProcess(Struct, frozen=True):
+    """Say when this process is gone, by `ProcessExited`."""
+
+    pid: int
+    start: int
+
+
+class Report(Struct, frozen=True):
+    """A decision was made: keep a record of it. Off the hot path; by references, not by text."""
+
+    wall: float
+    packet: Packet | Undecodable
+    owner: Owner | NoOwner | None
+    decision: Decision
+    reason: Reason
+    rule: Entry | None = None
+    by: Peer | None = None
+    waited: float = 0.0
+    note: str = ""
+
+
+Effect = (
+    SetVerdict
+    | FindOwner
+    | ShowAsk
+    | WithdrawAsk
+    | Announce
+    | Refuse
+    | Remember
+    | Retire
+    | WatchProcess
+    | Report
+)

@@ -1,0 +1,153 @@
+"""Put a plan in force, and take everything of arbiter's away, whoever put it there.
+
+What is in the kernel is the only state: nothing is remembered of what was applied. With nft,
+applying replaces the base chains, and the kernel then drops the packets held in any queue of the
+network namespace (nf_queue_nf_hook_drop): their senders retransmit. So apply at start and when
+links change, not on a timer.
+"""
+
+from __future__ import annotations
+
+import json
+
+from msgspec import Struct
+
+from arbiter.kernel.firewall import iptables, nft, probe
+from arbiter.kernel.firewall.plan import Family, Plan
+from arbiter.kernel.firewall.probe import NFT, VARIANTS, Backend, FirewallError, Variant
+
+
+class Installed(Struct, frozen=True):
+    """What of arbiter's is in this network namespace now; false if nothing."""
+
+    backends: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What was changed by others since, each with its next step."""
+
+    def __bool__(self) -> bool:
+        return bool(self.backends)
+
+
+def apply(plan: Plan, backend: Backend) -> None:
+    """Make `plan` the ruleset; again changes nothing. Raises FirewallError, nothing changed.
+
+    One transaction for nft. For iptables one a table: IPv4 first, and if IPv6 then fails IPv4
+    is brought back to what it was. Last, what an earlier run left in other backends is removed.
+    """
+    if backend.variant == "":
+        probe.run([probe.need_tool("nft"), "-f", "-"], nft.render(plan))
+    else:
+        _apply_iptables(plan, backend.variant)
+    errors = _remove(keep=backend)
+    if errors:
+        raise FirewallError(
+            f"the rules are in force by {backend.name}, but what an earlier run left in another "
+            f"backend could not be removed: {' | '.join(errors)}"
+        )
+
+
+def _apply_iptables(plan: Plan, variant: Variant) -> None:
+    before: dict[Family, str] = {}
+    made: dict[Family, tuple[tuple[str, str], ...]] = {}
+    try:
+        for family in probe.families():
+            before[family] = probe.save(family, variant)
+            there = {(name, chain) for name, chain in iptables.used(plan)}
+            tables = {name for name, _ in there}
+            made[family] = tuple(
+                (name, chain)
+                for name, chain in probe.missing(family, variant)
+                if (name, chain) in there or (chain == "TABLE" and name in tables)
+            )
+            probe.restore(
+                family, variant, iptables.render(plan, family, before[family], made[family])
+            )
+    except FirewallError as error:
+        failures = [str(error)]
+        for family, previous in reversed(before.items()):
+            try:
+                now = probe.save(family, variant)
+                probe.restore(family, variant, iptables.bring_back(previous, now))
+                probe.sweep(family, variant, made.get(family, ()))
+            except FirewallError as again:
+                failures.append(f"and bringing {family} back failed: {again}")
+        raise FirewallError(f"the rules are not in force, {' | '.join(failures)}") from error
+
+
+def remove() -> tuple[str, ...]:
+    """Take away every table, chain and jump of arbiter's from every backend there is.
+
+    Needs no knowledge of what was applied and may be called at any time. Goes on past a
+    failure: returns all of them, () if nothing of arbiter's is left.
+    """
+    return _remove(keep=None)
+
+
+def _remove(keep: Backend | None) -> tuple[str, ...]:
+    errors: list[str] = []
+    if keep != NFT:
+        try:
+            _remove_nft()
+        except FirewallError as error:
+            errors.append(f"table inet {nft.TABLE}: {error}")
+    for variant in VARIANTS:
+        if keep is not None and keep.variant == variant:
+            continue
+        families: tuple[Family, ...] = ("ip6", "ip")
+        for family in families:
+            try:
+                _remove_iptables(family, variant)
+            except FirewallError as error:
+                errors.append(f"{family} rules of iptables-{variant}: {error}")
+    return tuple(errors)
+
+
+def _remove_nft() -> None:
+    path = probe.find_tool("nft")
+    if path is None:
+        return  # a table of ours cannot be there: only this tool makes one
+    tables = probe.nft_chains() or {}
+    for name in (nft.TABLE, nft.PROBE_TABLE):
+        if ("inet", name) in tables:
+            # Naming it first makes the deletion idempotent: no error if it went meanwhile.
+            probe.run([path, "-f", "-"], f"table inet {name}\ndelete table inet {name}\n")
+
+
+def _remove_iptables(family: Family, variant: Variant) -> None:
+    existing = probe.save(family, variant)
+    text = iptables.erase(existing)
+    if text:
+        probe.restore(family, variant, text)
+        probe.sweep(family, variant, iptables.markers(existing))
+
+
+def installed() -> Installed:
+    """Which backends carry rules of ours, and whether others got in front of them since."""
+    backends: list[str] = []
+    problems: list[str] = []
+    if ("inet", nft.TABLE) in (probe.nft_chains() or {}):
+        backends.append(NFT.name)
+        problems += _nft_problems()
+    for variant in VARIANTS:
+        shown = {family: probe.save(family, variant) for family in probe.families()}
+        if not any(iptables.parse(text) for text in shown.values()):
+            continue
+        backends.append(f"iptables-{variant}")
+        for family, text in shown.items():
+            problems += [f"{family} (iptables-{variant}): {p}" for p in iptables.problems(text)]
+    if len(backends) > 1:
+        problems.append(
+            f"rules of ours are in {' and '.join(backends)}; restart arbiter, or run "
+            "`arbiter rescue`"
+        )
+    return Installed(tuple(backends), tuple(problems))
+
+
+def _nft_problems() -> list[str]:
+    text = probe.run([probe.need_tool("nft"), "-j", "list", "table", "inet", nft.TABLE])
+    filled = {r["rule"]["chain"] for r in json.loads(text)["nftables"] if "rule" in r}
+    return [
+        f"chain {chain} of table inet {nft.TABLE} is missing or empty; restart arbiter"
+        for chain in ("output", "ask", "save", "deny", "last")
+        if chain not in filled
+    ]

@@ -1,0 +1,144 @@
+"""A plan as one nftables table, replaced whole in one transaction (`nft -f -`).
+
+Why each chain stands where it does (kernel files as of 6.1):
+
+- `output` is of type route, so that a mark set here or at reinjection reroutes the packet
+  (nf_reinject, net/netfilter/nf_queue.c). Reinjection goes on at the *next* base chain, so
+  `save` and `deny` are chains of their own, straight after: nothing of others comes between.
+- An `accept` ends its own base chain only: none of another table can skip `deny` or `last`.
+- `deny` and `last` look at the conntrack mark too: a whole-word `meta mark set` of somebody's
+  in between cannot wash a denial off, and a running connection is cut by marking it denied.
+- They leave lo alone: the reset that `reject` sends to the program carries that same
+  connection (nf_send_reset attaches it, nf_reject_ipv4.c) and would be rejected in turn.
+- nft before 1.1 cannot merge two mark registers: each value is a chain with its constant.
+- UNTRACKED packets (somebody's notrack) have no connection to remember a decision: TCP is
+  asked at its SYN, everything else packet by packet. Silently passing would be a hole.
+- A settled connection on a link that is no longer in the plan is refused, not sent elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from arbiter.kernel.firewall.plan import Plan
+
+TABLE = "arbiter"
+PROBE_TABLE = "arbiter_probe"
+
+
+def render(plan: Plan) -> str:
+    """Input for `nft -f -` that puts the plan in force, whatever was there before."""
+    return f"table inet {TABLE}\ndelete table inet {TABLE}\n{_table(plan)}"
+
+
+def render_probe(plan: Plan) -> str:
+    """The same rules without hooks, made and deleted in one transaction: asks the kernel only."""
+    body = [line for line in _table(plan).splitlines() if "type filter hook" not in line]
+    rules = "\n".join(line for line in body if "type route hook" not in line)
+    rules = rules.replace(f"table inet {TABLE} ", f"table inet {PROBE_TABLE} ", 1)
+    return f"{rules}\ndelete table inet {PROBE_TABLE}\n"
+
+
+def _table(plan: Plan) -> str:
+    chains = "\n".join(
+        f"  chain {name} {{\n" + "".join(f"    {rule}\n" for rule in rules) + "  }"
+        for name, rules in _chains(plan)
+    )
+    return f"table inet {TABLE} {{\n{chains}\n}}\n"
+
+
+def _chains(plan: Plan) -> Iterator[tuple[str, list[str]]]:
+    names = {plan.decided: "0", plan.denied: "_denied"}
+    names |= {plan.link(number): str(number) for number, _ in plan.links}
+    for mark, name in names.items():
+        yield f"restore{name}", [_set("meta", plan, mark)]
+    for mark, name in names.items():
+        yield f"save{name}", [_set("ct", plan, mark)]
+    yield (
+        "refuse",
+        [
+            "meta l4proto tcp reject with tcp reset",
+            "reject with icmpx type admin-prohibited",
+            "drop",
+        ],
+    )
+    yield "ask", [f"queue num {plan.queue}{' bypass' if plan.when_absent == 'pass' else ''}"]
+    yield "settled", [f"ct mark & {plan.decided:#010x} != 0 goto restore_denied"]
+    if plan.links or plan.tunnels:
+        yield "prerouting", ["type filter hook prerouting priority -160;", *_prerouting(plan)]
+    yield "output", ["type route hook output priority -140;", *_output(plan, names)]
+    save = ", ".join(f"{mark:#010x} : goto save{name}" for mark, name in names.items())
+    yield (
+        "save",
+        [
+            "type filter hook output priority -139;",
+            f"ct state new meta mark & {plan.mask:#010x} vmap {{ {save} }}",
+        ],
+    )
+    denied = f"& {plan.denied:#010x} == {plan.denied:#010x}"
+    for name, hook, priority, end in (
+        ("deny", "output", -138, "goto refuse"),
+        ("last", "postrouting", -150, "drop"),
+    ):
+        yield (
+            name,
+            [
+                f"type filter hook {hook} priority {priority};",
+                'oifname "lo" return',
+                f"meta mark {denied} {end}",
+                f"ct mark {denied} {end}",
+            ],
+        )
+    if plan.links:
+        routed = f"ct mark & {plan.mask:#010x} {_set_of([hex(m) for m in plan.accepted[1:]])}"
+        links = _set_of([f'"{name}"' for _, name in plan.links])
+        yield (
+            "clamp",
+            [
+                "type filter hook postrouting priority -149;",
+                f"oifname {links} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu",
+            ],
+        )
+        yield (
+            "source",
+            [
+                "type nat hook postrouting priority 95;",
+                f"oifname {links} {routed} masquerade",
+            ],
+        )
+
+
+def _prerouting(plan: Plan) -> Iterator[str]:
+    """Replies are restored for rp_filter with src_valid_mark; an outer packet's bits cleared."""
+    if plan.tunnels:
+        tunnels = _set_of([f'"{name}"' for name in plan.tunnels])
+        yield f"iifname {tunnels} meta mark set meta mark & {plan.keep:#010x}"
+    if plan.links:
+        restore = ", ".join(f"{plan.link(n):#010x} : goto restore{n}" for n, _ in plan.links)
+        yield f"ct mark & {plan.mask:#010x} vmap {{ {restore} }}"
+
+
+def _output(plan: Plan, names: dict[int, str]) -> Iterator[str]:
+    """Decided connections leave first: they are nearly all packets."""
+    restore = ", ".join(f"{mark:#010x} : goto restore{name}" for mark, name in names.items())
+    yield 'oifname "lo" return'
+    # One look for both: somebody else's bits (a VPN's own packets), or decided already.
+    yield f"meta mark & {plan.keep | plan.decided:#010x} != 0 return"
+    yield f"ct mark & {plan.mask:#010x} vmap {{ {restore} }}"
+    yield "ct state established,related,invalid goto settled"
+    yield "ip6 daddr fe80::/10 return"
+    yield "fib daddr type { local, broadcast, anycast, multicast } return"
+    yield "udp sport . udp dport { 68 . 67, 546 . 547 } return"
+    # MLD and neighbour discovery (RFC 3810, 4861); the kernel leaves these untracked as well.
+    yield "icmpv6 type { 130, 131, 132, 133, 134, 135, 136, 137, 143 } return"
+    yield "ct state new goto ask"
+    yield "ct state untracked tcp flags & (syn | ack) == syn goto ask"
+    yield "ct state untracked meta l4proto != tcp goto ask"
+
+
+def _set(key: str, plan: Plan, mark: int) -> str:
+    return f"{key} mark set {key} mark & {plan.keep:#010x} | {mark:#010x}"
+
+
+def _set_of(items: list[str]) -> str:
+    return "{ " + ", ".join(items) + " }"

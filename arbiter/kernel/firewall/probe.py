@@ -1,0 +1,263 @@
+"""The tools, and which backend this kernel really has: asked by trying, never by version.
+
+Tools run without a shell, by a path from a fixed list (never PATH: root runs this), with a
+minimal environment and a time limit.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from arbiter.kernel.firewall import iptables, nft
+from arbiter.kernel.firewall.plan import Family, Plan
+from arbiter.protocol import clean
+
+DIRECTORIES = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
+TIMEOUT = 30.0
+"""Seconds a tool may take: loading modules on a slow machine included."""
+LOCK_SECONDS = 10
+"""Seconds to wait for the xtables lock (iptables-legacy only; the nft-backed ones ignore it)."""
+Variant = Literal["nft", "legacy"]
+VARIANTS: tuple[Variant, ...] = ("nft", "legacy")
+_PACKAGES = {"nft": "nftables", "ip": "iproute2"}
+_NAMES = {"ip": "iptables", "ip6": "ip6tables"}
+
+
+class FirewallError(RuntimeError):
+    """The ruleset could not be read, put in force or removed: what, why and the next step."""
+
+
+class Backend(Struct, frozen=True):
+    """Who carries the ruleset. `variant` is "" for nft."""
+
+    kind: Literal["nft", "iptables"]
+    variant: Literal["", "nft", "legacy"] = ""
+
+    @property
+    def name(self) -> str:
+        """`nft`, `iptables-nft` or `iptables-legacy`."""
+        return f"{self.kind}-{self.variant}" if self.variant else self.kind
+
+
+NFT = Backend("nft")
+IPTABLES = tuple(Backend("iptables", variant) for variant in VARIANTS)
+
+
+@functools.cache
+def find_tool(name: str) -> str | None:
+    """The absolute path of a program, looked for once in DIRECTORIES."""
+    for directory in DIRECTORIES:
+        path = Path(directory, name)
+        if path.is_file() and os.access(path, os.X_OK):
+            return str(path)
+    return None
+
+
+def need_tool(name: str) -> str:
+    """Like `find_tool`; raises FirewallError naming the Debian package."""
+    path = find_tool(name)
+    if path is None:
+        package = _PACKAGES.get(name, "iptables")
+        raise FirewallError(
+            f"{name} is not in {', '.join(DIRECTORIES)}; install it: apt install {package}"
+        )
+    return path
+
+
+def run(argv: list[str], text: str | None = None) -> str:
+    """The tool's stdout; `text` is its stdin. Raises FirewallError on any failure."""
+    try:
+        done = subprocess.run(
+            argv,
+            input=text,
+            stdin=subprocess.DEVNULL if text is None else None,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIMEOUT,
+            check=False,
+            env={"LC_ALL": "C", "PATH": ":".join(DIRECTORIES)},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FirewallError(f"{argv[0]} did not run: {clean(str(error))}") from error
+    if done.returncode:
+        said = "; ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
+        hint = ""
+        if "ermission denied" in said or "ermitted" in said:
+            hint = "; it needs CAP_NET_ADMIN: run as root"
+        elif "xtables lock" in said:
+            hint = "; another program holds the lock: try again"
+        raise FirewallError(
+            f"{' '.join(argv)} failed ({done.returncode}): {clean(said, 600) or 'silently'}{hint}"
+        )
+    return done.stdout
+
+
+def tool(family: Family, variant: Variant, action: str = "") -> str | None:
+    """iptables/ip6tables of one variant: `action` is "", "save" or "restore".
+
+    Where the distribution has no suffixed names, the plain one if it is of that variant.
+    """
+    suffix = f"-{action}" if action else ""
+    if path := find_tool(f"{_NAMES[family]}-{variant}{suffix}"):
+        return path
+    plain = find_tool(f"{_NAMES[family]}{suffix}")
+    if plain is not None and _variant_of(plain) == variant:
+        return plain
+    return None
+
+
+@functools.cache
+def _variant_of(path: str) -> Variant:
+    return "nft" if "nf_tables" in run([path, "--version"]) else "legacy"
+
+
+def families() -> tuple[Family, ...]:
+    """The families this kernel speaks: without IPv6 there is nothing to filter for it."""
+    return ("ip", "ip6") if Path("/proc/sys/net/ipv6").is_dir() else ("ip",)
+
+
+def save(family: Family, variant: Variant) -> str:
+    """The `iptables-save` text, without creating a table by looking. "" where there is none."""
+    path = tool(family, variant, "save")
+    if path is None:
+        return ""
+    if variant == "legacy":
+        # Naming a table would register it for good; this file lists those there are.
+        names = Path(f"/proc/thread-self/net/{family}_tables_names")
+        if not names.exists() or not names.read_text(encoding="ascii").strip():
+            return ""
+    return run([path])
+
+
+def restore(family: Family, variant: Variant, text: str) -> None:
+    """Load rules, keeping everybody else's."""
+    path = tool(family, variant, "restore")
+    if path is None:
+        raise FirewallError(
+            f"{_NAMES[family]}-{variant}-restore is not in {', '.join(DIRECTORIES)}; "
+            "install it: apt install iptables"
+        )
+    if text:
+        run([path, "--noflush", "-w", str(LOCK_SECONDS)], text)
+
+
+def nft_chains() -> dict[tuple[str, str], dict[str, str]] | None:
+    """{(family, table): {base chain: policy}} of every nft table; None without the nft tool."""
+    path = find_tool("nft")
+    if path is None:
+        return None
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for item in json.loads(run([path, "-j", "list", "tables"]))["nftables"]:
+        if table := item.get("table"):
+            found[table["family"], table["name"]] = {}
+    for item in json.loads(run([path, "-j", "list", "chains"]))["nftables"]:
+        if chain := item.get("chain"):
+            chains = found.setdefault((chain["family"], chain["table"]), {})
+            chains[chain["name"]] = chain.get("policy", "")
+    return found
+
+
+def probe_backend(prefer: str = "auto") -> Backend:
+    """The first backend that takes every rule a plan may need.
+
+    `prefer`: auto (nft, then iptables-nft, then iptables-legacy), iptables (those two), or one
+    by name. Raises FirewallError with each one's reason; ValueError for an unknown name.
+    """
+    choices: dict[str, tuple[Backend, ...]] = {
+        backend.name: (backend,) for backend in (NFT, *IPTABLES)
+    }
+    choices |= {"auto": (NFT, *IPTABLES), "iptables": IPTABLES}
+    if prefer not in choices:
+        raise ValueError(f"unknown backend {prefer!r}; one of {', '.join(sorted(choices))}")
+    reasons = []
+    for backend in choices[prefer]:
+        reason = why_not(backend)
+        if reason is None:
+            return backend
+        reasons.append(f"{backend.name}: {reason}")
+    raise FirewallError(
+        "no firewall backend works here. "
+        + " | ".join(reasons)
+        + ". Install nftables or iptables (apt install nftables iptables) and a kernel with "
+        "nft_queue or xt_NFQUEUE; run as root"
+    )
+
+
+def why_not(backend: Backend) -> str | None:
+    """Why the backend cannot be used, None if it can. Leaves no rule, chain or nft table."""
+    plan = Plan(links=((1, "arbiter-probe"),), tunnels=("arbiter-probe1",))
+    try:
+        if backend.variant == "":
+            return _why_not_nft(need_tool("nft"), plan)
+        for family in families():
+            made = missing(family, backend.variant)
+            try:
+                restore(family, backend.variant, iptables.render_probe(plan, family))
+            finally:
+                sweep(family, backend.variant, made)
+    except FirewallError as error:
+        return str(error)
+    return None
+
+
+def _why_not_nft(path: str, plan: Plan) -> str | None:
+    queue = f"table inet {nft.PROBE_TABLE} {{\n chain c {{\n  queue num 0\n }}\n}}\n"
+    try:
+        run([path, "-f", "-"], f"{queue}delete table inet {nft.PROBE_TABLE}\n")
+    except FirewallError as error:
+        return f"the kernel has no nft queue expression (CONFIG_NFT_QUEUE): {error}"
+    run([path, "-f", "-"], nft.render_probe(plan))
+    return None
+
+
+def missing(family: Family, variant: Variant) -> tuple[tuple[str, str], ...]:
+    """(table, chain or TABLE) that iptables-nft would make on first use of a plan's tables.
+
+    Nothing for legacy, whose tables can never be deleted, nor without the nft tool to look
+    with: what stays is an empty ACCEPT chain, the same as none.
+    """
+    there = nft_chains() if variant == "nft" else None
+    if there is None:
+        return ()
+    used = iptables.used(Plan(links=((1, "a"),)))
+    return tuple(
+        [(name, "TABLE") for name in iptables.TABLES if (family, name) not in there]
+        + [(name, chain) for name, chain in used if chain not in there.get((family, name), {})]
+    )
+
+
+def sweep(family: Family, variant: Variant, made: tuple[tuple[str, str], ...]) -> None:
+    """Delete the built-in chains and tables that our use made, where still empty.
+
+    iptables-nft deletes a built-in chain only while it has no rules and policy ACCEPT, and the
+    kernel checks that atomically (NLM_F_NONREC); one that somebody uses by now stays. The nft
+    tool would delete a chain with its rules.
+    """
+    path = tool(family, variant, "")
+    if path is None or not made:
+        return
+    there, rules = nft_chains() or {}, save(family, variant)
+    for name, chain in made:
+        policy = there.get((family, name), {}).get(chain)
+        if policy == "accept" and not iptables.has_rules(rules, name, chain):
+            run([path, "-w", str(LOCK_SECONDS), "-t", name, "-X", chain])
+    there = nft_chains() or {}
+    for name, chain in made:
+        if chain == "TABLE" and there.get((family, name)) == {}:
+            _delete_if_empty(family, name)
+
+
+def _delete_if_empty(family: Family, name: str) -> None:
+    """Sets and flowtables keep a table alive too."""
+    path = need_tool("nft")
+    items = json.loads(run([path, "-j", "list", "table", family, name]))["nftables"]
+    if all(item.keys() <= {"metainfo", "table"} for item in items):
+        run([path, "delete", "table", family, name])

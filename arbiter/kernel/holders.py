@@ -1,0 +1,318 @@
+"""A socket's inode to the processes that hold it: the likeliest first, or all by a full scan.
+
+The kernel has no such look-up: /proc/PID/fd is read. A readlink costs about 1 us, so the order of
+candidates is everything: who opened the last sockets of that user, at the descriptor used then;
+the newest processes; then whole descriptor tables, within a budget. A process found so may share
+the socket with its relatives (inherited over fork): those are looked at too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from arbiter.kernel.procevents import ProcEvents
+
+_MAX_RECENT = 64
+_MAX_OWN = 256
+_MAX_NEWEST = 16
+_MAX_DESCENT = 24
+_MAX_RELATIVES = 200
+_MAX_READS = 500
+"""Readlinks of one quick search: about 0.5 ms, then a full scan has to tell."""
+_MAX_LISTED = 256
+"""Descriptors of one process looked at by a quick search."""
+
+
+class Holder(Struct, frozen=True):
+    """A process that has the socket open, and where."""
+
+    pid: int
+    fd: int
+    inode: int
+    task: int = 0
+    """The thread whose own descriptor table it is; 0 for the process's."""
+
+
+class Scan(Struct, frozen=True):
+    """What a full scan found. `hidden`: a process could not be looked into."""
+
+    holders: tuple[Holder, ...]
+    hidden: bool
+
+
+class _Recent:
+    """A process that held a socket lately."""
+
+    __slots__ = ("fd", "own", "uid")
+
+    def __init__(self, uid: int, fd: int) -> None:
+        self.uid = uid
+        self.fd = fd
+        self.own: set[int] = set()
+        """Descriptors at which it held a socket that no parent of it had there.
+
+        What is found there later is not inherited either: it took that descriptor's place after
+        the process was born. (True while exits are seen: pids are used again.)
+        """
+
+
+class Holders:
+    """Remembers who held sockets lately.
+
+    `quick` and `note` are for one thread at a time; `scan` and `holds` keep no state and may run
+    beside them.
+    """
+
+    def __init__(self, proc: str = "/proc", events: ProcEvents | None = None) -> None:
+        self._proc = proc
+        self._events = events
+        self._recent: OrderedDict[int, _Recent] = OrderedDict()
+        self._usual: OrderedDict[int, list[int]] = OrderedDict()
+        """Of a uid: the last three different descriptors its sockets had, the newest first."""
+        self._loadavg = os.open(f"{proc}/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close the file kept open; the events are not ours."""
+        os.close(self._loadavg)
+
+    def holds(self, holder: Holder) -> bool:
+        """Whether it still does."""
+        # /proc/TID exists for threads, too, though it is not listed.
+        return self._is(holder.task or holder.pid, holder.fd, f"socket:[{holder.inode}]")
+
+    def note(self, holder: Holder, uid: int) -> None:
+        """Remember a holder: it is the first candidate for the next socket of that uid."""
+        recent = self._recent
+        entry = recent.get(holder.pid)
+        if entry is None:
+            entry = recent[holder.pid] = _Recent(uid, holder.fd)
+            if len(recent) > _MAX_RECENT:
+                recent.popitem(last=False)
+        entry.uid, entry.fd = uid, holder.fd
+        recent.move_to_end(holder.pid)
+        usual = self._usual.pop(uid, [])
+        self._usual[uid] = [holder.fd, *(fd for fd in usual if fd != holder.fd)][:3]
+        if len(self._usual) > _MAX_RECENT:
+            self._usual.popitem(last=False)
+
+    # --- quick ---
+
+    def quick(self, inode: int, uid: int) -> list[Holder] | None:
+        """Holders of the socket, found among the likeliest; None where only a scan can tell."""
+        events = self._events
+        fresh = events is not None and events.drain()
+        if events is not None and events.gone:
+            for pid in events.gone:
+                self._recent.pop(pid, None)
+            events.gone.clear()
+        if not fresh:
+            for entry in self._recent.values():
+                entry.own.clear()
+        target = f"socket:[{inode}]"
+        first = self._search(target, uid, fresh)
+        if first is None:
+            return None
+        pid, fd = first
+        return self._family(pid, fd, target, inode)
+
+    def _search(self, target: str, uid: int, fresh: bool) -> tuple[int, int] | None:
+        others: list[tuple[int, int]] = []
+        tried = 0
+        for pid, entry in reversed(self._recent.items()):
+            fd = entry.fd
+            if entry.uid != uid:
+                others.append((pid, fd))
+                continue
+            if self._is(pid, fd, target):
+                return pid, fd
+            tried += 1
+            if tried == 8:
+                break
+        newest = self._newest(fresh)
+        hints = self._usual.get(uid, (3,))  # the same program again: its descriptor, too
+        for pid in newest:
+            for fd in hints:
+                if self._is(pid, fd, target):
+                    return self._process(pid), fd
+        for pid, fd in others[:8]:
+            if self._is(pid, fd, target):
+                return pid, fd
+        return self._search_tables(target, uid, newest)
+
+    def _search_tables(self, target: str, uid: int, newest: list[int]) -> tuple[int, int] | None:
+        """Whole descriptor tables, highest first: what was opened last is usually there."""
+        recent = list(reversed(self._recent.items()))
+        same = [pid for pid, entry in recent if entry.uid == uid]
+        rest = [pid for pid, entry in recent if entry.uid != uid]
+        budget = _MAX_READS
+        for pid in dict.fromkeys([*newest[:4], *same[:4], *newest[4:], *same[4:], *rest]):
+            try:
+                fds = self._descriptors(f"{self._proc}/{pid}/fd")
+            except PermissionError:
+                continue
+            if not fds:
+                self._recent.pop(pid, None)  # it has gone
+            for fd in fds[:_MAX_LISTED]:
+                if self._is(pid, fd, target):
+                    return self._process(pid), fd
+                budget -= 1
+                if budget == 0:
+                    return None
+        return None
+
+    def _newest(self, fresh: bool) -> list[int]:
+        """The newest processes; without (whole) events, the newest pids, threads among them."""
+        out: list[int] = []
+        if fresh and self._events is not None:
+            out = list(itertools.islice(self._events.newest(), _MAX_NEWEST))
+        if len(out) < _MAX_NEWEST:
+            # proc(5): the last field is the pid most recently created.
+            last = int(os.pread(self._loadavg, 128, 0).split()[-1])
+            out += range(last, max(1, last - _MAX_DESCENT), -1)
+        return list(dict.fromkeys(out))
+
+    # --- relatives ---
+
+    def _family(self, pid: int, fd: int, target: str, inode: int) -> list[Holder] | None:
+        """The holder and the relatives that share its descriptor; None if they are too many."""
+        out = [Holder(pid, fd, inode)]
+        todo, seen, inherited = [pid], {pid}, False
+        while todo:
+            at = todo.pop()
+            children, elders = self._relatives(at)
+            if at == pid and (entry := self._recent.get(pid)) and fd in entry.own:
+                elders = []
+            for other in (*children, *elders):
+                if other in seen:
+                    continue
+                seen.add(other)
+                if len(seen) > _MAX_RELATIVES:
+                    return None
+                if self._is(other, fd, target):
+                    out.append(Holder(other, fd, inode))
+                    todo.append(other)
+                    inherited = inherited or other in elders
+                elif other in children and self._is(other, 0, target):
+                    out.append(Holder(other, 0, inode))  # as its standard input (inetd, nc -e)
+                    todo.append(other)
+        self._note_own(pid, fd, inherited)
+        return out
+
+    def _note_own(self, pid: int, fd: int, inherited: bool) -> None:
+        entry = self._recent.get(pid)
+        if entry is None:
+            return
+        if inherited:
+            entry.own.discard(fd)
+        elif len(entry.own) < _MAX_OWN:
+            entry.own.add(fd)
+
+    def _relatives(self, pid: int) -> tuple[list[int], list[int]]:
+        """Children and parents: from the events where they saw them, else from /proc.
+
+        Past an exited relative its own ones take its place, hence the plural.
+        """
+        events = self._events
+        if events is None:
+            parent = self._parent(pid)
+            return self._children(pid), [parent] if parent else []
+        if not events.complete(pid):
+            events.adopt(pid, self._children(pid))
+        if events.parent(pid) is None and (parent := self._parent(pid)):
+            events.learn_parent(pid, parent)
+        return events.children(pid), events.elders(pid)
+
+    def _children(self, pid: int) -> list[int]:
+        out: list[int] = []
+        try:
+            for task in _names(f"{self._proc}/{pid}/task"):
+                with open(f"{self._proc}/{pid}/task/{task}/children", "rb") as file:
+                    out += map(int, file.read().split())
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return out  # it exits, or the kernel lacks CONFIG_PROC_CHILDREN: a scan can tell
+        return out
+
+    def _parent(self, pid: int) -> int:
+        """Pid of the parent; 0 if it has none or has gone."""
+        try:
+            with open(f"{self._proc}/{pid}/stat", "rb") as file:
+                # The name in the second field may hold spaces and parentheses.
+                return int(file.read().rpartition(b")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return 0
+
+    # --- scan ---
+
+    def scan(self, inodes: Iterable[int]) -> Scan:
+        """Every process that holds one of the sockets. Tens of milliseconds: not in the loop."""
+        targets = {f"socket:[{inode}]": inode for inode in inodes}
+        pids = [int(name) for name in _names(self._proc) if name.isdigit()]
+        found, hidden = self._look(targets, ((pid, 0) for pid in pids))
+        if not found:
+            # A thread may have a descriptor table of its own (unshare), or outlive the first one.
+            found, _ = self._look(targets, self._tasks(pids))
+        return Scan(tuple(found), hidden)
+
+    def _tasks(self, pids: Iterable[int]) -> Iterator[tuple[int, int]]:
+        for pid in pids:
+            try:
+                tasks = _names(f"{self._proc}/{pid}/task")
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+            yield from ((pid, int(task)) for task in tasks if task != str(pid))
+
+    def _look(
+        self, targets: dict[str, int], tables: Iterable[tuple[int, int]]
+    ) -> tuple[list[Holder], bool]:
+        """Holders in the tables of these (process, thread or 0), and whether one was hidden."""
+        found: dict[tuple[int, int], Holder] = {}
+        hidden = False
+        for pid, task in tables:
+            table = f"{self._proc}/{task or pid}/fd"
+            try:
+                for fd in self._descriptors(table):
+                    inode = targets.get(_link(f"{table}/{fd}"))
+                    if inode is not None and (pid, inode) not in found:
+                        found[pid, inode] = Holder(pid, fd, inode, task)
+            except PermissionError:
+                hidden = True
+        return list(found.values()), hidden
+
+    # --- /proc ---
+
+    def _descriptors(self, table: str) -> list[int]:
+        """Open descriptors, highest first; none of a process that is gone. PermissionError."""
+        try:
+            return sorted(map(int, _names(table)), reverse=True)
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+
+    def _is(self, pid: int, fd: int, target: str) -> bool:
+        return _link(f"{self._proc}/{pid}/fd/{fd}") == target
+
+    def _process(self, pid: int) -> int:
+        """The process of a thread id; the id itself if it has gone."""
+        try:
+            with open(f"{self._proc}/{pid}/status", "rb") as file:
+                for line in file:
+                    if line.startswith(b"Tgid:"):
+                        return int(line.split()[1])
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return pid
+        return pid
+
+
+def _names(path: str) -> list[str]:
+    return os.listdir(path)  # noqa: PTH208  # a Path for each name costs more than the call
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115  # a Path costs more than the system call
+    except OSError:
+        return ""  # gone, not ours to see, a path too long: whatever it is, not this socket

@@ -1,0 +1,193 @@
+"""The owner of a packet's flow: socket, then processes, then everything known about them.
+
+`quick` runs in the event loop: one sock_diag question and a few readlinks. `scan` reads all of
+/proc in a worker thread. Neither guesses: what was found is verified after its facts were read
+(start time, executable, and the descriptor still that socket), and no owner is a value with its
+reason.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Protocol
+
+from arbiter.kernel.holders import Holder, Holders, Scan
+from arbiter.kernel.procevents import ProcEvents
+from arbiter.kernel.procfs import user_name
+from arbiter.kernel.sockets import Find, Found, SocketFinder
+from arbiter.model import NoOwner, NoOwnerReason, Owner, Packet, Process
+
+_MAX_VERIFIED = 256
+
+
+class Processes(Protocol):
+    """What an owner look-up needs of `procfs.ProcessTable`."""
+
+    def get(self, pid: int) -> Process | None:
+        """The process as it is now; None if it is gone."""
+
+    def start_time(self, pid: int) -> int | None:
+        """Its start in clock ticks since boot; None if it is gone."""
+
+
+class OwnerLookup:
+    """Finds owners in the network namespace of the thread that makes it."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        *,
+        proc: str = "/proc",
+        events: ProcEvents | None = None,
+        find: Find | None = None,
+    ) -> None:
+        self._processes = processes
+        self._finder: SocketFinder | None = None
+        if find is None:
+            self._finder = SocketFinder(proc)
+            find = self._finder.find
+        self._find = find
+        self._holders = Holders(proc, events)
+        self._verified: OrderedDict[int, Process] = OrderedDict()
+        # Guards the process table, what was verified and the holders' memory: a scan, in its own
+        # thread, takes it for one process at a time.
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Give sockets and files back; the events and processes are the caller's."""
+        if self._finder is not None:
+            self._finder.close()
+        self._holders.close()
+
+    def quick(self, packet: Packet) -> Owner | NoOwner | None:
+        """The owner, by the likeliest processes and their relatives; None: only `scan` can tell.
+
+        A socket passed over a Unix socket (SCM_RIGHTS) to a stranger is found with one of its
+        holders only; `scan` names them all.
+        """
+        found = self._find(packet)
+        if isinstance(found, NoOwner):
+            return _named(found)
+        processes: list[Process] = []
+        with self._lock:
+            for info in found.sockets:
+                holders = self._holders.quick(info.inode, info.uid)
+                if holders is None:
+                    return None
+                for holder in holders:
+                    process = self._verify(holder)
+                    if process is None:
+                        return None
+                    processes.append(process)
+                self._holders.note(holders[0], info.uid)
+            return self._owner(found, processes)
+
+    def scan(self, packet: Packet) -> Owner | NoOwner:
+        """The owner, with every process that holds the socket: reads all of /proc (slow)."""
+        uid: int | None = None
+        last: Scan | None = None
+        for _ in range(2):
+            found = self._find(packet)
+            if isinstance(found, NoOwner):
+                if uid is not None and found.reason is NoOwnerReason.NO_SOCKET:
+                    return _exited(uid, found.established)
+                return _named(found)
+            uid = found.sockets[0].uid
+            last = self._holders.scan(info.inode for info in found.sockets)
+            owner = self._scanned(found, last)
+            if owner is not None:
+                return owner
+        assert last is not None and uid is not None
+        if last.holders:
+            return _exited(uid, False)
+        return self._unheld(packet, uid, last)
+
+    def _scanned(self, found: Found, scan: Scan) -> Owner | None:
+        uids = {info.inode: info.uid for info in found.sockets}
+        processes: list[Process] = []
+        for holder in scan.holders:
+            with self._lock:
+                process = self._verify(holder)
+                if process is not None:
+                    processes.append(process)
+                    self._holders.note(holder, uids[holder.inode])
+        if not processes:
+            return None
+        with self._lock:
+            return self._owner(found, processes)
+
+    def _unheld(self, packet: Packet, uid: int, scan: Scan) -> NoOwner:
+        """A socket with an inode, in nobody's descriptor table, twice."""
+        again = self._find(packet)
+        if isinstance(again, NoOwner):
+            if again.reason is NoOwnerReason.NO_SOCKET:
+                return _exited(uid, again.established)
+            return _named(again)
+        user, established = user_name(uid), again.established
+        if scan.hidden:
+            detail = "other users' processes cannot be looked into; run as root"
+            return NoOwner(NoOwnerReason.HIDDEN, uid, user, detail, established)
+        if uid == 0:
+            detail = "the socket is in no process's descriptor table"
+            return NoOwner(NoOwnerReason.KERNEL, uid, user, detail, established)
+        detail = (
+            "the socket is in no process's descriptor table: passed on and not yet received, or"
+            " registered with io_uring"
+        )
+        return NoOwner(NoOwnerReason.AMBIGUOUS, uid, user, detail, established)
+
+    # --- with the lock held ---
+
+    def _verify(self, holder: Holder) -> Process | None:
+        """The process, if it was the same before and after it was seen to hold the socket.
+
+        One `get` is enough if the same process was verified by an earlier look-up: then the
+        descriptor was read between two equal states.
+        """
+        process = self._processes.get(holder.pid)
+        if process is None:
+            return None
+        known = self._verified.get(holder.pid)
+        if known is None or not _same(known, process):
+            if not self._holders.holds(holder):
+                return None
+            again = self._processes.get(holder.pid)
+            if again is None or not _same(again, process):
+                return None
+            if self._processes.start_time(holder.pid) != process.start:
+                return None
+        self._verified[holder.pid] = process
+        self._verified.move_to_end(holder.pid)
+        if len(self._verified) > _MAX_VERIFIED:
+            self._verified.popitem(last=False)
+        return process
+
+    def _owner(self, found: Found, processes: list[Process]) -> Owner:
+        """The youngest first: of a shell and the program it started, the program."""
+        if len(processes) > 1:
+            unique = {process.pid: process for process in processes}
+            processes = sorted(
+                unique.values(), key=lambda p: (p.start, len(p.ancestors), p.pid), reverse=True
+            )
+        info = found.sockets[0]
+        user = user_name(info.uid)
+        inode = info.inode if len(found.sockets) == 1 else 0
+        return Owner(info.uid, user, tuple(processes), inode, found.established)
+
+
+def _named(none: NoOwner) -> NoOwner:
+    if none.uid is None:
+        return none
+    user = user_name(none.uid)
+    return NoOwner(none.reason, none.uid, user, none.detail, none.established)
+
+
+def _exited(uid: int, established: bool) -> NoOwner:
+    detail = "its process exited, or ran another program, while it was looked up"
+    return NoOwner(NoOwnerReason.EXITED, uid, user_name(uid), detail, established)
+
+
+def _same(one: Process, other: Process) -> bool:
+    """Whether nothing that tells who it is has changed: pid, start, executable, arguments."""
+    return one is other or one == other

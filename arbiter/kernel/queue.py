@@ -1,0 +1,225 @@
+"""The kernel's queue (nfnetlink_queue): packets in, verdicts out, nothing lost unnoticed.
+
+NetfilterQueue parses and answers; this room adds what it leaves out: bounded work per wake-up,
+counted losses, a receive buffer that is large enough, and the queue flags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from msgspec import Struct
+from netfilterqueue import COPY_PACKET, NetfilterQueue
+from netfilterqueue import Packet as QueuedPacket
+
+from arbiter import packets
+from arbiter.kernel import netlink
+from arbiter.model import MARK_MASK, Hook, Packet, Undecodable, Verdict, VerdictKind
+
+BATCH = 64
+"""Packets handled per wake-up, so that a flood cannot keep timers and answers waiting."""
+RECEIVE_BUFFER = 4 << 20
+"""Bytes asked of SO_RCVBUFFORCE (the kernel doubles them for its own overhead, socket(7)); one
+queued message takes about 1 kB of it, so that a burst of 4,000 fits."""
+SO_RCVBUFFORCE = 33
+HOOKS = {1: Hook.IN, 2: Hook.FORWARD, 3: Hook.OUT}
+"""NF_INET_LOCAL_IN, NF_INET_FORWARD, NF_INET_LOCAL_OUT (linux/netfilter.h)."""
+
+
+class Counters(Struct, frozen=True):
+    """What the kernel counts for a queue (/proc/net/netfilter/nfnetlink_queue)."""
+
+    waiting: int
+    """Packets without a verdict now."""
+    dropped_full: int
+    """Packets that found the queue full (dropped, or let through with fail-open)."""
+    dropped_socket: int
+    """Packets that could not be sent to us: the receive buffer was full."""
+    total: int
+    """Packets ever queued (the id sequence)."""
+
+
+class QueueError(Exception):
+    """The queue cannot be opened; the text says why and what to do."""
+
+
+class _Budget:
+    """What `run_socket` reads from: at most BATCH messages per wake-up.
+
+    `NetfilterQueue.run(block=False)` would read until the socket is empty, which under a flood is
+    never, and would swallow ENOBUFS, the only sign that packets were lost on the way to us.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._left = 0
+        self.overruns = 0
+
+    def refill(self) -> None:
+        self._left = BATCH
+
+    def recv(self, size: int) -> bytes:
+        if not self._left:
+            raise BlockingIOError(errno.EAGAIN, "batch done")
+        self._left -= 1
+        try:
+            return self._sock.recv(size, socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                self.overruns += 1
+            raise
+
+
+class Queue:
+    """One bound queue. `on_packet` is called for each packet from `handle`; every packet then
+    wants exactly one `set_verdict`, at any time and in any order, until `close`."""
+
+    def __init__(
+        self,
+        number: int,
+        on_packet: Callable[[Packet | Undecodable], None],
+        *,
+        length: int,
+        fail_open: bool,
+        mark_mask: int = MARK_MASK,
+    ) -> None:
+        self.number = number
+        self._mark_mask = mark_mask
+        self._mark_shift = _lowest_bit(MARK_MASK) - _lowest_bit(mark_mask)
+        self._on_packet = on_packet
+        self._waiting: dict[int, QueuedPacket] = {}
+        self.problems: list[str] = []
+        try:
+            self._nfq = NetfilterQueue()
+        except OSError as error:
+            raise QueueError(_no_queue(number, str(error))) from None
+        try:
+            with warnings.catch_warnings():
+                # A smaller receive buffer is checked and said below, in our words.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                self._nfq.bind(
+                    number, self._receive, length, COPY_PACKET, packets.COPY_RANGE, RECEIVE_BUFFER
+                )
+        except OSError as error:
+            raise QueueError(_no_queue(number, str(error))) from None
+        self._sock = socket.socket(fileno=os.dup(self._nfq.get_fd()))
+        self._budget = _Budget(self._sock)
+        self._configure(fail_open)
+
+    def _configure(self, fail_open: bool) -> None:
+        with contextlib.suppress(PermissionError):
+            self._sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        size = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        if size < RECEIVE_BUFFER:
+            self.problems.append(
+                f"the queue's receive buffer has {size // 1024} kB only: bursts may be lost; "
+                "run arbiter as root or raise net.core.rmem_max"
+            )
+        mask = netlink.NFQA_CFG_F_FAIL_OPEN | netlink.NFQA_CFG_F_GSO
+        # GSO: one message for a whole segmented send, or its parts would be reordered.
+        flags = netlink.NFQA_CFG_F_GSO | (netlink.NFQA_CFG_F_FAIL_OPEN if fail_open else 0)
+        try:
+            netlink.queue_config_flags(self._nfq.get_fd(), self.number, flags, mask)
+        except OSError as error:
+            self._nfq.unbind()
+            raise QueueError(f"queue {self.number} refuses its flags: {error}") from None
+
+    def fileno(self) -> int:
+        """The descriptor that is readable while packets wait to be read."""
+        return int(self._nfq.get_fd())
+
+    def handle(self) -> None:
+        """Read what is there, BATCH packets at most; call it whenever `fileno` is readable."""
+        self._budget.refill()
+        # It only ever calls recv on it, and takes any object that has one.
+        self._nfq.run_socket(cast(socket.socket, self._budget))
+
+    def _receive(self, queued: QueuedPacket) -> None:
+        id = queued.id
+        self._waiting[id] = queued
+        hook = HOOKS.get(queued.hook, Hook.OUT)
+        payload = queued.get_payload() if queued.get_payload_len() else b""
+        self._on_packet(
+            packets.decode(
+                payload,
+                id=id,
+                hook=hook,
+                mark=queued.mark,
+                indev=queued.indev,
+                outdev=queued.outdev,
+            )
+        )
+
+    def set_verdict(self, packet_id: int, verdict: Verdict) -> None:
+        """Answer a packet. Its other mark bits stay: set_mark replaces the whole word, so the
+        verdict's bits are put into the mark the packet came with. KeyError for one that does
+        not wait."""
+        queued = self._waiting.pop(packet_id)
+        if verdict.mark:
+            others = queued.mark & ~self._mark_mask
+            queued.set_mark(others | verdict.mark >> self._mark_shift)
+        if verdict.kind is VerdictKind.ACCEPT:
+            queued.accept()
+        elif verdict.kind is VerdictKind.DROP:
+            queued.drop()
+        else:
+            queued.repeat()
+
+    @property
+    def waiting(self) -> int:
+        """Packets that have no verdict yet."""
+        return len(self._waiting)
+
+    @property
+    def overruns(self) -> int:
+        """How often the kernel said that messages to us were lost (ENOBUFS)."""
+        return self._budget.overruns
+
+    def counters(self) -> Counters:
+        """The kernel's own counters for this queue; zeros where it is not bound."""
+        with open("/proc/self/net/netfilter/nfnetlink_queue") as table:
+            for line in table:
+                columns = line.split()
+                if int(columns[0]) == self.number:
+                    return Counters(*(int(columns[i]) for i in (2, 5, 6, 7)))
+        return Counters(0, 0, 0, 0)
+
+    def close(self) -> None:
+        """Unbind. The kernel drops what still waits: answer it first."""
+        self._waiting.clear()
+        self._nfq.unbind()
+        self._sock.close()
+
+
+def _lowest_bit(mask: int) -> int:
+    return (mask & -mask).bit_length() - 1
+
+
+def _no_queue(number: int, error: str) -> str:
+    if os.geteuid() != 0:
+        return f"queue {number} cannot be opened ({error}): arbiter run needs root, try sudo"
+    holder = _holder(number)
+    if holder:
+        return f"queue {number} is held by {holder}: stop it, or take another queue (--queue-num N)"
+    return f"queue {number} cannot be opened ({error}); `arbiter doctor` says what is missing"
+
+
+def _holder(number: int) -> str:
+    """Who has the queue bound: a netlink port id, which by habit is the process's pid."""
+    table = Path("/proc/self/net/netfilter/nfnetlink_queue")
+    if not table.exists():
+        return ""
+    for line in table.read_text().splitlines():
+        columns = line.split()
+        if int(columns[0]) == number:
+            comm = Path(f"/proc/{columns[1]}/comm")
+            name = comm.read_text().strip() if comm.exists() else "another program"
+            return f"{name} (port id {columns[1]})"
+    return ""

@@ -1,0 +1,70 @@
+"""A decision record: what the audit keeps of one decided connection. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+
+class Record(Struct, frozen=True):
+    """One decided connection, as words and numbers; a row of table `decisions`.
+
+    Texts that a process chose may hold anything; the store escapes what is not valid UTF-8.
+    """
+
+    time: float
+    """Epoch seconds of the decision."""
+    decision: str
+    """`allow`, `deny`, or `route via=lte,any`."""
+    reason: str
+    """Why, as one word: rule, answer, deadline, overflow, observe, undecodable, ..."""
+    hook: str = "out"
+    proto: str = ""
+    """Its name, or the number in digits; "" for an undecodable packet."""
+    saddr: str = ""
+    sport: int = 0
+    daddr: str = ""
+    dport: int = 0
+    outdev: int = 0
+    """Interface index; 0 where the hook has none."""
+    length: int = 0
+    """Bytes of the first packet."""
+    uid: int | None = None
+    user: str = ""
+    app: str = ""
+    app_kind: str = ""
+    pid: int | None = None
+    start: int | None = None
+    """Clock ticks since boot (proc(5), stat field 22)."""
+    exe: str = ""
+    argv: str = "[]"
+    """JSON array of strings; see `json_list`."""
+    parents: str = "[]"
+    """JSON array of app ids, nearest first."""
+    no_owner: str = ""
+    """Why there is no owner; "" where there is one."""
+    rule_id: int | None = None
+    layer: int | None = None
+    """The rule's layer, 1-3."""
+    by: str = ""
+    """Who answered, or made the rule."""
+    frontend: str = ""
+    waited: float = 0.0
+    """Seconds that the packet was held."""
+    count: int = 1
+    """Packets that this record stands for."""
+    note: str = ""
+
+
+def json_list(texts: Iterable[str]) -> str:
+    """A JSON array in ASCII. Lossless: a lone surrogate (PEP 383) is its own escape in JSON."""
+    return json.dumps(list(texts), ensure_ascii=True)
+
+
+def utf8(text: str) -> str:
+    r"""`text` as valid UTF-8: a lone surrogate, which is an undecodable byte, becomes `\udcXX`."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,201 @@
+"""The reasons of the rules, in words: why one does not match, and why one beats another.
+
+Total for every rule and query. Text that a process, a file or a person chose is quoted as in a
+rule line, so that what is returned can be printed.
+"""
+
+from __future__ import annotations
+
+from arbiter.model import PORT_PROTOS, address_text, proto_name
+from arbiter.rules.hosts import format_host
+from arbiter.rules.line import format_ports
+from arbiter.rules.rank import (
+    HOST_ADDRESS,
+    HOST_FAMILY,
+    HOST_SCOPE,
+    NO_HOST,
+    NO_PORT,
+    NOT_SET,
+    ONE_PORT,
+    rank,
+    specificity,
+)
+from arbiter.rules.rule import (
+    Address,
+    Entry,
+    Host,
+    Layer,
+    Network,
+    Query,
+    Rule,
+    is_number,
+    plain,
+)
+from arbiter.rules.scopes import scope_of
+from arbiter.rules.words import quote
+
+_LAYERS = {
+    Layer.ADMIN: "admin files",
+    Layer.REMEMBERED: "remembered rules",
+    Layer.SHIPPED: "files shipped by packages",
+}
+
+
+# --- does it match --------------------------------------------------------------------------
+
+
+def why_not(rule: Rule | Entry, query: Query, now: float | None = None) -> str | None:
+    """The first condition that does not match `query`, in words; None if all of them match.
+
+    For an Entry, the process it was made for counts too, and with `now` (epoch seconds) its
+    expiry. This is the definition of matching; the index is only faster.
+    """
+    conditions = rule.rule if isinstance(rule, Entry) else rule
+    reason = (
+        _app(conditions, query)
+        or _user(conditions.user, query)
+        or _host(conditions.host, query.daddr)
+        or _ports(conditions.ports, query)
+        or _proto_and_hook(conditions, query)
+    )
+    if reason is None and isinstance(rule, Entry):
+        reason = _ended(rule, query, now)
+    return reason
+
+
+def host_matches(host: Host, daddr: bytes) -> bool:
+    """Whether `host=` covers a packed destination address."""
+    daddr = plain(daddr)
+    if isinstance(host, Address):
+        return host.packed == daddr
+    if isinstance(host, Network):
+        if len(host.packed) != len(daddr):
+            return False
+        shift = 8 * len(daddr) - host.prefixlen
+        return int.from_bytes(host.packed) >> shift == int.from_bytes(daddr) >> shift
+    return scope_of(daddr) is host
+
+
+def _app(rule: Rule, query: Query) -> str | None:
+    if not query.app and (rule.app or rule.parent):
+        named = "app" if rule.app else "parent"
+        return f"it names the {named} {quote(rule.app or rule.parent)}, the flow has no owner"
+    if rule.app and rule.app != query.app:
+        return f"its app is {quote(rule.app)}, not {quote(query.app)}"
+    if rule.parent and rule.parent not in query.parents:
+        return f"its parent {quote(rule.parent)} is none of the program's ancestors"
+    return None
+
+
+def _user(user: str, query: Query) -> str | None:
+    if not user:
+        return None
+    # A name that is all digits can only be meant by uid, or two users would share a rule.
+    if is_number(user):
+        if query.uid is not None and str(query.uid) == user:
+            return None
+    elif user == query.user:
+        return None
+    given = "unknown"
+    if query.user or query.uid is not None:
+        given = quote(query.user or str(query.uid))
+    return f"its user is {quote(user)}, the process's is {given}"
+
+
+def _host(host: Host | None, daddr: bytes) -> str | None:
+    if host is None or host_matches(host, daddr):
+        return None
+    return f"its host is {format_host(host)}, the destination {address_text(plain(daddr))}"
+
+
+def _ports(ports: tuple[tuple[int, int], ...], query: Query) -> str | None:
+    if not ports:
+        return None
+    if query.proto not in PORT_PROTOS:
+        return f"it names ports, {proto_name(query.proto)} has none"
+    if any(low <= query.dport <= high for low, high in ports):
+        return None
+    return f"its port is {format_ports(ports)}, not {query.dport}"
+
+
+def _proto_and_hook(rule: Rule, query: Query) -> str | None:
+    if rule.proto is not None and rule.proto != query.proto:
+        return f"its protocol is {proto_name(rule.proto)}, not {proto_name(query.proto)}"
+    if rule.hook is not None and rule.hook is not query.hook:
+        return f"its hook is {rule.hook.value}, not {query.hook.value}"
+    return None
+
+
+def _ended(entry: Entry, query: Query, now: float | None) -> str | None:
+    if entry.process is not None and entry.process not in query.processes:
+        return f"it was made for process {entry.process[0]}, which does not hold this socket"
+    if now is not None and entry.expires is not None and entry.expires <= now:
+        return f"it expired {now - entry.expires:.0f} s ago"
+    return None
+
+
+# --- why it wins ----------------------------------------------------------------------------
+
+
+def why(winner: Entry, beaten: Entry | None) -> str:
+    """One sentence: the winner, its provenance, and what decided against the best one beaten."""
+    if beaten is None:
+        return f"{described(winner)} is the only rule that matches"
+    return f"{described(winner)} wins over {described(beaten)}: {_difference(winner, beaten)}"
+
+
+def described(entry: Entry) -> str:
+    """`rule 7 (remembered rules, by alice, terminal)`."""
+    parts = [_LAYERS[entry.layer], f"by {quote(entry.by)}"]
+    if entry.frontend:
+        parts.append(quote(entry.frontend))
+    return f"rule {entry.id} ({', '.join(parts)})"
+
+
+_APPS = ("the app and a parent", "the app", "a parent", "no app")
+_FLAGS = {4: "protocol", 5: "user", 6: "hook"}
+
+
+def _difference(winner: Entry, beaten: Entry) -> str:
+    ours, theirs = specificity(winner), specificity(beaten)
+    for place, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+        if our != their:
+            return _specific(place, our, their, winner, beaten)
+    if rank(winner)[1] != rank(beaten)[1]:
+        one, other = winner.rule.decision.action.value, beaten.rule.decision.action.value
+        return f"they are equally specific, and {one} wins over {other}"
+    if winner.created != beaten.created:
+        return "they are equally specific, and it is newer"
+    return "they are equally specific and of the same time, and its number is higher"
+
+
+def _specific(place: int, our: int, their: int, winner: Entry, beaten: Entry) -> str:
+    if place == 0:
+        return f"{_LAYERS[winner.layer]} come before {_LAYERS[beaten.layer]}"
+    if place == 1:
+        return f"it names {_APPS[our]}, the other {_APPS[their]}"
+    if place == 2:
+        return f"it names {_host_words(our, winner)}, the other {_host_words(their, beaten)}"
+    if place == 3:
+        return f"it names {_port_words(our)}, the other {_port_words(their)}"
+    named = (our, their) == (NOT_SET - 1, NOT_SET)
+    assert named, "the winner has the smaller rank"
+    return f"it names the {_FLAGS[place]}, the other does not"
+
+
+def _host_words(value: int, entry: Entry) -> str:
+    if value == NO_HOST:
+        return "no host"
+    if value == HOST_FAMILY:
+        return "only an address family"
+    if value == HOST_SCOPE:
+        return "a scope"
+    if value == HOST_ADDRESS or not isinstance(entry.rule.host, Network):
+        return "one address"
+    return f"a network of /{entry.rule.host.prefixlen}"
+
+
+def _port_words(value: int) -> str:
+    if value == NO_PORT:
+        return "no port"
+    return "one port" if value == ONE_PORT else f"{value} ports"

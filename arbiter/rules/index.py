@@ -1,0 +1,312 @@
+"""The compiled rules: a look-up that costs the same for 10 rules and for 100,000.
+
+Tuple space search (Srinivasan, Suri, Varghese, SIGCOMM 1999): rules with the same *shape*, the
+same set of conditions that can be compared exactly, share one dict, keyed by the values of
+those conditions. A look-up asks each shape that exists once, the most specific first, and stops
+when no later one can win. Cost follows the number of shapes in use, not of rules. Port lists
+and ranges, and expiry, are checked entry by entry in the few that share all exact conditions.
+
+A new exact condition is one more slot: a value in `_values`, a line in `_exact`, a component
+in `rank.specificity`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from operator import itemgetter
+from typing import NamedTuple
+
+from arbiter.model import PORT_PROTOS
+from arbiter.rules import explain
+from arbiter.rules.rank import ONE_PORT, Specificity, rank, specificity
+from arbiter.rules.rule import MAPPED, Address, Entry, Match, Network, Query, is_number
+from arbiter.rules.scopes import scope_of
+
+# Slots of a query's values; the prefixes in use follow, by family, in the order they came.
+_APP, _UID, _USER, _ADDRESS, _SCOPE, _PORT, _PROTO, _HOOK, _PARENT, _PROCESS = range(10)
+_PREFIXES = 10
+_MANY = (_PARENT, _PROCESS)
+"""Slots with several values in one query; each is tried."""
+
+Bucket = Entry | list[Entry]
+"""One entry stands alone (most do, and a list costs 64 bytes); more are sorted by rank."""
+
+
+class _Id(NamedTuple):
+    """What makes a shape. All its entries have specificity `floor`, but for ports ranges."""
+
+    floor: Specificity
+    family: int
+    """4 or 16 for networks, whose slots mean different prefixes; 0 for both."""
+    slots: tuple[int, ...]
+    ranges: bool
+
+
+class _Shape:
+    """One dict, and how to ask it."""
+
+    __slots__ = ("floor", "id", "key", "many", "ranges", "table")
+
+    def __init__(self, id: _Id) -> None:
+        self.id = id
+        self.floor, _, slots, self.ranges = id
+        self.many = tuple(slot for slot in slots if slot in _MANY)
+        self.key: Callable[[list[Hashable]], Hashable] = itemgetter(*slots) if slots else _no_key
+        """From a query's values to the dict's key: a tuple, or the value itself if it is one."""
+        self.table: dict[Hashable, Bucket] = {}
+
+
+def _no_key(values: list[Hashable]) -> Hashable:
+    return ()
+
+
+class _Family:
+    """What differs between IPv4 and IPv6: prefixes, and the shapes that can match."""
+
+    __slots__ = ("prefixes", "shapes", "shifts", "width")
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.prefixes: dict[int, int] = {}
+        """Prefix length to slot. Never forgotten: there are 160 at most."""
+        self.shifts: list[int] = []
+        self.shapes: list[_Shape] = []
+        """Sorted by floor."""
+
+    def slot(self, prefixlen: int) -> int:
+        if prefixlen not in self.prefixes:
+            self.prefixes[prefixlen] = _PREFIXES + len(self.shifts)
+            self.shifts.append(self.width - prefixlen)
+        return self.prefixes[prefixlen]
+
+
+class Index:
+    """Entries in force, by id and by shape. The same whatever the order of changes."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._shapes: dict[_Id, _Shape] = {}
+        self._families = {4: _Family(32), 16: _Family(128)}
+        self._expiries: list[tuple[float, int]] = []
+        """(expires, id) of the spans, sorted."""
+        for entry in entries:
+            self.add(entry)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._entries
+
+    def get(self, id: int) -> Entry | None:
+        """The entry with this id."""
+        return self._entries.get(id)
+
+    # --- changes ----------------------------------------------------------------------------
+
+    def add(self, entry: Entry) -> None:
+        """Put an entry in force, in place of one with the same id."""
+        self.remove(entry.id)
+        self._entries[entry.id] = entry
+        if entry.expires is not None:
+            bisect.insort(self._expiries, (entry.expires, entry.id))
+        id, key = self._place(entry)
+        shape = self._shapes.get(id) or self._new_shape(id)
+        bucket = shape.table.get(key)
+        if bucket is None:
+            shape.table[key] = entry
+        elif isinstance(bucket, Entry):
+            shape.table[key] = sorted((bucket, entry), key=rank)
+        else:
+            bisect.insort(bucket, entry, key=rank)
+
+    def remove(self, id: int) -> None:
+        """Put an entry out of force; nothing if there is none.
+
+        A rule can end twice: its time is over, and somebody removed it meanwhile.
+        """
+        entry = self._entries.pop(id, None)
+        if entry is None:
+            return
+        if entry.expires is not None:
+            del self._expiries[bisect.bisect_left(self._expiries, (entry.expires, id))]
+        shape_id, key = self._place(entry)
+        table = self._shapes[shape_id].table
+        bucket = table[key]
+        if isinstance(bucket, list) and len(bucket) > 1:
+            del bucket[bisect.bisect_left(bucket, rank(entry), key=rank)]
+            return
+        del table[key]
+        if not table:
+            shape = self._shapes.pop(shape_id)
+            for family in self._families.values():
+                if shape in family.shapes:
+                    family.shapes.remove(shape)
+
+    def _new_shape(self, id: _Id) -> _Shape:
+        shape = self._shapes[id] = _Shape(id)
+        for length, family in self._families.items():
+            if id.family in (0, length):
+                bisect.insort(family.shapes, shape, key=lambda each: each.id)
+        return shape
+
+    def _place(self, entry: Entry) -> tuple[_Id, Hashable]:
+        """The shape of an entry, and its key there."""
+        exact = self._exact(entry)
+        slots = tuple(exact)
+        floor = specificity(entry)
+        ranges = floor[3] > ONE_PORT and bool(entry.rule.ports)
+        if ranges:
+            floor = (*floor[:3], ONE_PORT + 1, *floor[4:])
+        host = entry.rule.host
+        family = len(host.packed) if isinstance(host, Network) else 0
+        values = tuple(exact.values())
+        return _Id(floor, family, slots, ranges), values[0] if len(values) == 1 else values
+
+    def _exact(self, entry: Entry) -> dict[int, Hashable]:
+        """Slot to value, for every condition that can be compared exactly."""
+        rule, host = entry.rule, entry.rule.host
+        exact: dict[int, Hashable] = {}
+        if rule.app:
+            exact[_APP] = rule.app
+        if rule.parent:
+            exact[_PARENT] = rule.parent
+        if isinstance(host, Address):
+            exact[_ADDRESS] = host.packed
+        elif isinstance(host, Network):
+            family = self._families[len(host.packed)]
+            shift = family.width - host.prefixlen
+            exact[family.slot(host.prefixlen)] = int.from_bytes(host.packed) >> shift
+        elif host is not None:
+            exact[_SCOPE] = host.value  # not the enum: its hash is slow, and not its text's
+        if len(rule.ports) == 1 and rule.ports[0][0] == rule.ports[0][1]:
+            exact[_PORT] = rule.ports[0][0]
+        if rule.proto is not None:
+            exact[_PROTO] = rule.proto
+        if rule.user:
+            by_uid = is_number(rule.user)
+            exact[_UID if by_uid else _USER] = int(rule.user) if by_uid else rule.user
+        if rule.hook is not None:
+            exact[_HOOK] = rule.hook.value
+        if entry.process is not None:
+            exact[_PROCESS] = entry.process
+        return exact
+
+    # --- questions --------------------------------------------------------------------------
+
+    def lookup(self, query: Query, now: float) -> Entry | None:
+        """The entry that decides `query` at `now` (epoch seconds). The hot path."""
+        family, values = self._values(query)
+        best: Entry | None = None
+        floor: Specificity | None = None
+        for shape in family.shapes:
+            if floor is not None and shape.floor > floor:
+                break
+            if shape.many:
+                found = min(self._matching(shape, query, values, now), key=rank, default=None)
+            else:
+                bucket = shape.table.get(shape.key(values))
+                if bucket is None:
+                    continue
+                found = _first(bucket, values[_PORT], shape.ranges, now)
+            if found is not None and (best is None or rank(found) < rank(best)):
+                best = found
+                floor = specificity(found) if shape.ranges else shape.floor
+        return best
+
+    def explain(self, query: Query, now: float) -> Match | None:
+        """The same winner, with every entry it beat and why; None if nothing matches."""
+        family, values = self._values(query)
+        found = sorted(
+            itertools.chain.from_iterable(
+                self._matching(shape, query, values, now) for shape in family.shapes
+            ),
+            key=rank,
+        )
+        if not found:
+            return None
+        winner, *beaten = found
+        return Match(winner, tuple(beaten), explain.why(winner, beaten[0] if beaten else None))
+
+    def expired(self, now: float) -> list[Entry]:
+        """The entries whose time is over at `now` (epoch seconds), the earliest first."""
+        ended = bisect.bisect_right(self._expiries, now, key=itemgetter(0))
+        return [self._entries[id] for _, id in self._expiries[:ended]]
+
+    def next_expiry(self) -> float | None:
+        """Epoch seconds when the next entry ends (or has ended, and is still here)."""
+        return self._expiries[0][0] if self._expiries else None
+
+    def _values(self, query: Query) -> tuple[_Family, list[Hashable]]:
+        """The query's value for each slot; None where nothing may match."""
+        daddr = query.daddr
+        if len(daddr) == 16 and daddr.startswith(MAPPED):
+            daddr = daddr[12:]
+        family = self._families.get(len(daddr))
+        if family is None:
+            raise ValueError(f"an address has 4 or 16 bytes, not {len(daddr)}")
+        values: list[Hashable] = [
+            query.app,
+            query.uid,
+            query.user,
+            daddr,
+            scope_of(daddr)._value_,
+            query.dport if query.proto in PORT_PROTOS else None,
+            query.proto,
+            query.hook._value_,
+            None,
+            None,
+        ]
+        if family.shifts:
+            number = int.from_bytes(daddr)
+            values += [number >> shift for shift in family.shifts]
+        return family, values
+
+    def _matching(
+        self, shape: _Shape, query: Query, values: list[Hashable], now: float
+    ) -> Iterator[Entry]:
+        """Every entry of a shape that matches."""
+        for key in _keys(shape, query, values) if shape.many else (shape.key(values),):
+            bucket = shape.table.get(key)
+            if bucket is None:
+                continue
+            for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
+                if _first(entry, values[_PORT], shape.ranges, now):
+                    yield entry
+
+
+def _keys(shape: _Shape, query: Query, values: list[Hashable]) -> list[Hashable]:
+    """The keys of a shape with slots that have several values; uses those slots of `values`."""
+    # Without an owner nothing is known of parents, whatever the query says of them.
+    parents: tuple[Hashable, ...] = query.parents if query.app else ()
+    first, *more = shape.many
+    keys = []
+    for value in set(parents if first == _PARENT else query.processes):
+        values[first] = value
+        if not more:
+            keys.append(shape.key(values))
+            continue
+        for process in set(query.processes):
+            values[_PROCESS] = process
+            keys.append(shape.key(values))
+    return keys
+
+
+def _first(bucket: Bucket, port: Hashable, ranges: bool, now: float) -> Entry | None:
+    """The best entry of a bucket that has not expired and, with `ranges`, covers `port`."""
+    for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
+        if entry.expires is not None and entry.expires <= now:
+            continue
+        if ranges and not (isinstance(port, int) and _covers(entry.rule.ports, port)):
+            continue
+        return entry
+    return None
+
+
+def _covers(ports: tuple[tuple[int, int], ...], port: int) -> bool:
+    return any(low <= port <= high for low, high in ports)

@@ -1,0 +1,204 @@
+"""arbiter.toml, decoded strictly: every key has a default, and an unknown one is an error. Pure.
+
+docs/settings.md describes each key; tests/test_settings.py fails on one that is not there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import re
+import tomllib
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from arbiter.model import MARK_MASK
+
+MAX_TEXT = 65_536
+"""Characters of a settings file; more is refused unread."""
+MARK_BITS = 0x7F
+"""The shape of a mark mask: seven bits in a row (decided, denied, five for the link)."""
+
+
+class Mode(enum.StrEnum):
+    """What happens to a connection without a rule."""
+
+    ASK = "ask"
+    OBSERVE = "observe"
+    ENFORCE = "enforce"
+
+
+class Fallback(enum.StrEnum):
+    """What happens where no rule matches and nobody answers."""
+
+    DENY = "deny"
+    ALLOW = "allow"
+
+
+class WhenAbsent(enum.StrEnum):
+    """What the kernel does with new connections while no daemon runs."""
+
+    BLOCK = "block"
+    PASS = "pass"  # noqa: S105  # the word of the settings file
+
+
+class WhenUnattended(enum.StrEnum):
+    """What happens to a new connection while no prompt is connected."""
+
+    HOLD = "hold"
+    FALLBACK = "fallback"
+
+
+class Backend(enum.StrEnum):
+    """Which program carries the ruleset to the kernel."""
+
+    AUTO = "auto"
+    NFT = "nft"
+    IPTABLES = "iptables"
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an administrator may choose. Times are in seconds; ranges are in RANGES."""
+
+    mode: Mode = Mode.ASK
+    fallback: Fallback = Fallback.DENY
+    deadline: float = 30.0
+    """How long a packet is held for an answer, before the fallback."""
+    when_absent: WhenAbsent = WhenAbsent.BLOCK
+    when_unattended: WhenUnattended = WhenUnattended.HOLD
+    queue_num: int = 10
+    queue_length: int = 8192
+    """Packets that the kernel keeps for us; more are dropped or pass, as `when_absent` says."""
+    backend: Backend = Backend.AUTO
+    mark_base: int = MARK_MASK
+    """Mask of the bits in packet and conntrack marks that are ours: seven in a row."""
+    asks_per_app: int = 64
+    asks_per_user: int = 512
+    asks_total: int = 2048
+    packets_per_flow: int = 16
+    packets_held: int = 4096
+    ask_ttl: float = 600.0
+    """How long an ask stays open after the last packet that wanted it."""
+
+
+RANGES = MappingProxyType(
+    {
+        "deadline": (0.1, 3600.0),
+        "queue_num": (0, 65_535),
+        "queue_length": (1, 1_048_576),
+        "asks_per_app": (1, 100_000),
+        "asks_per_user": (1, 100_000),
+        "asks_total": (1, 100_000),
+        "packets_per_flow": (1, 10_000),
+        "packets_held": (1, 1_048_576),
+        "ask_ttl": (1.0, 604_800.0),
+    }
+)
+"""The lowest and the highest value of each number."""
+
+ORDERED = (
+    ("asks_per_app", "asks_per_user"),
+    ("asks_per_user", "asks_total"),
+    ("packets_per_flow", "packets_held"),
+    ("packets_held", "queue_length"),
+    ("deadline", "ask_ttl"),
+)
+"""Pairs where the first may not be above the second, or one of them would have no effect."""
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; none of them are. `line` counts from 1, 0 for the whole file."""
+
+    def __init__(self, origin: str, line: int, key: str, text: str) -> None:
+        place = f"{origin}:{line}" if line else origin
+        super().__init__(f"{place}: {text}; see docs/settings.md")
+        self.origin = origin
+        self.line = line
+        self.key = key
+        self.text = text
+
+
+def load(text: str, origin: str) -> Settings:
+    """The settings in a TOML text; `origin` is its file, for messages. Raises SettingsError."""
+    if len(text) > MAX_TEXT:
+        raise SettingsError(origin, 0, "", f"more than {MAX_TEXT} characters are no settings")
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        # ValueError: not TOML, or a number of more digits than Python reads (int_max_str_digits).
+        found = re.search(r"at line (\d+)", str(error))
+        line = int(found[1]) if found else 0
+        raise SettingsError(origin, line, "", f"not TOML: {_shown(str(error))}") from error
+    for key, value in data.items():
+        why = _unknown(key) if key not in Settings.__struct_fields__ else _wrong(key, value)
+        if why:
+            raise SettingsError(origin, line_of(text, key), key, why)
+    settings = msgspec.convert(data, Settings)
+    for low, high in ORDERED:
+        if getattr(settings, low) > getattr(settings, high):
+            key = low if low in data else high
+            why = (
+                f"{low} ({getattr(settings, low)}) may not be above"
+                f" {high} ({getattr(settings, high)}): change one of them"
+            )
+            raise SettingsError(origin, line_of(text, key), key, why)
+    return settings
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, Settings.__struct_fields__, 1, 0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "no setting is called anything like it"
+    return f"unknown key {_shown(key)!r}: {hint}"
+
+
+def _wrong(key: str, value: Any) -> str:
+    """Why `value` cannot be the value of `key`; "" if it can."""
+    try:
+        made = getattr(msgspec.convert({key: value}, Settings), key)
+    except (msgspec.ValidationError, OverflowError) as error:
+        default = getattr(Settings(), key)
+        if not isinstance(default, enum.StrEnum):
+            kind = "a number" if isinstance(default, float) else "a whole number"
+            return f"{key} = {_shown(repr(value))}: it must be {kind} ({_shown(str(error))})"
+        words = [member.value for member in type(default)]
+        near = difflib.get_close_matches(str(value), words, 1, 0.5)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        return f"{key} = {_shown(repr(value))}: it must be one of {', '.join(words)}{hint}"
+    if key == "mark_base":
+        # A mark is 32 bits wide; isolating the lowest set bit gives the shift.
+        if not 0 < made < 1 << 32 or made // (made & -made) != MARK_BITS:
+            return f"mark_base = {made:#x}: it must be seven bits in a row of 32, as {MARK_MASK:#x}"
+        return ""
+    if key in RANGES:
+        low, high = RANGES[key]
+        if not low <= made <= high:  # so written, NaN is out of range too
+            return f"{key} = {made}: it must be from {low} to {high}"
+    return ""
+
+
+def line_of(text: str, key: str) -> int:
+    """The line, from 1, where a top-level key of a valid TOML text is set; 0 if not found.
+
+    A line inside a multi-line string may look the same: the text before the right one is TOML
+    by itself.
+    """
+    lines = text.split("\n")
+    name = re.compile(rf"""\s*(?:\[\[?\s*)?["']?{re.escape(key)}["']?\s*[\]=.]""")
+    for number, line in enumerate(lines, 1):
+        if name.match(line):
+            try:
+                before = tomllib.loads("\n".join(lines[: number - 1]))
+            except tomllib.TOMLDecodeError:
+                continue
+            if key not in before:
+                return number
+    return 0
+
+
+def _shown(text: str) -> str:
+    """At most 100 characters, printable: a settings file may hold anything."""
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return text if len(text) <= 100 else text[:99] + "…"

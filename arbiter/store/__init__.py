@@ -1,0 +1,39 @@
+"""SQLite: remembered rules and decision records."""
+
+from arbiter.store.errors import (
+    ClosedError,
+    CorruptError,
+    DiskFullError,
+    LockedError,
+    MissingError,
+    NewerError,
+    NoPermissionError,
+    NotOursError,
+    ReadOnlyError,
+    StoreError,
+    UnstorableError,
+    UnsuitableError,
+)
+from arbiter.store.rows import Author, Change, Remembered
+from arbiter.store.store import Store
+from arbiter.store.writer import Writer
+
+__all__ = [
+    "Author",
+    "Change",
+    "ClosedError",
+    "CorruptError",
+    "DiskFullError",
+    "LockedError",
+    "MissingError",
+    "NewerError",
+    "NoPermissionError",
+    "NotOursError",
+    "ReadOnlyError",
+    "Remembered",
+    "Store",
+    "StoreError",
+    "UnstorableError",
+    "UnsuitableError",
+    "Writer",
+]

@@ -1,0 +1,157 @@
+"""What can go wrong with the database, as one family of errors that people can act on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class StoreError(Exception):
+    """The database could not do what was asked; nothing of it was done.
+
+    The text says what, where, why and the next step. Nothing is ever deleted or overwritten.
+    """
+
+    def __init__(self, what: str, where: Path, why: str, step: str) -> None:
+        super().__init__(f"{what}: {where}: {why}; {step}")
+        self.what = what
+        self.where = where
+        self.why = why
+        self.step = step
+
+
+class MissingError(StoreError):
+    """There is no such file."""
+
+
+class UnsuitableError(StoreError):
+    """Not a regular file: a directory, a device, or SQLite's in-memory names."""
+
+
+class LockedError(StoreError):
+    """Another process holds the write lock, longer than we wait."""
+
+
+class DiskFullError(StoreError):
+    """No space left on the device, or the database's own limit is reached."""
+
+
+class ReadOnlyError(StoreError):
+    """The file, its directory or its file system may not be written by anyone."""
+
+
+class NoPermissionError(StoreError):
+    """This user may not read or write the file, or its directory."""
+
+
+class CorruptError(StoreError):
+    """Not a database, or a damaged one."""
+
+
+class NotOursError(StoreError):
+    """A sound database, of another program."""
+
+
+class NewerError(StoreError):
+    """Made by a later version of arbiter."""
+
+
+class UnstorableError(StoreError):
+    """The database is well; what was to be stored cannot be."""
+
+
+class ClosedError(StoreError):
+    """The store was closed before."""
+
+
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_REFUSED = (sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_CANTOPEN)
+_UNSTORABLE = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH)
+
+
+def explain(error: sqlite3.Error, path: Path, what: str) -> StoreError:
+    """The StoreError for an error of SQLite (its result codes: sqlite.org/rescode.html)."""
+    # Extended codes hold the primary one in the low byte. Errors that Python itself raises
+    # (closed connection, undecodable text) have none.
+    extended = getattr(error, "sqlite_errorcode", None)
+    code = -1 if extended is None else extended & 0xFF
+    why = " ".join(str(error).split())
+    if code in _LOCKED:
+        return LockedError(
+            what, path, f"another process is writing ({why})", f"try again; who: fuser -v '{path}'"
+        )
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_space(path)):
+        return DiskFullError(
+            what, path, f"no space left ({why})", f"free some: df -h '{path.parent}'"
+        )
+    if code == sqlite3.SQLITE_READONLY:
+        return ReadOnlyError(what, path, why, "check the modes and the mount options (findmnt -T)")
+    if code in _CORRUPT:
+        return corrupt(path, what, why)
+    if code in _REFUSED:
+        return NoPermissionError(
+            what, path, why, f"run as root, or check: ls -ld '{path.parent}' '{path}'"
+        )
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreError(what, path, f"the device failed ({why})", "see dmesg, check the disk")
+    if code in _UNSTORABLE:
+        return UnstorableError(
+            what, path, why, "report this, with the rule or connection it was about"
+        )
+    if isinstance(error, sqlite3.ProgrammingError) and "closed" in why:
+        return ClosedError(what, path, "the store is closed", "open it again")
+    if extended is None and "decode" in why:
+        return corrupt(path, what, why)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    return StoreError(what, path, f"{why} ({name})", "check it: sqlite3 FILE 'PRAGMA quick_check'")
+
+
+def corrupt(path: Path, what: str, why: str) -> CorruptError:
+    """The file is damaged. The advice keeps it: `.recover` gets most rules out of a bad file."""
+    return CorruptError(
+        what,
+        path,
+        f"it is damaged or not a database ({' '.join(why.split())})",
+        f"move it and its -wal aside and start anew, or restore a backup; to save what can be: "
+        f"sqlite3 '{path}' .recover",
+    )
+
+
+def _no_space(path: Path) -> bool:
+    # With a full disk the growing of the -shm file fails as an I/O error.
+    try:
+        return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False  # the I/O error itself is what gets reported
+
+
+@contextmanager
+def explained(path: Path, what: str) -> Iterator[None]:
+    """Turn errors of SQLite and the file system inside into StoreErrors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explain(error, path, what) from error
+    except PermissionError as error:
+        raise NoPermissionError(
+            what, path, str(error), f"run as root, or check: ls -ld '{path.parent}' '{path}'"
+        ) from error
+    except OSError as error:
+        raise _explain_os(error, path, what) from error
+
+
+def _explain_os(error: OSError, path: Path, what: str) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(what, path, str(error), f"free some space: df -h '{path.parent}'")
+    if error.errno == errno.EROFS:
+        return ReadOnlyError(
+            what, path, str(error), f"mount it writable: findmnt -T '{path.parent}'"
+        )
+    if error.errno == errno.ENOENT:
+        return MissingError(what, path, str(error), "check the path, or start the daemon once")
+    return StoreError(what, path, str(error), f"check the path: ls -ld '{path.parent}'")

@@ -1,0 +1,301 @@
+"""The database of rules and decision records: one connection, one thread, no clock.
+
+Every method raises StoreError; where it does, nothing of what was asked is done.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from arbiter.records import Record, utf8
+from arbiter.rules.rule import Entry, Layer, Rule
+from arbiter.rules.words import RuleError
+from arbiter.store import rows
+from arbiter.store.database import connect
+from arbiter.store.errors import UnstorableError, explained
+from arbiter.store.rows import Author, Change, Remembered
+
+_INSERT_RULE = (
+    f"INSERT INTO rules ({', '.join(rows.RULE_COLUMNS)})"  # noqa: S608  # names from our code
+    f" VALUES ({', '.join('?' * len(rows.RULE_COLUMNS))})"
+)
+_SELECT_ENTRY = f"SELECT {rows.ENTRY_COLUMNS} FROM rules"  # noqa: S608  # same
+_IN_FORCE = f"{_SELECT_ENTRY} WHERE retired IS NULL"
+_INSERT_CHANGE = (
+    "INSERT INTO rule_changes (time, rule_id, change, reason, by_user, by_uid, frontend, line)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+class Store:
+    """An open database. Use it in the thread that opened it; close it, or use `with`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db = connection
+        self.path = path
+        self.unreadable: tuple[str, ...] = ()
+        """Rules that the last `rules` or `sweep` could not read, each with why and next step."""
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, readonly: bool = False, create: bool = True, busy: float = 5.0
+    ) -> Self:
+        """Open, and if need be make (directory 0750, file 0640) or upgrade, the database.
+
+        `busy`: seconds to wait for another writer. Raises StoreError.
+        """
+        path = Path(path)
+        return cls(connect(path, readonly=readonly, create=create, busy=busy), path)
+
+    def close(self) -> None:
+        """Close the connection; a second time does nothing."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- rules ------------------------------------------------------------------------------
+
+    def remember(
+        self,
+        rule: Rule,
+        *,
+        layer: Layer = Layer.REMEMBERED,
+        by: str,
+        by_uid: int | None = None,
+        frontend: str = "",
+        created: float,
+        expires: float | None = None,
+        process: tuple[int, int] | None = None,
+        boot: str = "",
+        session: str = "",
+    ) -> Remembered:
+        """Put a rule on disk, for good when this returns (fsync), and retire what it replaces.
+
+        It replaces the rule of the same layer and conditions (its `user=` is one of them), and
+        every rule of those for one process; a rule for one process replaces that one's only.
+        `created` and `expires` are epoch seconds; `expires` defaults to the rule's span.
+        Raises ValueError where the lifetime lacks what it needs.
+        """
+        author = Author(by, by_uid, frontend)
+        values = rows.rule_row(
+            rule,
+            layer,
+            author,
+            created=created,
+            expires=expires,
+            process=process,
+            boot=boot,
+            session=session,
+        )
+        row = dict(zip(rows.RULE_COLUMNS, values, strict=True))
+        with self._write("cannot remember the rule", durable=True):
+            replaced = tuple(
+                id
+                for (id,) in self._db.execute(
+                    "SELECT id FROM rules WHERE retired IS NULL AND layer = :layer"
+                    " AND conditions = :conditions"
+                    " AND (:pid IS NULL OR (pid = :pid AND start = :start)) ORDER BY id",
+                    row,
+                ).fetchall()
+            )
+            for id in replaced:
+                self._retire(id, "replaced", created, author)
+            id = self._db.execute(_INSERT_RULE, values).lastrowid or 0
+            for old in replaced:
+                self._db.execute("UPDATE rules SET replaced_by = ? WHERE id = ?", (id, old))
+            self._log(created, id, "added", "remembered", author, str(row["line"]))
+            entry = rows.entry(self._db.execute(f"{_SELECT_ENTRY} WHERE id = ?", (id,)).fetchone())
+            if entry.rule != rule:
+                # A rule must match exactly what was shown: better none than another one.
+                raise UnstorableError(
+                    "cannot remember the rule",
+                    self.path,
+                    f"its line {row['line']!r} reads back as another rule",
+                    "report this, with the rule",
+                )
+        return Remembered(entry, replaced)
+
+    def retire(
+        self,
+        ids: Iterable[int],
+        reason: str,
+        at: float,
+        *,
+        by: str = "arbiter",
+        by_uid: int | None = None,
+        frontend: str = "",
+    ) -> tuple[int, ...]:
+        """Take rules out of force, and keep them as history. Gives the ids that were in force."""
+        author = Author(by, by_uid, frontend)
+        with self._write("cannot retire rules", durable=True):
+            return tuple(id for id in ids if self._retire(id, reason, at, author))
+
+    def remove(
+        self, id: int, by: str, *, at: float, by_uid: int | None = None, frontend: str = ""
+    ) -> bool:
+        """Retire one rule because a person wants it gone; False if it is not in force."""
+        return bool(self.retire((id,), "removed", at, by=by, by_uid=by_uid, frontend=frontend))
+
+    def rules(self, now: float, boot: str, session: str | None) -> list[Entry]:
+        """The rules in force at `now` (epoch seconds), oldest first.
+
+        `session` None: of any session, for readers who do not know the daemon's. Expired rules,
+        and those of another boot, another session or a process that is gone, are
+        left out. A line that cannot be read is left out too, and named in `unreadable`.
+        """
+        entries: list[Entry] = []
+        bad: list[str] = []
+        with explained(self.path, "cannot read the rules"):
+            # Row by row: all rows of 100,000 rules at once would be 40 MB on top of the entries.
+            for row in self._db.execute(f"{_IN_FORCE} ORDER BY id"):
+                if rows.ended(row, now, boot, session):
+                    continue
+                try:
+                    entries.append(rows.entry(row))
+                except ValueError as error:  # RuleError, or the values contradict the line
+                    bad.append(
+                        f"cannot read rule {row[0]}: {self.path}: {row[1]!r}: {error};"
+                        f" make it anew, then: arbiter rules remove {row[0]}"
+                    )
+        self.unreadable = tuple(bad)
+        return entries
+
+    def sweep(self, now: float, boot: str, session: str) -> tuple[int, ...]:
+        """Retire every rule that `rules` leaves out for good, with the reason; gives their ids."""
+        with self._write("cannot retire rules that have ended", durable=False):
+            gone = [
+                (row[0], reason)
+                for row in self._db.execute(_IN_FORCE).fetchall()
+                if (reason := rows.ended(row, now, boot, session))
+            ]
+            for id, reason in gone:
+                self._retire(id, reason, now, Author("arbiter"))
+        return tuple(id for id, _ in gone)
+
+    def get(self, id: int) -> Entry | None:
+        """The rule with this id, in force or retired. Raises RuleError for an unreadable line."""
+        with explained(self.path, f"cannot read rule {id}"):
+            row = self._db.execute(f"{_SELECT_ENTRY} WHERE id = ?", (id,)).fetchone()
+        return None if row is None else rows.entry(row)
+
+    # --- changes ----------------------------------------------------------------------------
+
+    def data_version(self) -> int:
+        """A number that differs after any other connection has written (2 µs).
+
+        Decision records change it too: then ask `last_change` whether it was a rule.
+        """
+        with explained(self.path, "cannot read the database"):
+            value: int = self._db.execute("PRAGMA data_version").fetchone()[0]
+        return value
+
+    def last_change(self) -> int:
+        """The id of the newest change of a rule; 0 for none."""
+        with explained(self.path, "cannot read the changes of rules"):
+            value: int | None = self._db.execute("SELECT max(id) FROM rule_changes").fetchone()[0]
+        return value or 0
+
+    def changes(self, after: int = 0) -> list[Change]:
+        """Every change of a rule with an id above `after`, in order."""
+        with explained(self.path, "cannot read the changes of rules"):
+            found = self._db.execute(
+                "SELECT id, time, rule_id, change, reason, by_user, by_uid, frontend, line"
+                " FROM rule_changes WHERE id > ? ORDER BY id",
+                (after,),
+            ).fetchall()
+        return [Change(*row) for row in found]
+
+    # --- decisions --------------------------------------------------------------------------
+
+    def record(self, records: Iterable[Record]) -> int:
+        """Write decision records, all or none, in one transaction; gives how many.
+
+        They survive a crash of arbiter; a power cut may take the last ones (no fsync).
+        """
+        values = [rows.record_row(record) for record in records]
+        with self._write("cannot write decision records", durable=False):
+            self._db.executemany(rows.INSERT_RECORD, values)
+        return len(values)
+
+    def decisions(
+        self, *, since: float = 0.0, until: float | None = None, app: str = "", limit: int = 1000
+    ) -> list[Record]:
+        """The newest `limit` records of [since, until) in epoch seconds, newest first."""
+        sql = (
+            f"SELECT {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
+            " WHERE time >= :since AND (:until IS NULL OR time < :until)"
+            " AND (:app = '' OR app = :app) ORDER BY time DESC, id DESC LIMIT :limit"
+        )
+        values = {"since": since, "until": until, "app": utf8(app), "limit": limit}
+        with explained(self.path, "cannot read the decisions"):
+            return [rows.record(row) for row in self._db.execute(sql, values).fetchall()]
+
+    # --- inside -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _write(self, what: str, *, durable: bool) -> Iterator[None]:
+        """One transaction, with the write lock from its start: no upgrade of a lock can fail."""
+        with explained(self.path, what):
+            try:
+                # sqlite.org/pragma.html#pragma_synchronous: in WAL mode FULL syncs every
+                # commit, NORMAL leaves that to the checkpoint.
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
+            except (UnicodeEncodeError, OverflowError) as error:
+                raise UnstorableError(
+                    what, self.path, f"it holds what is no text or number ({error})", "rename it"
+                ) from error
+            except RuleError as error:
+                raise UnstorableError(
+                    what, self.path, f"its line cannot be read back ({error})", "report this"
+                ) from error
+            finally:
+                self._undo_open()
+
+    def _undo_open(self) -> None:
+        try:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        except sqlite3.ProgrammingError:
+            return  # closed: there is nothing open, and the first error says so
+
+    def _retire(self, id: int, reason: str, at: float, author: Author) -> bool:
+        line = self._db.execute(
+            "UPDATE rules SET retired = ?, retired_by = ?, retired_reason = ?"
+            " WHERE id = ? AND retired IS NULL RETURNING line",
+            (at, utf8(author.by), utf8(reason), id),
+        ).fetchall()
+        if line:
+            self._log(at, id, "retired", reason, author, line[0][0])
+        return bool(line)
+
+    def _log(self, at: float, id: int, change: str, reason: str, author: Author, line: str) -> None:
+        self._db.execute(
+            _INSERT_CHANGE,
+            (
+                at,
+                id,
+                change,
+                utf8(reason),
+                utf8(author.by),
+                author.by_uid,
+                utf8(author.frontend),
+                line,
+            ),
+        )

@@ -1,0 +1,219 @@
+"""What leaves the core as text: ask messages for prompts, records for the store. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from arbiter import protocol
+from arbiter.answers import decision_text, offered
+from arbiter.asks import OpenAsk
+from arbiter.events import Report
+from arbiter.model import (
+    App,
+    Link,
+    NoOwner,
+    Owner,
+    Packet,
+    Peer,
+    Process,
+    address_text,
+    proto_name,
+)
+from arbiter.protocol import clean
+from arbiter.records import Record, json_list
+from arbiter.rules import conditions, scope_of
+
+
+class Room(NamedTuple):
+    """How much of the owner an ask carries; a record keeps all of it."""
+
+    processes: int
+    parents: int
+    args: int
+    arg: int
+    """Characters of one argument."""
+    path: int
+    """Characters of a path or an app's id; what a rule would say stands whole in the scopes."""
+
+
+ROOMS = (Room(8, 16, 32, 512, 4096), Room(4, 4, 16, 128, 1024), Room(2, 2, 8, 64, 256))
+"""Tried in this order. The last one always fits protocol.MAX_MESSAGE, whatever processes are
+called: an ask too large for its line would end the connection of every prompt it goes to."""
+MAX_ASK = 16384
+"""Bytes of an ask's line; a longer one is tried in the next smaller room."""
+MAX_NAME = 64
+MAX_WHY = 1000
+"""Characters of an app's name, and of the reason for an ask."""
+
+SERVICES = {
+    22: "ssh",
+    25: "smtp",
+    53: "domain",
+    80: "http",
+    110: "pop3",
+    123: "ntp",
+    143: "imap",
+    443: "https",
+    465: "submissions",
+    587: "submission",
+    631: "ipp",
+    853: "domain-s",
+    993: "imaps",
+    995: "pop3s",
+    3478: "stun",
+    5060: "sip",
+    5222: "xmpp-client",
+    5228: "push",
+    6667: "irc",
+    8080: "http-alt",
+    8443: "https-alt",
+    9418: "git",
+    51820: "wireguard",
+}
+"""IANA service names of the ports people meet; a hint, never a condition."""
+
+
+def ask_message(
+    ask: OpenAsk,
+    peer: Peer,
+    fallback: protocol.Choice,
+    links: Iterable[Link],
+    cwd: str = "",
+) -> protocol.Ask:
+    """An ask as this peer sees it: the scopes are those that its answer can make.
+
+    Its line is never longer than protocol.MAX_MESSAGE.
+    """
+    scopes = tuple(protocol.Scope(id, conditions(rule)) for id, rule in offered(ask, peer).items())
+    views = tuple(protocol.LinkView(link.name, link.up) for link in links)
+    for room in ROOMS:
+        message = _ask(ask, room, scopes, fallback, views, cwd)
+        if len(protocol.encode(message)) <= MAX_ASK:
+            break
+    return message
+
+
+def _ask(
+    ask: OpenAsk,
+    room: Room,
+    scopes: tuple[protocol.Scope, ...],
+    fallback: protocol.Choice,
+    links: tuple[protocol.LinkView, ...],
+    cwd: str,
+) -> protocol.Ask:
+    owner, flow = ask.owner, ask.packet.flow
+    processes = owner.processes if isinstance(owner, Owner) else ()
+    more = len(processes) - room.processes
+    hidden = f"{more} more processes hold this socket" if more > 0 else ""
+    return protocol.Ask(
+        id=ask.id,
+        user=clean(owner.user, 64),
+        uid=owner.uid,
+        processes=tuple(
+            _process(process, room, cwd if i == 0 else "")
+            for i, process in enumerate(processes[: room.processes])
+        ),
+        destination=protocol.Destination(
+            address=address_text(flow.daddr),
+            proto=proto_name(flow.proto),
+            port=flow.dport,
+            service=SERVICES.get(flow.dport, "") if flow.dport else "",
+            scope=scope_of(flow.daddr),
+        ),
+        # What is hidden comes first: a long text is cut at its end.
+        why=clean(". ".join(text for text in (hidden, ask.note, ask.why) if text), MAX_WHY),
+        scopes=scopes,
+        created=ask.created,
+        deadline=ask.deadline,
+        fallback=fallback,
+        waiting=len(ask.waiting),
+        no_owner=_no_owner(owner),
+        links=links,
+        stale=ask.stale,
+    )
+
+
+def _no_owner(owner: Owner | NoOwner) -> str:
+    if isinstance(owner, Owner):
+        return ""
+    detail = f" ({clean(owner.detail, 200)})" if owner.detail else ""
+    return owner.reason.value + detail
+
+
+def _app(app: App, room: Room) -> protocol.AppView:
+    return protocol.AppView(clean(app.id, room.path), app.kind.value, clean(app.name, MAX_NAME))
+
+
+def _process(process: Process, room: Room, cwd: str) -> protocol.ProcessView:
+    argv = [clean(arg, room.arg) for arg in process.argv[: room.args]]
+    if len(process.argv) > room.args:
+        argv.append("…")
+    return protocol.ProcessView(
+        pid=process.pid,
+        app=_app(process.app, room),
+        exe=clean(process.exe, room.path),
+        argv=tuple(argv),
+        cwd=clean(cwd, room.path),
+        parents=tuple(_app(ancestor.app, room) for ancestor in process.ancestors[: room.parents]),
+        note=clean(process.note, room.path),
+    )
+
+
+def record_of(report: Report) -> Record:
+    """A decision as the store keeps it."""
+    fields: dict[str, object] = {}
+    packet = report.packet
+    if isinstance(packet, Packet):
+        flow = packet.flow
+        fields.update(
+            proto=proto_name(flow.proto),
+            saddr=address_text(flow.saddr),
+            sport=flow.sport,
+            daddr=address_text(flow.daddr),
+            dport=flow.dport,
+            length=packet.length,
+        )
+    owner = report.owner
+    if owner is not None:
+        fields.update(uid=owner.uid, user=owner.user)
+    if isinstance(owner, Owner):
+        fields.update(_owner_fields(owner))
+    elif isinstance(owner, NoOwner):
+        fields.update(no_owner=_no_owner(owner))
+    rule = report.rule
+    if rule is not None:
+        fields.update(rule_id=rule.id, layer=int(rule.layer), by=rule.by, frontend=rule.frontend)
+    if report.by is not None:
+        fields.update(by=report.by.user, frontend=report.by.frontend)
+    return Record(
+        time=report.wall,
+        decision=decision_text(report.decision),
+        reason=report.reason.value,
+        hook=packet.hook.value,
+        outdev=packet.outdev,
+        waited=report.waited,
+        note="; ".join(text for text in (report.note, _shared(owner)) if text),
+        **fields,  # type: ignore[arg-type]  # names and types are Record's, checked by its test
+    )
+
+
+def _shared(owner: Owner | NoOwner | None) -> str:
+    """The other holders of the socket, in words; a record has columns for one."""
+    if not isinstance(owner, Owner) or len(owner.processes) == 1:
+        return ""
+    others = ", ".join(f"{p.app.id} (pid {p.pid})" for p in owner.processes[1:])
+    return f"socket shared with {others}"
+
+
+def _owner_fields(owner: Owner) -> dict[str, object]:
+    process = owner.processes[0]
+    return {
+        "app": process.app.id,
+        "app_kind": process.app.kind.value,
+        "pid": process.pid,
+        "start": process.start,
+        "exe": process.exe,
+        "argv": json_list(process.argv),
+        "parents": json_list(ancestor.app.id for ancestor in process.ancestors),
+    }

@@ -1,0 +1,82 @@
+"""What the terminal prompt holds and gives out: an ask with a person's choices, lines, messages."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from arbiter.model import ANY_LINK
+from arbiter.protocol import Answer, Ask, Scope
+from prompts import render
+
+
+class Style(enum.Enum):
+    """How a piece of text looks; what that is on a terminal, only `screen.paint` knows."""
+
+    PLAIN = enum.auto()
+    DIM = enum.auto()
+    BOLD = enum.auto()
+    GOOD = enum.auto()
+    BAD = enum.auto()
+    WARN = enum.auto()
+
+
+@dataclass(frozen=True)
+class Say:
+    """A line that stays in the scroll-back."""
+
+    text: str
+    style: Style = Style.PLAIN
+
+
+@dataclass(frozen=True)
+class Send:
+    """A message to the daemon."""
+
+    message: Answer
+
+
+@dataclass(frozen=True)
+class Quit:
+    """The person is done."""
+
+
+Out = Say | Send | Quit
+
+
+@dataclass
+class Card:
+    """An ask, and what the person chose for it so far."""
+
+    ask: Ask
+    lifetime: str
+    scope: int = 0
+    touched: bool = False
+    """The person chose a lifetime for this ask: the default no longer sets it."""
+    sent: Answer | None = None
+    """The answer on its way; nothing else is sent before the daemon replied."""
+    later: bool = False
+    read: bool = False
+    """All details were printed: a rule too long for the screen has been seen."""
+    picked: tuple[str, ...] = ()
+    """Links chosen for route, in order of preference."""
+
+    @property
+    def chosen(self) -> Scope:
+        """The scope as chosen now."""
+        return render.scopes(self.ask)[self.scope]
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """What route may name: the daemon's links, and the default route."""
+        names = [link.name for link in self.ask.links[:9] if link.name != ANY_LINK]
+        return (*names, ANY_LINK)
+
+
+@dataclass
+class Gone:
+    """The shown ask ended by something else than our answer."""
+
+    card: Card
+    text: str
+    until: float

@@ -1,0 +1,342 @@
+"""The keyboard prompt as a pure state machine: keys and messages in, lines and messages out.
+
+No clock and no I/O: `now` is passed in (epoch seconds, as the asks' deadlines are). `screen.py`
+draws it, `terminal.py` connects it to a terminal and to the daemon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from arbiter.model import ANY_LINK
+from arbiter.protocol import (
+    Answer,
+    Ask,
+    Choice,
+    Decided,
+    Refused,
+    RefusedReason,
+    Status,
+    Welcome,
+    Withdraw,
+)
+from prompts import render
+from prompts.cards import Card, Gone, Out, Quit, Say, Send, Style
+from prompts.client import Event, Lost, Unread
+
+GUARD_SECONDS = 0.3
+"""For so long after an ask appeared no key answers it: the key was meant for something else."""
+GONE_SECONDS = 3.0
+"""How long an ask that vanished under the reader's eyes stays, saying why, before the next one."""
+FIRST_LIFETIME = "forever"
+"""Together with the narrowest scope: asked once, remembered exactly, shown in full, and undone
+by `arbiter rules undo`. A short lifetime would ask the same again tomorrow, and teach people to
+press a without reading."""
+
+
+HELP = (
+    "a allow, d deny, r route over a link (digits choose links in order, r again sends)",
+    "s or Right: wider scope; S or Left: narrower. l or Up: next lifetime; L or Down: previous",
+    "n next ask, p previous; x or Space: decide later, without denying; u: brings those back",
+    "i: all details of this ask; ?: this help; q: quit (asks stay open: see `arbiter pending`)",
+    "Until you answer, the packets wait; after the countdown they get the fallback, unremembered.",
+)
+_SYNONYMS = {"right": "s", "left": "S", "up": "l", "down": "L", "t": "l", "T": "L", "space": "x",
+             "ctrl-d": "q"}  # fmt: skip
+
+
+@dataclass
+class Machine:
+    """What the person sees and has chosen. Feed it with `event`, `key`, `tick` and `drawn`."""
+
+    lifetime: str = FIRST_LIFETIME
+    cards: dict[int, Card] = field(default_factory=dict)
+    current: int | None = None
+    gone: Gone | None = None
+    picking: bool = False
+    notice: str = ""
+    welcome: Welcome | None = None
+    """None while there is no connection."""
+    _drawn_at: float | None = None
+    _rule_cut: bool = False
+
+    # --- what is where ----------------------------------------------------------------------
+
+    @property
+    def card(self) -> Card | None:
+        """The shown ask."""
+        return None if self.current is None else self.cards[self.current]
+
+    def queue(self) -> list[int]:
+        """Ids of the asks to be decided now, oldest first."""
+        return [id for id, card in self.cards.items() if not card.later]
+
+    @property
+    def put_off(self) -> int:
+        """How many were put off with x."""
+        return sum(card.later for card in self.cards.values())
+
+    def _show(self, id: int | None) -> None:
+        self.current, self.picking, self._drawn_at, self._rule_cut = id, False, None, False
+        self.notice = ""
+        card = self.card
+        if card is not None and not card.touched:
+            card.lifetime = self._default(card.ask)
+
+    def _default(self, ask: Ask) -> str:
+        """The last lifetime that was answered with, where this ask can have it."""
+        return self.lifetime if self.lifetime in render.lifetimes(ask) else "once"
+
+    def _next_after(self, id: int) -> int | None:
+        """The ask that follows `id` in the queue, from the start again at its end."""
+        others = [other for other in self.queue() if other != id]
+        order = list(self.cards)
+        later = [o for o in others if id in self.cards and order.index(o) > order.index(id)]
+        return next(iter(later or others), None)
+
+    # --- time -------------------------------------------------------------------------------
+
+    def drawn(self, now: float, rule_cut: bool = False) -> None:
+        """The screen was written: from now on the person can know what is asked."""
+        self._rule_cut = rule_cut
+        if self._drawn_at is None or now < self._drawn_at:  # the clock was set back
+            self._drawn_at = now
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        if self.gone and now >= self.gone.until:
+            self._leave_gone()
+
+    def wake(self, now: float) -> float | None:
+        """When the screen changes by itself; None if only an event can change it."""
+        if self.gone:
+            return self.gone.until
+        card = self.card
+        if card is None or card.ask.stale or not card.ask.waiting:
+            return None
+        left = card.ask.deadline - now
+        return now + max(0.05, left % 1 or 1.0) if left > 0 else None
+
+    def _leave_gone(self) -> None:
+        self.gone = None
+        self._show(next(iter(self.queue()), None) if self.current is None else self.current)
+
+    # --- messages ---------------------------------------------------------------------------
+
+    def event(self, event: Event, now: float) -> list[Out]:
+        """Something came from the daemon."""
+        match event:
+            case Welcome():
+                return self._welcome(event)
+            case Ask():
+                self._ask(event)
+                return []
+            case Decided():
+                return self._decided(event, now)
+            case Withdraw():
+                return self._end(event.ask, render.withdrawn(event), now)
+            case Refused():
+                return self._refused(event)
+            case Lost():
+                self.cards.clear()
+                self.gone, self.welcome = None, None
+                self._show(None)
+                return [Say(f"! {render.tidy(event.text)}; trying again", Style.WARN)]
+            case Unread():
+                return [
+                    Say(f"! a message could not be read: {render.tidy(event.text)}", Style.WARN)
+                ]
+            case Status():
+                return []  # only replies to a query, and this frontend sends none
+
+    def _welcome(self, welcome: Welcome) -> list[Out]:
+        self.welcome, self.notice = welcome, ""
+        scope = "for all users" if welcome.admin else "for your own programs"
+        text = f"connected as {render.tidy(welcome.user)}, deciding {scope}"
+        facts = f"mode {render.tidy(welcome.mode)}, fallback {render.tidy(welcome.fallback)}"
+        return [Say(f"· {text}; {facts}", Style.DIM)]
+
+    def _ask(self, ask: Ask) -> None:
+        card = self.cards.get(ask.id)
+        if card is None:
+            self.cards[ask.id] = Card(ask, self._default(ask))
+            if self.current is None and self.gone is None:
+                self._show(ask.id)
+            return
+        if (ask.processes, ask.destination, ask.scopes, ask.links) != (
+            card.ask.processes, card.ask.destination, card.ask.scopes, card.ask.links,
+        ):  # fmt: skip
+            ids = [scope.id for scope in render.scopes(ask)]
+            card.scope = ids.index(card.chosen.id) if card.chosen.id in ids else 0
+            card.picked, card.read = (), False
+            card.lifetime = card.lifetime if card.lifetime in render.lifetimes(ask) else "once"
+            if self.current == ask.id:
+                card.ask = ask
+                self._show(ask.id)  # not what was read: the guard starts again
+                self.notice = "this ask has changed: read it again"
+        card.ask = ask
+
+    def _decided(self, decided: Decided, now: float) -> list[Out]:
+        card = self.cards.get(decided.ask)
+        if card is None:
+            return []
+        sent = card.sent
+        mine = sent is not None and self.welcome is not None and self.welcome.user == decided.user
+        if sent is None or not mine or decided.decision.split(" ")[0] != sent.decision:
+            return self._end(decided.ask, render.answered_by(decided), now)
+        denied = sent.decision is Choice.DENY
+        out: list[Out] = [Say(f"{'✗' if denied else '✓'} {render.result(card.ask, decided)}",
+                              Style.BAD if denied else Style.GOOD)]  # fmt: skip
+        shown = render.rule_line(card.chosen, sent.lifetime, sent.decision, sent.via)
+        if decided.rule and render.tidy(decided.rule) != shown:
+            out.append(Say(f"  remembered as: {render.tidy(decided.rule)}", Style.WARN))
+        self._remove(decided.ask)
+        return out
+
+    def _end(self, id: int, text: str, now: float) -> list[Out]:
+        """An ask ended without us: say so, and let the reader see it if it was the shown one."""
+        card = self.cards.get(id)
+        if card is None:
+            return []
+        shown = id == self.current
+        self._remove(id)
+        if shown and self.queue():
+            self.gone = Gone(card, text, now + GONE_SECONDS)
+        line = f"· {render.app_name(card.ask)} → {render.endpoint(card.ask)}: {text}"
+        return [Say(line, Style.DIM)]
+
+    def _remove(self, id: int) -> None:
+        following = self._next_after(id)
+        del self.cards[id]
+        if id == self.current:
+            self._show(following)
+
+    def _refused(self, refused: Refused) -> list[Out]:
+        card = self.cards.get(refused.ask) if refused.ask is not None else None
+        about = f"{render.app_name(card.ask)} → {render.endpoint(card.ask)}: " if card else ""
+        if card:
+            card.sent = None
+            if refused.reason is RefusedReason.GONE:
+                self._remove(card.ask.id)
+        return [Say(f"! {about}refused: {render.tidy(refused.text)}", Style.WARN)]
+
+    # --- keys -------------------------------------------------------------------------------
+
+    def key(self, key: str, now: float) -> list[Out]:
+        """A key was pressed."""
+        key, self.notice = _SYNONYMS.get(key, key), ""
+        if key == "q":
+            return [Quit()]
+        if key == "?":
+            return [Say(line, Style.DIM) for line in HELP]
+        if key == "u":
+            return self._bring_back()
+        if self.gone:
+            self._leave_gone()
+            return []
+        card = self.card
+        if key == "paste":
+            self.notice = "what is pasted answers nothing: press the keys"
+        elif card is None:
+            self.notice = "" if key in ("enter", "ctrl-l") else "nothing waits for an answer now"
+        elif self.picking and self._pick(card, key):
+            pass
+        elif key in _ANSWERS:
+            return self._answer(card, _ANSWERS[key], now)
+        elif key == "i":
+            card.read = True
+            width = max(len(label) for label, _ in render.details(card.ask))
+            return [Say(f"  {label:{width}}  {text}") for label, text in render.details(card.ask)]
+        else:
+            self._choose(card, key)
+        return []
+
+    def _choose(self, card: Card, key: str) -> None:
+        queue = self.queue()
+        if key in ("n", "p"):
+            step = 1 if key == "n" else -1
+            following = queue[(queue.index(card.ask.id) + step) % len(queue)]
+            if following != card.ask.id:
+                self._show(following)
+            else:
+                self.notice = "no other ask waits"
+        elif key == "x":
+            following_id = self._next_after(card.ask.id)
+            card.later = True
+            self._show(following_id)
+            self.notice = "put off, not denied; u brings it back"
+        elif card.sent:
+            self.notice = "your answer is on its way"
+        elif key == "s":
+            card.scope = (card.scope + 1) % len(render.scopes(card.ask))
+        elif key == "S":
+            card.scope = max(0, card.scope - 1)
+        elif key in ("l", "L"):
+            known = render.lifetimes(card.ask)
+            step = 1 if key == "l" else -1
+            card.touched = True
+            card.lifetime = known[(known.index(card.lifetime) + step) % len(known)]
+        elif key == "esc":
+            self.picking = False
+        elif key != "ctrl-l":
+            route = ", r routes" if card.ask.links else ""
+            name = "Return" if key == "enter" else render.tidy(key)
+            self.notice = f"{name} decides nothing: a allows, d denies{route}; ? lists the keys"
+
+    def _pick(self, card: Card, key: str) -> bool:
+        """Choose links for route. True if the key was for that."""
+        if key == "backspace":
+            card.picked = card.picked[:-1]
+        elif key in "0123456789" and len(key) == 1:
+            index = int(key) - 1
+            if index >= len(card.links) - 1:
+                self.notice = f"there is no link {key}"
+                return True
+            name = card.links[index]  # 0 is -1: the default route
+            card.picked = tuple(x for x in card.picked if x != name) if name in card.picked else (
+                *(x for x in card.picked if x != ANY_LINK), name,
+                *(x for x in card.picked if x == ANY_LINK),
+            )  # fmt: skip
+        elif key in _ANSWERS and _ANSWERS[key] is not Choice.ROUTE:
+            self.notice = "choosing links: Esc first, then a or d"
+        else:
+            return False
+        return True
+
+    def _answer(self, card: Card, choice: Choice, now: float) -> list[Out]:
+        if choice is Choice.ROUTE and not card.ask.links:
+            self.notice = "this ask has no links to route over"
+        elif card.sent:
+            self.notice = "your answer is on its way"
+        elif choice is Choice.ROUTE and not self.picking:
+            self.picking = True
+        elif choice is Choice.ROUTE and not card.picked:
+            self.notice = "choose a link first: press its digit"
+        elif self._drawn_at is None or now - self._drawn_at < GUARD_SECONDS:
+            self.notice = "that key came before you could read this; press it again"
+        elif self._rule_cut and not card.read and card.lifetime != "once":
+            self.notice = "this rule is longer than the screen: i shows all of it, then answer"
+        else:
+            via = card.picked if choice is Choice.ROUTE else ()
+            card.sent = Answer(card.ask.id, choice, card.chosen.id, card.lifetime, via)
+            self.lifetime = card.lifetime
+            return [Send(card.sent)]
+        return []
+
+    def _bring_back(self) -> list[Out]:
+        if not self.put_off:
+            self.notice = "nothing was put off"
+        for card in self.cards.values():
+            card.later = False
+        if self.current is None and self.gone is None and self.cards:
+            self._show(next(iter(self.queue()), None))
+        return []
+
+    def unsent(self, answer: Answer, text: str) -> list[Out]:
+        """An answer could not be sent: nothing was decided by it."""
+        if card := self.cards.get(answer.ask):
+            card.sent = None
+        return [Say(f"! not answered: {render.tidy(text)}", Style.WARN)]
+
+
+_ANSWERS = {"a": Choice.ALLOW, "d": Choice.DENY, "r": Choice.ROUTE}

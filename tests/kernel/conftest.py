@@ -1,0 +1,95 @@
+"""The lab for every kernel test, and a loud word where the kernel does not let us have one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from arbiter.lab import Lab
+
+HERE = Path(__file__).parent
+T = TypeVar("T")
+
+
+@functools.cache
+def missing() -> str:
+    """Why network namespaces cannot be made here; "" if they can."""
+    if os.geteuid() != 0:
+        return "not root: repeat it with sudo, or inside `unshare -Urnm`"
+    for tool, package in (("ip", "iproute2"), ("unshare", "util-linux")):
+        if shutil.which(tool) is None:
+            return f"`{tool}` is not there: install {package}"
+    tried = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True)
+    return f"no network namespaces: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.kernel)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Runs for the tests of this folder only."""
+    if missing():
+        if os.environ.get("CI"):
+            pytest.fail(f"in CI the kernel tests must run, but: {missing()}", pytrace=False)
+        pytest.skip(f"KERNEL TEST NOT RUN: {missing()}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line that no summary of dots can hide."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any("KERNEL TEST" in str(report.longrepr) for report in skipped) and missing():
+        text = f"the kernel tests did NOT run: {missing()}"
+        terminalreporter.write_line(text, red=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """One lab for the whole run: leave its host as you found it, or take `clean_lab`."""
+    with Lab(f"t{os.getpid()}") as built:
+        yield built
+
+
+@pytest.fixture
+def clean_lab() -> Iterator[Lab]:
+    """A lab for this test alone (about 0.3 s): its firewall, routes and sysctls are untouched."""
+    with Lab(f"c{os.getpid()}") as built:
+        yield built
+
+
+@pytest.fixture
+def in_host(lab: Lab) -> Callable[..., str]:
+    """`in_host("curl", url, user="nobody")`: the standard output; a failure is the test's."""
+
+    def run(*argv: str, user: str | None = None, timeout: float = 10) -> str:
+        done = lab.run(argv, user=user, timeout=timeout)
+        assert done.returncode == 0, f"{argv} exited with {done.returncode}: {done.stderr}"
+        return done.stdout
+
+    return run
+
+
+def wait_until(predicate: Callable[[], T], timeout: float = 5.0) -> T:
+    """The predicate's first true value; fails the test after `timeout` seconds."""
+    until = time.monotonic() + timeout
+    while not (value := predicate()):
+        if time.monotonic() > until:
+            pytest.fail(f"waited {timeout} s in vain for {predicate}; it is {value!r}")
+        time.sleep(0.01)
+    return value
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., object]:
+    """`wait_for(predicate, timeout=5.0)`, as a fixture because test folders are no packages."""
+    return wait_until

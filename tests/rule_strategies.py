@@ -1,0 +1,171 @@
+"""Hypothesis strategies for rules, entries and queries: all of them, and small colliding ones."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from arbiter.model import ALLOW, DENY, PORT_PROTOS, Action, Decision, Hook
+from arbiter.rules import (
+    FOREVER,
+    Address,
+    Entry,
+    Host,
+    Layer,
+    Lifetime,
+    LifetimeKind,
+    Network,
+    Query,
+    Rule,
+    ScopeName,
+)
+from arbiter.rules.rule import MAX_SPAN, MAX_UID, is_number, merged, plain
+
+UNHURRIED = settings(deadline=None)
+"""For machines that are busy: the properties are about what, not how fast."""
+
+# --- everything that can be said ------------------------------------------------------------
+
+texts = st.text(st.characters(), max_size=40)  # surrogates and control characters included
+links = st.text("abcXYZ019_.-", min_size=1, max_size=15)
+
+
+def _route(names: list[str], any_last: bool) -> Decision:
+    via = [name for name in dict.fromkeys(names) if name != "any"]
+    return Decision(Action.ROUTE, (*via, "any") if any_last or not via else tuple(via))
+
+
+decisions = st.sampled_from([ALLOW, DENY]) | st.builds(
+    _route, st.lists(links, max_size=4), st.booleans()
+)
+
+
+def network(packed: bytes, prefixlen: int) -> Host:
+    """The network that `packed` lies in; an Address for a full prefix."""
+    packed = plain(packed)
+    width = 8 * len(packed)
+    if prefixlen >= width:
+        return Address(packed)
+    keep = ((1 << prefixlen) - 1) << (width - prefixlen)
+    return Network((int.from_bytes(packed) & keep).to_bytes(len(packed)), prefixlen)
+
+
+packed = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
+hosts: st.SearchStrategy[Host] = st.builds(network, packed, st.integers(0, 128)) | st.sampled_from(
+    ScopeName
+)
+port_pairs = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(
+    lambda pair: (min(pair), max(pair))
+)
+ports = st.lists(port_pairs, min_size=1, max_size=5).map(lambda pairs: merged(tuple(pairs)))
+lifetimes = st.sampled_from(
+    [Lifetime(kind) for kind in LifetimeKind if kind is not LifetimeKind.SPAN]
+) | st.builds(Lifetime, st.just(LifetimeKind.SPAN), st.integers(1, MAX_SPAN))
+users = texts.filter(lambda text: not is_number(text)) | st.integers(0, MAX_UID).map(str)
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule:
+    """Any rule at all."""
+    with_ports = draw(st.booleans())
+    protos = st.sampled_from(sorted(PORT_PROTOS)) if with_ports else st.integers(0, 255)
+    return Rule(
+        draw(decisions),
+        app=draw(texts),
+        parent=draw(st.just("") | texts),
+        user=draw(st.just("") | users),
+        host=draw(st.none() | hosts),
+        ports=draw(ports) if with_ports else (),
+        proto=draw(st.none() | protos),
+        hook=draw(st.none() | st.sampled_from(Hook)),
+        lifetime=draw(lifetimes),
+    )
+
+
+# --- few values, so that rules and queries meet ---------------------------------------------
+
+APPS = ("/a", "/b")
+PARENTS = ("/p", "/q", "/a")
+USERS = ("alice", "bob", "1000", "1001")
+ADDRESSES = tuple(
+    socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    for text in ("10.0.0.1", "10.0.1.1", "93.184.216.34", "127.0.0.1", "fd00::1", "2001:db8::1")
+)
+PORTS = (53, 54, 443)
+PROTOS = (6, 17, 1)
+RANGES: tuple[tuple[tuple[int, int], ...], ...] = (
+    (),
+    (),
+    ((53, 53),),
+    ((443, 443),),
+    ((53, 54),),
+    ((53, 53), (443, 443)),
+    ((1, 1023),),
+)
+PROCESSES = ((7, 70), (8, 80))
+TIMES = (100.0, 200.0, 300.0)
+
+
+def _maybe(draw: st.DrawFn, values: Any, none: Any) -> Any:
+    return draw(st.sampled_from((none, *values)))
+
+
+@st.composite
+def small_entries(draw: st.DrawFn, ids: st.SearchStrategy[int]) -> Entry:
+    """Entries over the small alphabets above."""
+    kind = draw(st.sampled_from([FOREVER, FOREVER, FOREVER, "span", "process"]))
+    lifetime = FOREVER
+    if kind == "span":
+        lifetime = Lifetime(LifetimeKind.SPAN, 60)
+    elif kind == "process":
+        lifetime = Lifetime(LifetimeKind.PROCESS)
+    ranges = draw(st.sampled_from(RANGES))
+    host: Host | None = draw(
+        st.none()
+        | st.sampled_from(ScopeName)
+        | st.builds(
+            network, st.sampled_from(ADDRESSES), st.sampled_from([0, 1, 8, 23, 24, 32, 64, 128])
+        )
+    )
+    rule = Rule(
+        draw(st.sampled_from([ALLOW, DENY, Decision(Action.ROUTE, ("lte",))])),
+        app=_maybe(draw, APPS, ""),
+        parent=_maybe(draw, PARENTS, ""),
+        user=_maybe(draw, USERS, ""),
+        host=host,
+        ports=ranges,
+        proto=draw(st.sampled_from([None, 6, 17] if ranges else [None, *PROTOS])),
+        hook=_maybe(draw, (Hook.OUT, Hook.IN), None),
+        lifetime=lifetime,
+    )
+    return Entry(
+        draw(ids),
+        rule,
+        draw(st.sampled_from(Layer)),
+        draw(st.sampled_from(TIMES)),
+        "alice",
+        expires=draw(st.sampled_from(TIMES)) if kind == "span" else None,
+        process=draw(st.sampled_from(PROCESSES)) if kind == "process" else None,
+    )
+
+
+@st.composite
+def small_queries(draw: st.DrawFn) -> Query:
+    """Queries over the same alphabets."""
+    address = draw(st.sampled_from(ADDRESSES))
+    if len(address) == 4 and draw(st.booleans()):
+        address = bytes(10) + b"\xff\xff" + address
+    return Query(
+        app=_maybe(draw, APPS, ""),
+        parents=tuple(draw(st.lists(st.sampled_from(PARENTS), max_size=3))),
+        uid=draw(st.sampled_from([None, 1000, 1001])),
+        user=_maybe(draw, USERS, ""),
+        daddr=address,
+        dport=draw(st.sampled_from((0, *PORTS))),
+        proto=draw(st.sampled_from(PROTOS)),
+        hook=draw(st.sampled_from([Hook.OUT, Hook.IN])),
+        processes=tuple(draw(st.lists(st.sampled_from(PROCESSES), max_size=2))),
+    )

@@ -1,0 +1,163 @@
+"""A daemon for tests of frontends: the real codec on a real Unix socket, the decisions scripted.
+
+It keeps open asks, answers `hello`, `answer` and `query` as docs/protocol.md says, and can end
+its connections. It touches no kernel. By hand: `python tests/scripted_daemon.py SOCKET [ASKS]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from arbiter.protocol import (
+    VERSION,
+    Answer,
+    Ask,
+    Choice,
+    ClientMessage,
+    DaemonMessage,
+    Decided,
+    Hello,
+    ProtocolError,
+    Query,
+    Refused,
+    RefusedReason,
+    Scope,
+    Status,
+    Welcome,
+    client_decoder,
+    encode,
+)
+
+MESSAGES = Path(__file__).parent.parent / "fixtures" / "messages"
+
+
+def example_ask(id: int = 7, **changes: Any) -> Ask:
+    """The ask of fixtures/messages/ask.json, with changes."""
+    ask = msgspec.json.decode((MESSAGES / "ask.json").read_bytes(), type=Ask)
+    return msgspec.structs.replace(ask, id=id, **changes)
+
+
+def ask_to(id: int, **changes: Any) -> Ask:
+    """An ask of curl to 192.0.2.ID."""
+    ask = example_ask(id)
+    address = f"192.0.2.{id}"
+    to = msgspec.structs.replace(ask.destination, address=address)
+    scopes = tuple(Scope(s.id, s.conditions.replace("192.0.2.7", address)) for s in ask.scopes)
+    return msgspec.structs.replace(ask, destination=to, scopes=scopes, **changes)
+
+
+def example_status() -> Status:
+    return msgspec.json.decode((MESSAGES / "status.json").read_bytes(), type=Status)
+
+
+class ScriptedDaemon:
+    """Serves at `path`. `received` is what clients sent, in order; `asks` the open asks."""
+
+    def __init__(self, path: str | Path, *asks: Ask, version: int = VERSION) -> None:
+        self.path = str(path)
+        Path(path).unlink(missing_ok=True)
+        self.asks = {ask.id: ask for ask in asks}
+        self.received: list[ClientMessage | ProtocolError] = []
+        self.refuse: Refused | None = None
+        self.version = version
+        self._rules = 11
+        self._writers: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+
+    async def stop(self) -> None:
+        """As if the daemon had died: every connection ends, and the socket refuses."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        for writer in self._writers:
+            writer.close()
+        self._writers.clear()
+        await asyncio.sleep(0)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def tell(self, message: DaemonMessage) -> None:
+        """Send to every client; an ask is kept open, a decision or withdrawal closes it."""
+        if isinstance(message, Ask):
+            self.asks[message.id] = message
+        for writer in self._writers:
+            writer.write(encode(message))
+
+    def raw(self, data: bytes) -> None:
+        for writer in self._writers:
+            writer.write(data)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        decoder = client_decoder()
+        while data := await reader.read(65536):
+            for message in decoder.feed(data):
+                self.received.append(message)
+                self._reply(message, writer)
+        writer.close()
+        if writer in self._writers:
+            self._writers.remove(writer)
+
+    def _reply(self, message: ClientMessage | ProtocolError, writer: asyncio.StreamWriter) -> None:
+        if isinstance(message, ProtocolError):
+            writer.write(encode(Refused(message.reason, message.text)))
+        elif isinstance(message, Hello) and self.refuse:
+            writer.write(encode(self.refuse))
+            writer.close()
+        elif isinstance(message, Hello):
+            welcome = Welcome(self.version, "0.1.0", "alice", False, "ask", "deny", len(self.asks))
+            writer.writelines([encode(welcome), *map(encode, self.asks.values())])
+            self._writers.append(writer)
+        elif isinstance(message, Query):
+            writer.write(encode(example_status()))
+        elif isinstance(message, Answer):
+            self._answer(message, writer)
+
+    def _answer(self, answer: Answer, writer: asyncio.StreamWriter) -> None:
+        ask = self.asks.pop(answer.ask, None)
+        if ask is None:
+            text = f"ask {answer.ask} is not open: see `arbiter pending`"
+            writer.write(encode(Refused(RefusedReason.GONE, text, answer.ask)))
+            return
+        scope = next(scope for scope in ask.scopes if scope.id == answer.scope)
+        decision = str(answer.decision)
+        if answer.decision is Choice.ROUTE:
+            decision += f" via={','.join(answer.via)}"
+        span = "" if answer.lifetime == "forever" else f" for={answer.lifetime}"
+        rule = "" if answer.lifetime == "once" else f"{decision} {scope.conditions}{span}"
+        self._rules += bool(rule)
+        number = self._rules if rule else None
+        told = Decided(ask.id, decision, "alice", "terminal", ask.waiting, rule, number)
+        for other in self._writers:
+            other.write(encode(told))
+
+
+async def _main(path: str, count: int) -> None:
+    async with ScriptedDaemon(path) as daemon:
+        for id in range(1, count + 1):
+            now = time.time()
+            daemon.tell(ask_to(id, created=now, deadline=now + 40 + id))
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else 1))

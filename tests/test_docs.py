@@ -1,0 +1,102 @@
+"""The docs are true: every command with its help, every word of a rule, every example line."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from arbiter.cli import COMMANDS, cli
+from arbiter.rules import LifetimeKind, ScopeName, format_rule, parse
+from arbiter.rules.line import KEYS
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+COMMANDS_MD = DOCS / "commands.md"
+
+
+def leaves(command: click.Command, name: str) -> list[tuple[str, click.Command]]:
+    """Every command with its full name, groups first."""
+    found = [(name, command)]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for sub in command.list_commands(context):
+            child = command.get_command(context, sub)
+            assert child is not None
+            found += leaves(child, f"{name} {sub}")
+    return found
+
+
+def commands_page() -> str:
+    text = (
+        "# Commands\n\nEvery command and its `--help`, as it prints it. "
+        "Exit codes: 0 done, 1 refused or not\nfound, 2 usage, 3 the daemon cannot be reached. "
+        "Every listing takes `--json`.\n"
+    )
+    for name, _ in leaves(cli, "arbiter"):
+        argv = [*name.split()[1:], "--help"]
+        done = CliRunner(env={"COLUMNS": "80"}).invoke(cli, argv, prog_name="arbiter")
+        assert done.exit_code == 0, done.output
+        text += f"\n## {name}\n\n```text\n{done.output.rstrip()}\n```\n"
+    return text
+
+
+def test_every_command_is_documented_with_its_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("ARBITER_SOCKET", "ARBITER_DB"):
+        monkeypatch.delenv(variable, raising=False)
+    page = commands_page()
+    if os.environ.get("ARBITER_REGEN"):
+        COMMANDS_MD.write_text(page)
+    assert COMMANDS_MD.read_text() == page, "run: ARBITER_REGEN=1 make test ARGS=tests/test_docs.py"
+
+
+def test_the_short_help_is_what_each_command_does() -> None:
+    context = click.Context(cli)
+    assert cli.list_commands(context) == list(COMMANDS)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.help, f"arbiter {name} has no help"
+
+
+def test_a_misspelt_command_names_the_nearest() -> None:
+    done = CliRunner().invoke(cli, ["pendin"])
+    assert done.exit_code == 2
+    assert "Did you mean 'pending'?" in done.output
+
+
+def test_every_example_rule_is_a_rule() -> None:
+    text = (DOCS / "rules.md").read_text()
+    block = re.search(r"```\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    lines = block[1].strip().splitlines()
+    assert len(lines) > 5
+    for line in lines:
+        assert format_rule(parse(line)) == line.split(" #")[0]
+
+
+def test_every_word_of_a_rule_is_documented() -> None:
+    text = (DOCS / "rules.md").read_text()
+    for key in KEYS:
+        assert f"{key}=" in text, f"docs/rules.md does not mention {key}="
+    for scope in ScopeName:
+        assert f"`{scope.value}`" in text
+    for kind in LifetimeKind:
+        assert kind is LifetimeKind.SPAN or f"`{kind.value}`" in text
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"`?make (\w+)`?", (ROOT / "README.md").read_text())):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

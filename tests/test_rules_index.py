@@ -1,0 +1,464 @@
+"""Which rule decides: precedence as a table, and the index against the definition."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+
+import pytest
+import rule_strategies as strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from arbiter.model import Hook
+from arbiter.rules import (
+    Entry,
+    Index,
+    Layer,
+    LifetimeKind,
+    Query,
+    parse,
+    rank,
+    why_not,
+)
+
+NOW = 150.0
+
+
+def entry(
+    id: int,
+    line: str,
+    layer: Layer = Layer.REMEMBERED,
+    created: float = 1.0,
+    process: tuple[int, int] | None = None,
+) -> Entry:
+    """An entry from its line; a span counts from `created`."""
+    parsed = parse(line)
+    span = parsed.lifetime.kind is LifetimeKind.SPAN
+    expires = created + parsed.lifetime.seconds if span else None
+    return Entry(id, parsed, layer, created, "alice", "cli", expires=expires, process=process)
+
+
+def query(
+    app: str = "/usr/bin/curl",
+    host: str = "10.1.2.3",
+    port: int = 443,
+    proto: int = 6,
+    *,
+    parents: tuple[str, ...] = ("/bin/sh", "/bin/login"),
+    uid: int | None = 1000,
+    user: str = "alice",
+    hook: Hook = Hook.OUT,
+    processes: tuple[tuple[int, int], ...] = ((7, 70),),
+) -> Query:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    packed = socket.inet_pton(family, host)
+    return Query(app, parents, uid, user, packed, port, proto, hook, processes)
+
+
+def naive(entries: Iterable[Entry], asked: Query, now: float) -> list[Entry]:
+    """The definition: all that match, by rank."""
+    return sorted((each for each in entries if why_not(each, asked, now) is None), key=rank)
+
+
+# --- precedence, as a table -----------------------------------------------------------------
+
+# Each line wins over all that follow it, in whatever order they were added.
+PRECEDENCE = [
+    "deny app=/usr/bin/curl parent=/bin/sh host=10.1.2.3",
+    "deny app=/usr/bin/curl parent=/bin/sh",
+    "deny app=/usr/bin/curl host=10.1.2.3 port=443 proto=tcp user=alice hook=out",
+    "deny app=/usr/bin/curl host=10.1.2.3 port=443 proto=tcp user=alice",
+    "allow app=/usr/bin/curl host=10.1.2.3 port=443 proto=tcp user=1000",
+    "deny app=/usr/bin/curl host=10.1.2.3 port=443 proto=tcp",
+    "deny app=/usr/bin/curl host=10.1.2.3 port=443 user=alice",
+    "deny app=/usr/bin/curl host=10.1.2.3 port=443",
+    "deny app=/usr/bin/curl host=10.1.2.3 port=80,443",
+    "deny app=/usr/bin/curl host=10.1.2.3 port=443-445",
+    "deny app=/usr/bin/curl host=10.1.2.3 port=1-1023",
+    "deny app=/usr/bin/curl host=10.1.2.3 port=0-65535",
+    "deny app=/usr/bin/curl host=10.1.2.3 proto=tcp",
+    "deny app=/usr/bin/curl host=10.1.2.3",
+    "deny app=/usr/bin/curl host=10.1.2.0/24 port=443",
+    "deny app=/usr/bin/curl host=10.0.0.0/8",
+    "deny app=/usr/bin/curl host=0.0.0.0/1",
+    "deny app=/usr/bin/curl host=lan",
+    "deny app=/usr/bin/curl host=0.0.0.0/0",
+    "deny app=/usr/bin/curl port=443",
+    "deny app=/usr/bin/curl proto=tcp",
+    "deny app=/usr/bin/curl user=alice",
+    "deny app=/usr/bin/curl hook=out",
+    "deny app=/usr/bin/curl",
+    "route via=lte app=/usr/bin/curl",
+    "allow app=/usr/bin/curl",
+    "deny parent=/bin/sh",
+    "deny host=10.1.2.3",
+    "deny port=443",
+    "deny proto=tcp",
+    "deny user=alice",
+    "deny hook=out",
+    "deny",
+]
+
+
+def test_each_line_of_the_precedence_table_beats_all_below_it() -> None:
+    for first in range(len(PRECEDENCE)):
+        below = [entry(id, line) for id, line in enumerate(PRECEDENCE) if id >= first]
+        for entries in (below, below[::-1]):
+            winner = Index(entries).lookup(query(), NOW)
+            assert winner is not None
+            assert winner.id == first
+
+
+def test_explain_lists_the_whole_table_in_order() -> None:
+    match = Index(entry(id, line) for id, line in enumerate(PRECEDENCE)).explain(query(), NOW)
+    assert match is not None
+    assert [each.id for each in (match.entry, *match.beaten)] == list(range(len(PRECEDENCE)))
+
+
+A6 = "2001:db8::5"
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        ("host=2001:db8::5", "host=2001:db8::/127"),
+        ("host=2001:db8::4/127", "host=2001:db8::/64"),
+        ("host=2001:db8::/64", "host=2001:db8::/32"),
+        ("host=2000::/3", "host=internet"),
+        ("host=internet", "host=::/0"),
+        ("host=::/0", "port=443"),
+    ],
+)
+def test_ipv6_hosts_have_the_same_order(narrow: str, wide: str) -> None:
+    if narrow.endswith("/127"):
+        narrow, wide = narrow, wide
+    else:
+        wide = wide.replace("::/127", "::4/127")
+    index = Index([entry(1, f"allow {narrow}"), entry(2, f"deny {wide}")])
+    assert len(naive(index, query(host=A6), NOW)) == 2
+    winner = index.lookup(query(host=A6), NOW)
+    assert winner is not None
+    assert winner.id == 1
+
+
+def test_a_lower_layer_wins_before_anything_else_counts() -> None:
+    admin = entry(1, "allow", Layer.ADMIN)
+    remembered = entry(2, PRECEDENCE[0], Layer.REMEMBERED, created=9.0)
+    shipped = entry(3, PRECEDENCE[0], Layer.SHIPPED, created=99.0)
+    index = Index([shipped, remembered, admin])
+    match = index.explain(query(), NOW)
+    assert match is not None
+    assert (match.entry, match.beaten) == (admin, (remembered, shipped))
+    assert "admin files come before remembered rules" in match.why
+
+
+# --- ties -----------------------------------------------------------------------------------
+
+
+def test_on_a_tie_deny_beats_route_beats_allow_even_if_older() -> None:
+    index = Index(
+        [
+            entry(1, "deny app=/usr/bin/curl", created=1.0),
+            entry(2, "route via=lte app=/usr/bin/curl", created=2.0),
+            entry(3, "allow app=/usr/bin/curl", created=3.0),
+        ]
+    )
+    for winner in (1, 2, 3):
+        found = index.lookup(query(), NOW)
+        assert found is not None
+        assert found.id == winner
+        index.remove(winner)
+    assert index.lookup(query(), NOW) is None
+
+
+def test_on_a_full_tie_the_newer_wins_then_the_higher_id() -> None:
+    old, new = entry(9, "allow", created=1.0), entry(1, "allow", created=2.0)
+    same = entry(2, "allow", created=2.0)
+    match = Index([old, new, same]).explain(query(), NOW)
+    assert match is not None
+    assert [each.id for each in (match.entry, *match.beaten)] == [2, 1, 9]
+    assert "its number is higher" in match.why
+    match = Index([old, new]).explain(query(), NOW)
+    assert match is not None
+    assert match.why.endswith("equally specific, and it is newer")
+
+
+# --- single conditions ----------------------------------------------------------------------
+
+MATCHING = [
+    # line, query, does it match
+    ("allow app=/usr/bin/curl", query(), True),
+    ("allow app=/usr/bin/cur", query(), False),
+    ("allow", query(app=""), True),
+    ("allow app=/usr/bin/curl", query(app=""), False),
+    ("allow parent=/bin/sh", query(app=""), False),
+    ("allow parent=/bin/login", query(), True),
+    ("allow parent=/usr/bin/curl", query(), False),
+    ("allow user=alice", query(), True),
+    ("allow user=1000", query(), True),
+    ("allow user=1000", query(user="1000", uid=1001), False),
+    ("allow user=1000", query(uid=None), False),
+    ("allow user=alice", query(user="bob"), False),
+    ("allow user=0", query(uid=None, user=""), False),
+    ("allow host=10.1.2.3", query(host="::ffff:10.1.2.3"), True),
+    ("allow host=lan", query(host="::ffff:10.1.2.3"), True),
+    ("allow host=10.0.0.0/8", query(host="::ffff:10.1.2.3"), True),
+    ("allow host=::/0", query(), False),
+    ("allow host=0.0.0.0/0", query(host="2001:db8::1"), False),
+    ("allow host=0.0.0.0/0", query(), True),
+    ("allow host=::/0", query(host="2001:db8::1"), True),
+    ("allow host=10.1.2.2/31", query(), True),
+    ("allow host=10.1.2.0/31", query(), False),
+    ("allow host=internet", query(), False),
+    ("allow port=443", query(proto=17), True),
+    ("allow port=443", query(proto=1), False),
+    ("allow port=0-65535", query(proto=1, port=0), False),
+    ("allow port=0", query(port=0), True),
+    ("allow port=1-65535", query(port=0), False),
+    ("allow port=442-443", query(), True),
+    ("allow port=444-445,442", query(), False),
+    ("allow proto=udp", query(), False),
+    ("allow hook=in", query(), False),
+    ("allow hook=in", query(hook=Hook.IN), True),
+]
+
+
+@pytest.mark.parametrize(("line", "asked", "matches"), MATCHING)
+def test_a_condition_matches_exactly_what_it_says(line: str, asked: Query, matches: bool) -> None:
+    made = entry(1, line)
+    index = Index([made])
+    assert index.lookup(asked, NOW) == (made if matches else None)
+    assert (why_not(made.rule, asked) is None) is matches
+
+
+def test_a_span_ends_at_its_second_and_not_before() -> None:
+    made = entry(1, "allow for=1m", created=100.0)
+    index = Index([made, entry(2, "deny for=2h", created=100.0), entry(3, "allow")])
+    index.remove(2)
+    assert index.lookup(query(), 159.9) == made
+    assert index.expired(159.9) == []
+    assert index.next_expiry() == 160.0
+    found = index.lookup(query(), 160.0)
+    assert found is not None
+    assert found.id == 3
+    assert index.expired(160.0) == [made]
+    assert why_not(made, query(), 159.9) is None
+    assert why_not(made, query(), 160.0) == "it expired 0 s ago"
+    assert why_not(made, query(), 163.0) == "it expired 3 s ago"
+    assert why_not(made, query()) is None
+    index.remove(1)
+    assert (index.next_expiry(), index.expired(1e9)) == (None, [])
+
+
+def test_expired_entries_come_in_the_order_they_ended() -> None:
+    spans = [entry(id, f"allow for={4 - id}m", created=0.0) for id in (1, 2, 3)]
+    index = Index(spans)
+    assert [each.id for each in index.expired(120.0)] == [3, 2]
+    assert [each.id for each in index.expired(500.0)] == [3, 2, 1]
+
+
+def test_a_process_rule_serves_that_process_only() -> None:
+    made = entry(1, "allow app=/usr/bin/curl for=process", process=(7, 70))
+    index = Index([made])
+    assert index.lookup(query(processes=((8, 80), (7, 70))), NOW) == made
+    child = entry(2, "deny parent=/bin/login for=process", process=(7, 70))
+    for processes in (((8, 80), (7, 70)), ((7, 70), (8, 80))):
+        assert Index([child]).lookup(query(processes=processes), NOW) == child
+    for others in ((), ((7, 71),), ((8, 70),)):
+        assert index.lookup(query(processes=others), NOW) is None
+        assert "process 7" in (why_not(made, query(processes=others), NOW) or "")
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ("allow for=once", {}),
+        ("allow for=15m", {}),
+        ("allow for=process", {}),
+        ("allow", {"expires": 5.0}),
+        ("allow", {"process": (1, 1)}),
+    ],
+)
+def test_an_entry_that_would_outlive_its_rule_cannot_be_made(
+    line: str, fields: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match="rule 1"):
+        Entry(1, parse(line), Layer.ADMIN, 1.0, "alice", **fields)  # type: ignore[arg-type]
+
+
+def test_an_address_of_another_length_is_refused_aloud() -> None:
+    asked = Query("", (), None, "", b"abc", 0, 6)
+    with pytest.raises(ValueError, match="4 or 16 bytes, not 3"):
+        Index().lookup(asked, NOW)
+
+
+# --- explain --------------------------------------------------------------------------------
+
+WHY = [
+    ("app=/usr/bin/curl parent=/bin/sh", "app=/usr/bin/curl", "names the app and a parent, the"),
+    ("app=/usr/bin/curl", "host=lan", "it names the app, the other no app"),
+    ("host=10.1.2.3", "host=10.0.0.0/8", "it names one address, the other a network of /8"),
+    ("host=lan", "host=0.0.0.0/0", "it names a scope, the other only an address family"),
+    ("host=lan", "port=443", "it names a scope, the other no host"),
+    ("port=443", "port=443-445", "it names one port, the other 3 ports"),
+    ("port=443-445", "proto=tcp", "it names 3 ports, the other no port"),
+    ("proto=tcp", "user=alice", "it names the protocol, the other does not"),
+    ("user=alice", "hook=out", "it names the user, the other does not"),
+    ("hook=out", "", "it names the hook, the other does not"),
+]
+
+
+@pytest.mark.parametrize(("winner", "loser", "why"), WHY)
+def test_explain_says_what_decided(winner: str, loser: str, why: str) -> None:
+    match = Index([entry(1, f"allow {winner}"), entry(2, f"deny {loser}")]).explain(query(), NOW)
+    assert match is not None
+    start = "rule 1 (remembered rules, by alice, cli) wins over rule 2 "
+    assert match.why.startswith(start)
+    assert why in match.why
+
+
+def test_explain_says_deny_wins_and_names_a_lone_winner() -> None:
+    index = Index([entry(1, "allow"), entry(2, "deny")])
+    match = index.explain(query(), NOW)
+    assert match is not None
+    assert match.why.endswith("they are equally specific, and deny wins over allow")
+    index.remove(2)
+    match = index.explain(query(), NOW)
+    assert match is not None
+    assert match.why == "rule 1 (remembered rules, by alice, cli) is the only rule that matches"
+    index.remove(1)
+    assert index.explain(query(), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "asked", "why"),
+    [
+        ("allow app=/a", query(), "its app is /a, not /usr/bin/curl"),
+        ("allow app=/a", query(app=""), "it names the app /a, the flow has no owner"),
+        ("allow parent=/a", query(app=""), "it names the parent /a, the flow has no owner"),
+        ("allow parent=/a", query(), "its parent /a is none of the program's ancestors"),
+        ("allow user=bob", query(), "its user is bob, the process's is alice"),
+        ("allow user=bob", query(user="", uid=5), "its user is bob, the process's is 5"),
+        ("allow user=bob", query(user="", uid=None), "its user is bob, the process's is unknown"),
+        ("allow host=::1", query(), "its host is ::1, the destination 10.1.2.3"),
+        ("allow port=1-2", query(), "its port is 1-2, not 443"),
+        ("allow port=1-2", query(proto=1), "it names ports, icmp has none"),
+        ("allow proto=udp", query(), "its protocol is udp, not tcp"),
+        ("allow hook=in", query(), "its hook is in, not out"),
+        (r'allow app="\x1b[2J"', query(), r'its app is "\x1b[2J", not /usr/bin/curl'),
+    ],
+)
+def test_why_not_names_the_first_condition_that_fails(line: str, asked: Query, why: str) -> None:
+    assert why_not(entry(1, line), asked, NOW) == why
+
+
+# --- the index against the definition -------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(strategies.small_entries(st.integers(1, 60)), max_size=40),
+    st.lists(strategies.small_queries(), min_size=1, max_size=6),
+    st.sampled_from([50.0, 150.0, 200.0, 250.0, 350.0]),
+)
+def test_the_index_finds_what_the_definition_finds(
+    entries: list[Entry], queries: list[Query], now: float
+) -> None:
+    index = Index(entries)
+    last = {each.id: each for each in entries}
+    assert len(index) == len(last)
+    for asked in queries:
+        expected = naive(last.values(), asked, now)
+        assert index.lookup(asked, now) == (expected[0] if expected else None)
+        match = index.explain(asked, now)
+        assert ([match.entry, *match.beaten] if match else []) == expected
+        assert match is None or match.why.isprintable()
+
+
+class ChangedIndex(RuleBasedStateMachine):
+    """An index that is changed in place, beside a plain dict of what it should hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index = Index()
+        self.held: dict[int, Entry] = {}
+
+    @rule(made=strategies.small_entries(st.integers(1, 12)))
+    def add(self, made: Entry) -> None:
+        self.index.add(made)
+        self.held[made.id] = made
+
+    @rule(id=st.integers(1, 13))
+    def remove(self, id: int) -> None:
+        self.index.remove(id)
+        self.held.pop(id, None)
+
+    @rule(asked=strategies.small_queries(), now=st.sampled_from([50.0, 200.0, 350.0]))
+    def look(self, asked: Query, now: float) -> None:
+        expected = naive(self.held.values(), asked, now)
+        assert self.index.lookup(asked, now) == (expected[0] if expected else None)
+        match = self.index.explain(asked, now)
+        assert ([match.entry, *match.beaten] if match else []) == expected
+
+    @invariant()
+    def holds_what_was_put_in(self) -> None:
+        assert {each.id: each for each in self.index} == self.held
+        times = sorted(each.expires for each in self.index if each.expires is not None)
+        assert self.index.next_expiry() == (times[0] if times else None)
+        assert [each.expires for each in self.index.expired(200.0)] == [
+            t for t in times if t <= 200
+        ]
+
+    def teardown(self) -> None:
+        for id in self.held:
+            assert self.index.get(id) is self.held[id]
+            assert id in self.index
+            self.index.remove(id)
+            assert id not in self.index
+        assert len(self.index) == 0
+        assert not self.index._shapes, "an empty shape would slow down every look-up"
+        assert not any(family.shapes for family in self.index._families.values())
+
+
+TestChangedIndex = ChangedIndex.TestCase
+TestChangedIndex.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+
+
+def test_a_narrow_range_wins_over_a_wide_one_of_a_shape_that_is_asked_first() -> None:
+    wide, narrow = entry(1, "allow port=1-1023 proto=tcp"), entry(2, "deny port=443-444")
+    assert Index([wide, narrow]).lookup(query(), NOW) == narrow
+
+
+def test_ranges_of_any_size_cost_one_shape() -> None:
+    index = Index(entry(i, f"allow app=/bin/{i} port=1-{i}") for i in range(2, 200))
+    assert len(index._shapes) == 1
+
+
+class CountedKeys(str):
+    """An app that counts how often a dict asks for its hash."""
+
+    hashed = 0
+
+    def __hash__(self) -> int:
+        type(self).hashed += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other)
+
+
+def test_a_lookup_asks_as_often_for_ten_thousand_rules_as_for_ten() -> None:
+    asked_for = []
+    for count in (10, 10_000):
+        lines = (
+            f"allow app=/bin/{i // 2}" + (" host=10.1.2.3 port=443 proto=tcp" if i % 2 else "")
+            for i in range(count)
+        )
+        index = Index(entry(id, line) for id, line in enumerate(lines, 1))
+        for app in ("/bin/3", "/bin/none"):
+            CountedKeys.hashed = 0
+            index.lookup(query(app=CountedKeys(app)), NOW)
+            asked_for.append(CountedKeys.hashed)
+    assert asked_for == [1, 2, 1, 2]

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arbiter.settings import (
+    MAX_TEXT,
+    ORDERED,
+    RANGES,
+    Backend,
+    Fallback,
+    Mode,
+    Settings,
+    SettingsError,
+    WhenAbsent,
+    load,
+)
+
+DOCS = (Path(__file__).parents[1] / "docs/settings.md").read_text("utf-8")
+EXAMPLE = DOCS.split("```toml\n")[1].split("```")[0]
+ROWS = {
+    found[1]: (found[2], found[3])
+    for found in re.finditer(r"^\| `(\w+)` \| `([^|]+)` \| ([^|]+) \|", DOCS, re.MULTILINE)
+}
+
+
+def fails(text: str) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        load(text, "/etc/arbiter/arbiter.toml")
+    return caught.value
+
+
+def test_an_empty_file_gives_the_defaults() -> None:
+    assert load("", "x") == Settings()
+    assert load("# nothing\n", "x").deadline == 30.0
+
+
+def test_every_key_can_be_set() -> None:
+    text = """
+    mode = "enforce"
+    fallback = "allow"
+    deadline = 5
+    when_absent = "pass"
+    backend = "nft"
+    queue_num = 0
+    mark_base = 0x007F0000
+    """
+    settings = load(text, "x")
+    assert settings.mode is Mode.ENFORCE
+    assert settings.fallback is Fallback.ALLOW
+    assert settings.deadline == 5.0
+    assert settings.when_absent is WhenAbsent.PASS
+    assert settings.backend is Backend.NFT
+    assert settings.queue_num == 0
+    assert settings.mark_base == 0x7F0000
+
+
+def test_an_unknown_key_names_file_line_and_the_nearest_valid_key() -> None:
+    error = fails('# one\nmode = "ask"\n\nfalback = "deny"\n')
+    assert (error.line, error.key) == (4, "falback")
+    assert str(error) == (
+        "/etc/arbiter/arbiter.toml:4: unknown key 'falback': did you mean 'fallback'?;"
+        " see docs/settings.md"
+    )
+
+
+def test_a_table_is_an_unknown_key_at_its_own_line() -> None:
+    assert fails('mode = "ask"\n[bounds]\nasks_total = 3\n').line == 2
+    assert fails("[[dead]]\n").line == 1
+    assert fails("bounds.asks = 1\n").line == 1
+
+
+def test_a_line_inside_a_string_is_not_taken_for_the_key() -> None:
+    error = fails('fallback = """\nmode = 3\n"""\n')
+    assert error.line == 1
+    error = fails("# mode\nx = '''\n'''\n")
+    assert error.line == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('mode = "aks"', "one of ask, observe, enforce: did you mean 'ask'?"),
+        ("mode = 3", "one of ask, observe, enforce"),
+        ('deadline = "30"', "it must be a number"),
+        ("queue_num = 1.5", "it must be a whole number"),
+        ("queue_num = true", "it must be a whole number"),
+        ("queue_num = 65536", "from 0 to 65535"),
+        ("queue_num = 99999999999999999999999", "queue_num"),
+        ("queue_num = -1", "from 0 to 65535"),
+        ("deadline = nan", "from 0.1 to 3600.0"),
+        ("deadline = inf", "from 0.1 to 3600.0"),
+        ("deadline = 0", "from 0.1 to 3600.0"),
+        ("asks_per_app = 0", "from 1 to 100000"),
+        ("mark_base = 0", "seven bits in a row"),
+        ("mark_base = -127", "seven bits in a row"),
+        ("mark_base = 0x7E000000", "seven bits in a row"),
+        ("mark_base = 0xBF000000", "seven bits in a row"),
+        ("mark_base = 0xFF000000", "seven bits in a row"),
+        ("mark_base = 0x7F00000000", "seven bits in a row"),
+        ("mode = ", "not TOML"),
+        ('mode = "ask"\nmode = "ask"', "not TOML"),
+        ("queue_num = " + "9" * 5000, "not TOML"),
+        ("x = " + "[" * 5000 + "]" * 5000, "not TOML"),
+        ("a" * (MAX_TEXT + 1), "no settings"),
+    ],
+)
+def test_a_bad_value_is_refused_with_what_would_be_good(text: str, words: str) -> None:
+    assert words in str(fails(text))
+
+
+def test_a_syntax_error_names_its_line() -> None:
+    assert fails('mode = "ask"\nfallback = \n').line == 2
+
+
+@pytest.mark.parametrize("shift", range(26))
+def test_any_seven_bits_of_the_mark_may_be_ours(shift: int) -> None:
+    assert load(f"mark_base = {0x7F << shift}", "x").mark_base == 0x7F << shift
+
+
+@pytest.mark.parametrize(("low", "high"), ORDERED)
+def test_bounds_that_contradict_each_other_are_refused(low: str, high: str) -> None:
+    value = getattr(Settings(), high)
+    above = {"deadline": 601.0}.get(low, value + 1)
+    error = fails(f"\n{low} = {above}")
+    assert f"{low} ({above}) may not be above {high} ({value})" in str(error)
+    assert error.line == 2
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_settings_or_a_settings_error(text: str) -> None:
+    try:
+        load(text, "x")
+    except SettingsError as error:
+        assert str(error).startswith("x")
+        assert str(error).isprintable()
+
+
+VALUE = st.one_of(
+    st.integers(), st.floats(), st.booleans(), st.text(max_size=8), st.sampled_from(list(Mode))
+)
+
+
+@given(st.sampled_from(Settings.__struct_fields__), VALUE)
+def test_what_is_accepted_is_in_range(key: str, value: object) -> None:
+    try:
+        settings = load(_toml(key, value), "x")
+    except SettingsError as error:
+        assert error.key in (key, "")
+        return
+    if key in RANGES:
+        assert RANGES[key][0] <= getattr(settings, key) <= RANGES[key][1]
+
+
+def _toml(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"{key} = {str(value).lower()}"
+    if isinstance(value, str):
+        return f"{key} = '''{value}'''"
+    return f"{key} = {value}"
+
+
+# --- docs/settings.md -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", Settings.__struct_fields__)
+def test_every_setting_is_documented_with_its_default_and_values(key: str) -> None:
+    default, values = ROWS[key]
+    assert tomllib.loads(f"x = {default}")["x"] == getattr(Settings(), key)
+    if key in RANGES:
+        low, high = RANGES[key]
+        assert values.removesuffix(" s") == f"{low} to {high}"
+    elif key != "mark_base":
+        words = [member.value for member in type(getattr(Settings(), key))]
+        assert values == ", ".join(f"`{word}`" for word in words)
+
+
+def test_the_documents_describe_no_setting_that_there_is_not() -> None:
+    assert set(ROWS) == set(Settings.__struct_fields__)
+
+
+def test_the_example_in_the_documents_is_the_defaults() -> None:
+    assert load(EXAMPLE, "docs/settings.md") == Settings()
+    assert set(tomllib.loads(EXAMPLE)) == set(Settings.__struct_fields__)
