@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from arbiter import protocol
-from arbiter.asks import OpenAsk, State
-from arbiter.judge import queries
-from arbiter.model import ANY_LINK, Action, Decision, Link, NoOwner, Owner, Packet, Peer
+from arbiter.asks import AskBook, OpenAsk, State
+from arbiter.model import ANY_LINK, Action, Decision, Link, Owner, Peer
 from arbiter.protocol import RefusedReason
 from arbiter.rules import (
-    Entry,
     LifetimeKind,
     Rule,
     RuleError,
     conditions,
-    format_rule,
     parse_lifetime,
     scopes_for,
-    why_not,
 )
-
 
 MAX_CONDITIONS = 6000
 """Bytes of a rule's conditions as JSON. A scope beyond that, of a path full of escapes, is not
@@ -46,17 +41,11 @@ class Chosen(NamedTuple):
     process: tuple[int, int] | None
 
 
-class Closed(NamedTuple):
-    """How an ask ended, for whoever answers it after that."""
-
-    reason: RefusedReason
-    text: str
-
-
-def check_open(ask: OpenAsk | None, id: int, closed: Mapping[int, Closed], peer: Peer) -> OpenAsk:
+def check_open(asks: AskBook, id: int, peer: Peer) -> OpenAsk:
     """The ask, if it is open and this peer may answer it."""
+    ask = asks.get(id)
     if ask is None:
-        how = closed.get(id)
+        how = asks.closed(id)
         if how is None:
             text = f"there is no ask {id}; `arbiter pending` lists those that wait"
             raise AnswerError(RefusedReason.GONE, text)
@@ -140,30 +129,3 @@ def _decision(answer: protocol.Answer, links: Mapping[str, Link]) -> Decision:
             text = f"there is no link {protocol.clean(name, 40)!r} (known: {known})"
             raise AnswerError(RefusedReason.INVALID, text)
     return Decision(Action.ROUTE, answer.via)
-
-
-def decision_text(decision: Decision) -> str:
-    """`allow`, `deny`, or `route via=lte`."""
-    via = f" via={','.join(decision.via)}" if decision.via else ""
-    return decision.action.value + via
-
-
-def rule_text(entry: Entry | None) -> str:
-    """The one-line form of a remembered rule; "" for none."""
-    return format_rule(entry.rule) if entry is not None else ""
-
-
-def why_asked(
-    packet: Packet, owner: Owner | NoOwner, ended: Iterable[tuple[Entry, str]], wall: float
-) -> str:
-    """Why a person is asked: what ended, what is odd, or that nothing decides it yet."""
-    notes = [p.note for p in owner.processes if p.note] if isinstance(owner, Owner) else []
-    for entry, why in reversed(tuple(ended)):
-        for query in queries(packet, owner):
-            if why_not(entry.rule, query) is None:
-                return f"rule {entry.id} ({format_rule(entry.rule)}) ended: {why}"
-    if notes:
-        return notes[0]
-    if isinstance(owner, NoOwner):
-        return f"no rule decides it, and its program is not known: {owner.reason.value}"
-    return "no rule decides it yet"

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import enum
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from arbiter import protocol
+from arbiter.events import Announce, Effect, ShowAsk, WithdrawAsk
 from arbiter.model import Decision, NoOwner, Owner, Packet, Peer
+from arbiter.protocol import RefusedReason, WithdrawReason
+from arbiter.rules import Entry, format_decision, format_rule
+
+MAX_CLOSED = 256
+"""How many ended asks are kept, to tell a late answer who was first."""
 
 
 class Key(NamedTuple):
@@ -106,8 +113,15 @@ class OpenAsk:
         return not self.waiting
 
 
+class Closed(NamedTuple):
+    """How an ask ended, for whoever answers it after that."""
+
+    reason: protocol.RefusedReason
+    text: str
+
+
 class AskBook:
-    """Every open ask, by id and by key, with its bounds."""
+    """Every open ask by id and by key, its bounds, and what the prompts are told of each."""
 
     def __init__(self, per_app: int, per_user: int, total: int) -> None:
         self._per_app, self._per_user, self._total = per_app, per_user, total
@@ -115,6 +129,8 @@ class AskBook:
         self._by_key: dict[Key, OpenAsk] = {}
         self._apps: Counter[tuple[tuple[str, ...], int | None]] = Counter()
         self._users: Counter[int | None] = Counter()
+        self._closed: OrderedDict[int, Closed] = OrderedDict()
+        self._next = 1
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -130,6 +146,12 @@ class AskBook:
         """The open ask that this key belongs to."""
         return self._by_key.get(key)
 
+    def closed(self, id: int) -> Closed | None:
+        """How an ask ended; None if there was none, or long ago."""
+        return self._closed.get(id)
+
+    # --- opening ----------------------------------------------------------------------------
+
     def full(self, key: Key) -> str:
         """Why one more ask of this key is too many; "" if it is not."""
         if self._apps[key.apps, key.uid] >= self._per_app:
@@ -140,18 +162,86 @@ class AskBook:
             return f"{self._total} asks are open already"
         return ""
 
-    def add(self, ask: OpenAsk) -> None:
-        """Open an ask; its key must be new, and `full` must have said "" for it."""
+    def make_room(self, key: Key) -> list[Effect]:
+        """If there is no room for this key, give up the oldest ask that nothing waits for: of
+        the same program, else of the same user. Nobody's ask gives way to another user's."""
+        if not self.full(key):
+            return []
+        stale = [ask for ask in self if ask.stale and ask.state is State.OPEN]
+        own = [ask for ask in stale if (ask.key.apps, ask.key.uid) == (key.apps, key.uid)]
+        same_user = [ask for ask in stale if ask.key.uid == key.uid]
+        for ask in (*own, *same_user)[:1]:
+            return self.withdraw(ask, WithdrawReason.EXPIRED, "newer asks wait")
+        return []
+
+    def open(
+        self, packet: Packet, owner: Owner | NoOwner, *, created: float, expires: float, why: str
+    ) -> OpenAsk:
+        """A new ask; its key must have none, and `full` must have said "" for it."""
+        ask = OpenAsk(self._next, packet, owner, created=created, expires=expires, why=why)
+        self._next += 1
         self._by_id[ask.id] = ask
         self._by_key[ask.key] = ask
         self._apps[ask.key.apps, ask.key.uid] += 1
         self._users[ask.key.uid] += 1
+        return ask
 
-    def close(self, ask: OpenAsk) -> None:
-        """Forget an ask."""
+    # --- telling ----------------------------------------------------------------------------
+
+    def show(self, ask: OpenAsk) -> list[Effect]:
+        """Send the ask, unless the prompts know it so already. A changed count alone is sent
+        while it is small, and then at each doubling: it must not flood them."""
+        count = len(ask.waiting)
+        if ask.shown is not None:
+            last, stale, note = ask.shown
+            small_change = count == last or 4 < count < 2 * last
+            if small_change and (stale, note) == (ask.stale, ask.note):
+                return []
+        ask.shown = (count, ask.stale, ask.note)
+        return [ShowAsk(ask.id)]
+
+    # --- closing ----------------------------------------------------------------------------
+
+    def withdraw(self, ask: OpenAsk, reason: WithdrawReason, text: str) -> list[Effect]:
+        """Close an ask that needs no answer any more."""
+        self._close(ask, Closed(RefusedReason.GONE, f"it was withdrawn: {text}"))
+        return [WithdrawAsk(ask.id, ask.uid, reason, text)]
+
+    def settle(
+        self, ask: OpenAsk, released: int, entry: Entry | None = None, problem: str = ""
+    ) -> list[Effect]:
+        """Close an ask by its answer, and say so. `entry`: the rule it made; `problem`: why not."""
+        assert ask.peer is not None
+        assert ask.answer is not None
+        decision = format_decision(ask.answer)
+        text = f"{ask.peer.user} has answered it already: {decision}"
+        self._close(ask, Closed(RefusedReason.ANSWERED, text))
+        message = protocol.Decided(
+            ask=ask.id,
+            decision=decision,
+            user=ask.peer.user,
+            frontend=ask.peer.frontend,
+            released=released,
+            rule=format_rule(entry.rule) if entry else "",
+            rule_id=entry.id if entry else None,
+            problem=problem,
+        )
+        return [Announce(ask.uid, message)]
+
+    def _close(self, ask: OpenAsk, how: Closed) -> None:
         del self._by_id[ask.id]
         del self._by_key[ask.key]
-        for counter, key in ((self._apps, (ask.key.apps, ask.key.uid)), (self._users, ask.key.uid)):
-            counter[key] -= 1  # type: ignore[index]  # each counter with its own kind of key
-            if not counter[key]:  # type: ignore[index]
-                del counter[key]
+        _less(self._apps, (ask.key.apps, ask.key.uid))
+        _less(self._users, ask.key.uid)
+        self._closed[ask.id] = how
+        while len(self._closed) > MAX_CLOSED:
+            self._closed.popitem(last=False)
+
+
+K = TypeVar("K")
+
+
+def _less(counter: Counter[K], key: K) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

@@ -13,13 +13,12 @@ verdict, by its deadline, whatever frontends, processes, links and the disk do.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable
 
 from arbiter import answers, protocol
-from arbiter.asks import AskBook, Key, OpenAsk, State, key_of
+from arbiter.asks import AskBook, OpenAsk, State, key_of
 from arbiter.events import (
-    Announce,
     Answered,
     Effect,
     Event,
@@ -34,24 +33,18 @@ from arbiter.events import (
     Remember,
     Remembered,
     RememberFailed,
-    Report,
     Retire,
     RulesChanged,
-    SetVerdict,
-    ShowAsk,
     Stopping,
     Tick,
     WatchProcess,
-    WithdrawAsk,
 )
+from arbiter.given import GivenOnce
 from arbiter.held import Held, HeldPackets
-from arbiter.judge import Judgement, carry_out, judge
 from arbiter.model import (
     ALLOW,
     DENY,
-    DROPPED,
     Decision,
-    Flow,
     Link,
     NoOwner,
     NoOwnerReason,
@@ -61,14 +54,11 @@ from arbiter.model import (
     Peer,
     Undecodable,
 )
-from arbiter.rules import Entry, Index
+from arbiter.protocol import WithdrawReason
+from arbiter.rulebook import ProcessId, RuleBook
+from arbiter.rules import Entry
 from arbiter.settings import Fallback, Mode, Settings, WhenAbsent, WhenUnattended
-
-GRACE = 5.0
-"""Seconds for which a `once` answer also serves packets of the same flow that were on their
-way when it was given: until conntrack has confirmed the first, the kernel queues the next."""
-REMEMBERED_ENDS = 256
-"""How many ended asks and rules are kept to say why."""
+from arbiter.verdicts import Verdicts
 
 
 class Pipeline:
@@ -76,23 +66,22 @@ class Pipeline:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.index = Index()
+        self.rules = RuleBook()
         self.asks = AskBook(settings.asks_per_app, settings.asks_per_user, settings.asks_total)
         self.held = HeldPackets()
-        self.links: dict[str, Link] = {}
         self.peers: tuple[Peer, ...] = ()
         self.counters: Counter[str] = Counter()
-        self._next_ask = 1
-        self._grace: OrderedDict[Flow, tuple[float, Decision, Peer]] = OrderedDict()
-        self._credits: dict[Key, tuple[float, Decision, Peer]] = {}
-        self._closed: OrderedDict[int, answers.Closed] = OrderedDict()
-        self._ended: OrderedDict[int, tuple[Entry, str]] = OrderedDict()
-        self._watched: dict[tuple[int, int], None] = {}
-        self._process_rules: dict[tuple[int, int], dict[int, Entry]] = {}
-        self._stopped: Decision | None = None
+        self._verdicts = Verdicts(self.held, self.counters)
+        self._given = GivenOnce()
+        self._alive: set[ProcessId] = set()
+        """Processes that are watched and have not exited."""
         self._fallback = ALLOW if settings.fallback is Fallback.ALLOW else DENY
+        self._stopped: Decision | None = None
 
-    # --- the hot path -----------------------------------------------------------------------
+    @property
+    def links(self) -> dict[str, Link]:
+        """The links there are, by name."""
+        return self._verdicts.links
 
     def handle(self, event: Event) -> list[Effect]:
         """What is to be done about `event`, in this order."""
@@ -110,29 +99,32 @@ class Pipeline:
             case RememberFailed(now, ask_id, problem):
                 return self._remember_failed(now, ask_id, problem)
             case RulesChanged(now, added, removed):
-                return self._rules_changed(now, added, removed)
+                return [*self._change_rules(added, removed), *self._retry(now)]
             case ProcessExited(now, pid, start):
                 return self._process_exited(now, (pid, start))
             case PromptsChanged(_, peers):
                 self.peers = peers
                 return []
             case LinksChanged(now, links):
-                self.links = {link.name: link for link in links}
+                self._verdicts.links = {link.name: link for link in links}
                 return self._retry(now)
             case Stopping(now):
                 return self._stopping(now)
 
+    # --- the hot path -----------------------------------------------------------------------
+
     def _queued(self, now: Now, packet: Packet | Undecodable) -> list[Effect]:
         self.counters["packets"] += 1
         if self._stopped is not None:
-            return self._at_once(now, packet, self._stopped, Reason.STOPPING, "")
+            return self._verdicts.at_once(now, packet, self._stopped, Reason.STOPPING)
         if isinstance(packet, Undecodable):
-            return self._at_once(now, packet, self._fallback, Reason.UNDECODABLE, packet.reason)
+            return self._verdicts.at_once(
+                now, packet, self._fallback, Reason.UNDECODABLE, packet.reason
+            )
         if self.held.of_flow(packet.flow) >= self.settings.packets_per_flow:
-            # As if lost on the way: whoever sent it sends it again.
-            return self._overflow(now, packet, "too many packets of this flow wait already")
+            return self._verdicts.lose(now, packet, "too many packets of this flow wait already")
         if len(self.held) >= self.settings.packets_held:
-            return self._overflow(now, packet, f"{len(self.held)} packets wait already")
+            return self._verdicts.lose(now, packet, f"{len(self.held)} packets wait already")
         self.held.add(packet, now.mono, now.mono + self.settings.deadline)
         return [FindOwner(packet)]
 
@@ -141,181 +133,55 @@ class Pipeline:
         if held is None or held.owner is not None:
             return []  # its deadline came before its owner did
         held.owner = owner
-        judgement = judge(self.index, held.packet, owner, now.wall)
+        judgement = self.rules.judge(held.packet, owner, now.wall)
         if judgement is not None:
-            return self._release_judged(now, held, judgement)
+            return self._verdicts.judged(now, held, judgement)
         return self._undecided(now, held, owner)
 
     # --- no rule decides --------------------------------------------------------------------
 
     def _undecided(self, now: Now, held: Held, owner: Owner | NoOwner) -> list[Effect]:
-        packet, settings = held.packet, self.settings
+        packet, settings, give = held.packet, self.settings, self._verdicts.give
         key = key_of(packet, owner)
-        given = self._given(now, packet, key)
+        given = self._given.take(packet.flow, key, now.mono)
         if given is not None:
-            return self._release(now, held, given[0], Reason.ANSWER, by=given[1])
+            return give(now, held, given[0], Reason.ANSWER, by=given[1])
         if settings.mode is Mode.OBSERVE:
-            return self._release(now, held, ALLOW, Reason.OBSERVE)
+            return give(now, held, ALLOW, Reason.OBSERVE)
         if settings.mode is Mode.ENFORCE:
-            return self._release(now, held, self._fallback, Reason.ENFORCE)
-        ask = self.asks.find(key)
+            return give(now, held, self._fallback, Reason.ENFORCE)
         effects: list[Effect] = []
+        ask = self.asks.find(key)
         if ask is None:
+            effects += self.asks.make_room(key)
             full = self.asks.full(key)
-            if full and (old := self._oldest_stale(key)) is not None:
-                effects += self._withdraw(old, protocol.WithdrawReason.EXPIRED, "newer asks wait")
-                full = self.asks.full(key)
             if full:
                 note = f"not asked: {full}"
-                return effects + self._release(
-                    now, held, self._fallback, Reason.OVERFLOW, note=note
-                )
+                return effects + give(now, held, self._fallback, Reason.OVERFLOW, note=note)
             ask = self._open(now, packet, owner)
         ask.expires = now.mono + settings.ask_ttl
         unattended = not any(peer.may_answer(ask.uid) for peer in self.peers)
         if unattended and settings.when_unattended is WhenUnattended.FALLBACK:
             # The ask stays open: whoever comes next can answer it for the next try.
-            effects += self._release(now, held, self._fallback, Reason.UNATTENDED)
-            return [*effects, *self._show(now, ask)]
+            effects += give(now, held, self._fallback, Reason.UNATTENDED)
+            return [*effects, *self.asks.show(ask)]
         held.ask = ask.id
         ask.note = ""
         if not ask.waiting:
             ask.packet, ask.owner = packet, owner
             ask.deadline = now.wall + held.deadline - now.mono
         ask.waiting[packet.id] = None
-        return [*effects, *self._watch(_holders(owner)), *self._show(now, ask)]
-
-    def _given(self, now: Now, packet: Packet, key: Key) -> tuple[Decision, Peer] | None:
-        """A `once` answer that serves this packet: of its flow just now, or given late."""
-        while self._grace and next(iter(self._grace.values()))[0] <= now.mono:
-            self._grace.popitem(last=False)
-        recent = self._grace.get(packet.flow)
-        if recent is not None:
-            return recent[1:]
-        credit = self._credits.pop(key, None)
-        if credit is None or credit[0] <= now.mono:
-            return None
-        self._grace[packet.flow] = (now.mono + GRACE, *credit[1:])
-        return credit[1:]
+        return [*effects, *self._watch(_holders(owner)), *self.asks.show(ask)]
 
     def _open(self, now: Now, packet: Packet, owner: Owner | NoOwner) -> OpenAsk:
-        expires = now.mono + self.settings.ask_ttl
-        why = answers.why_asked(packet, owner, self._ended.values(), now.wall)
-        ask = OpenAsk(self._next_ask, packet, owner, created=now.wall, expires=expires, why=why)
-        self._next_ask += 1
-        self.asks.add(ask)
         self.counters["asks"] += 1
-        return ask
-
-    def _oldest_stale(self, key: Key) -> OpenAsk | None:
-        """The ask to give up for a new one: of the same program, else of the same user."""
-        stale = [ask for ask in self.asks if ask.stale and ask.state is State.OPEN]
-        for same in (
-            lambda ask: (ask.key.apps, ask.key.uid) == (key.apps, key.uid),
-            lambda ask: ask.key.uid == key.uid,
-        ):
-            for ask in stale:
-                if same(ask):
-                    return ask
-        return None
-
-    def _show(self, now: Now, ask: OpenAsk) -> list[Effect]:
-        """Send the ask, unless the prompts know it so already. A changed count alone is sent
-        while it is small, and then at each doubling: it must not flood them."""
-        count = len(ask.waiting)
-        if ask.shown is not None:
-            last, stale, note = ask.shown
-            small_change = count == last or 4 < count < 2 * last
-            if small_change and (stale, note) == (ask.stale, ask.note):
-                return []
-        ask.shown = (count, ask.stale, ask.note)
-        return [ShowAsk(ask.id)]
-
-    def _watch(self, processes: Iterable[tuple[int, int]]) -> list[Effect]:
-        new = [process for process in processes if process not in self._watched]
-        self._watched.update(dict.fromkeys(new))
-        return [WatchProcess(pid, start) for pid, start in new]
-
-    # --- verdicts ---------------------------------------------------------------------------
-
-    def _release_judged(self, now: Now, held: Held, judgement: Judgement) -> list[Effect]:
-        if judgement.entry is None:
-            note = "open since before arbiter saw it"
-            return self._release(now, held, judgement.decision, Reason.OLDER, note=note)
-        return self._release(now, held, judgement.decision, Reason.RULE, rule=judgement.entry)
-
-    def _release(
-        self,
-        now: Now,
-        held: Held,
-        decision: Decision,
-        reason: Reason,
-        *,
-        rule: Entry | None = None,
-        by: Peer | None = None,
-        note: str = "",
-    ) -> list[Effect]:
-        """Give a held packet its one verdict. Its ask, if any, is the caller's to settle."""
-        self.held.pop(held.packet.id)
-        verdict, how = carry_out(decision, self.links)
-        self._count(decision, reason)
-        report = Report(
-            now.wall,
-            held.packet,
-            held.owner,
-            decision,
-            reason,
-            rule,
-            by,
-            now.mono - held.since,
-            note or how,
+        return self.asks.open(
+            packet,
+            owner,
+            created=now.wall,
+            expires=now.mono + self.settings.ask_ttl,
+            why=self.rules.why_asked(packet, owner),
         )
-        return [SetVerdict(held.packet.id, verdict), report]
-
-    def _drop(self, now: Now, held: Held, reason: Reason, note: str) -> list[Effect]:
-        self.held.pop(held.packet.id)
-        self._count(DENY, reason)
-        waited = now.mono - held.since
-        report = Report(now.wall, held.packet, held.owner, DENY, reason, None, None, waited, note)
-        return [SetVerdict(held.packet.id, DROPPED), report]
-
-    def _at_once(
-        self,
-        now: Now,
-        packet: Packet | Undecodable,
-        decision: Decision,
-        reason: Reason,
-        note: str,
-    ) -> list[Effect]:
-        """A verdict for a packet that was never held."""
-        verdict, _ = carry_out(decision, self.links)
-        self._count(decision, reason)
-        return [
-            SetVerdict(packet.id, verdict),
-            Report(now.wall, packet, None, decision, reason, note=note),
-        ]
-
-    def _overflow(self, now: Now, packet: Packet, note: str) -> list[Effect]:
-        self._count(DENY, Reason.OVERFLOW)
-        report = Report(now.wall, packet, None, DENY, Reason.OVERFLOW, note=note)
-        return [SetVerdict(packet.id, DROPPED), report]
-
-    def _count(self, decision: Decision, reason: Reason) -> None:
-        self.counters[decision.action.value] += 1
-        self.counters[f"by_{reason.value}"] += 1
-
-    def _release_ask(
-        self, now: Now, ask: OpenAsk, decision: Decision, reason: Reason, **why: object
-    ) -> list[Effect]:
-        """Every packet that waits for this ask, in the order they came (RFC 9000 flights and
-        a flow's retransmits must not be reordered)."""
-        effects: list[Effect] = []
-        for packet_id in tuple(ask.waiting):
-            held = self.held.get(packet_id)
-            if held is not None:
-                effects += self._release(now, held, decision, reason, **why)  # type: ignore[arg-type]
-        ask.waiting.clear()
-        return effects
 
     def _retry(self, now: Now) -> list[Effect]:
         """The rules have changed: try everything that waits again, and withdraw what is moot."""
@@ -323,49 +189,40 @@ class Pipeline:
         for ask in self.asks:
             if ask.state is State.STORING:
                 continue
-            for packet_id in tuple(ask.waiting):
-                held = self.held.get(packet_id)
-                if held is None or held.owner is None:
-                    continue
-                judgement = judge(self.index, held.packet, held.owner, now.wall)
+            for held in self._waiting(ask):
+                assert held.owner is not None
+                judgement = self.rules.judge(held.packet, held.owner, now.wall)
                 if judgement is not None:
-                    del ask.waiting[packet_id]
-                    effects += self._release_judged(now, held, judgement)
-            example = judge(self.index, ask.packet, ask.owner, now.wall)
+                    del ask.waiting[held.packet.id]
+                    effects += self._verdicts.judged(now, held, judgement)
+            example = self.rules.judge(ask.packet, ask.owner, now.wall)
             if example is not None and example.entry is not None:
                 if not ask.waiting:
                     text = f"rule {example.entry.id} decides it now"
-                    effects += self._withdraw(ask, protocol.WithdrawReason.RULE, text)
+                    effects += self.asks.withdraw(ask, WithdrawReason.RULE, text)
                     continue
                 self._other_example(ask)
-            effects += self._show(now, ask)
+            effects += self.asks.show(ask)
         return effects
+
+    def _waiting(self, ask: OpenAsk) -> list[Held]:
+        """The packets that wait for an ask, in the order they came: a QUIC flight, or a flow's
+        retransmits, must not be answered in another."""
+        found = (self.held.get(packet_id) for packet_id in ask.waiting)
+        return [held for held in found if held is not None]
 
     def _other_example(self, ask: OpenAsk) -> None:
         """Show the first packet that still waits."""
-        for packet_id in ask.waiting:
-            held = self.held.get(packet_id)
-            if held is not None and held.owner is not None:
-                ask.packet, ask.owner = held.packet, held.owner
-                return
-
-    def _withdraw(self, ask: OpenAsk, reason: protocol.WithdrawReason, text: str) -> list[Effect]:
-        self._close(ask, answers.Closed(protocol.RefusedReason.GONE, f"it was withdrawn: {text}"))
-        return [WithdrawAsk(ask.id, ask.uid, reason, text)]
-
-    def _close(self, ask: OpenAsk, how: answers.Closed) -> None:
-        self.asks.close(ask)
-        self._closed[ask.id] = how
-        while len(self._closed) > REMEMBERED_ENDS:
-            self._closed.popitem(last=False)
+        for held in self._waiting(ask)[:1]:
+            assert held.owner is not None
+            ask.packet, ask.owner = held.packet, held.owner
 
     # --- answers ----------------------------------------------------------------------------
 
     def _answered(self, event: Answered) -> list[Effect]:
         now, peer, answer = event.now, event.peer, event.answer
-        ask = self.asks.get(answer.ask)
         try:
-            ask = answers.check_open(ask, answer.ask, self._closed, peer)
+            ask = answers.check_open(self.asks, answer.ask, peer)
             chosen = answers.read(ask, answer, peer, self.links)
         except answers.AnswerError as error:
             text = str(error)
@@ -374,63 +231,43 @@ class Pipeline:
         if chosen.rule is not None:
             ask.state = State.STORING
             return [Remember(ask.id, chosen.rule, peer, chosen.process)]
-        for packet_id in ask.waiting:
-            held = self.held.get(packet_id)
-            if held is not None:
-                self._grace[held.packet.flow] = (now.mono + GRACE, chosen.decision, peer)
+        given = (chosen.decision, peer)
+        for held in self._waiting(ask):
+            self._given.serve_flow(held.packet.flow, ask.key, given, now.mono)
         if not ask.waiting:
-            until = now.mono + self.settings.ask_ttl
-            self._credits[ask.key] = (until, chosen.decision, peer)
-        released = len(ask.waiting)
-        effects = self._release_ask(now, ask, chosen.decision, Reason.ANSWER, by=peer)
-        return [*effects, *self._settle(ask, chosen.decision, peer, released)]
-
-    def _settle(
-        self,
-        ask: OpenAsk,
-        decision: Decision,
-        peer: Peer,
-        released: int,
-        entry: Entry | None = None,
-        problem: str = "",
-    ) -> list[Effect]:
-        text = answers.decision_text(decision)
-        closed = f"{peer.user} has answered it already: {text}"
-        self._close(ask, answers.Closed(protocol.RefusedReason.ANSWERED, closed))
-        self.counters["answers"] += 1
-        message = protocol.Decided(
-            ask=ask.id,
-            decision=text,
-            user=peer.user,
-            frontend=peer.frontend,
-            released=released,
-            rule=answers.rule_text(entry),
-            rule_id=entry.id if entry else None,
-            problem=problem,
-        )
-        return [Announce(ask.uid, message)]
+            self._given.serve_next(ask.key, given, now.mono + self.settings.ask_ttl)
+        return self._settle(now, ask)
 
     def _remembered(
         self, now: Now, ask_id: int, entry: Entry, replaced: tuple[int, ...]
     ) -> list[Effect]:
         effects = self._change_rules((entry,), replaced)
         ask = self.asks.get(ask_id)
-        if ask is not None and ask.peer is not None and ask.answer is not None:
-            released = len(ask.waiting)
-            effects += self._release_ask(
-                now, ask, ask.answer, Reason.ANSWER, rule=entry, by=ask.peer
-            )
-            effects += self._settle(ask, ask.answer, ask.peer, released, entry)
+        if ask is not None and ask.state is State.STORING:
+            effects += self._settle(now, ask, entry)
         return [*effects, *self._retry(now)]
 
     def _remember_failed(self, now: Now, ask_id: int, problem: str) -> list[Effect]:
         ask = self.asks.get(ask_id)
-        if ask is None or ask.peer is None or ask.answer is None:
+        if ask is None or ask.state is not State.STORING:
             return []
-        released = len(ask.waiting)
-        note = f"not remembered: {problem}"
-        effects = self._release_ask(now, ask, ask.answer, Reason.ANSWER, by=ask.peer, note=note)
-        return [*effects, *self._settle(ask, ask.answer, ask.peer, released, None, problem)]
+        return self._settle(now, ask, None, problem)
+
+    def _settle(
+        self, now: Now, ask: OpenAsk, entry: Entry | None = None, problem: str = ""
+    ) -> list[Effect]:
+        """Carry the answer out for all that waits, and close the ask."""
+        assert ask.answer is not None
+        note = f"not remembered: {problem}" if problem else ""
+        released = self._waiting(ask)
+        ask.waiting.clear()
+        effects: list[Effect] = []
+        for held in released:
+            effects += self._verdicts.give(
+                now, held, ask.answer, Reason.ANSWER, rule=entry, by=ask.peer, note=note
+            )
+        self.counters["answers"] += 1
+        return [*effects, *self.asks.settle(ask, len(released), entry, problem)]
 
     # --- time, processes, rules -------------------------------------------------------------
 
@@ -440,7 +277,7 @@ class Pipeline:
         deadline = self.held.next_deadline()
         if deadline is not None:
             times.append(deadline)
-        expiry = self.index.next_expiry()
+        expiry = self.rules.index.next_expiry()
         if expiry is not None:
             times.append(now.mono + max(0.0, expiry - now.wall))
         return min(times, default=None)
@@ -455,95 +292,66 @@ class Pipeline:
                 changed[ask.id] = ask
             if held.owner is None:
                 held.owner = NoOwner(NoOwnerReason.NO_SOCKET, detail="not found in time")
-            effects += self._release(now, held, self._fallback, Reason.DEADLINE)
+            effects += self._verdicts.give(now, held, self._fallback, Reason.DEADLINE)
         for ask in changed.values():
-            for packet_id in ask.waiting:
-                first = self.held.get(packet_id)
-                if first is not None:
-                    ask.deadline = now.wall + first.deadline - now.mono
-                break
-            effects += self._show(now, ask)
-        ended = self.index.expired(now.wall)
-        if ended:
-            effects += self._end_rules(ended, "its time is over")
+            for held in self._waiting(ask)[:1]:
+                ask.deadline = now.wall + held.deadline - now.mono
+            effects += self.asks.show(ask)
+        effects += _retire(self.rules.end_due(now.wall), "its time is over")
         for ask in self.asks:
             if ask.stale and ask.state is State.OPEN and ask.expires <= now.mono:
                 text = "nobody has answered and nothing has asked again"
-                effects += self._withdraw(ask, protocol.WithdrawReason.EXPIRED, text)
-        for key in [key for key, credit in self._credits.items() if credit[0] <= now.mono]:
-            del self._credits[key]
+                effects += self.asks.withdraw(ask, WithdrawReason.EXPIRED, text)
         return effects
 
-    def _end_rules(self, entries: Iterable[Entry], why: str) -> list[Effect]:
-        ids = []
-        for entry in entries:
-            self.index.remove(entry.id)
-            ids.append(entry.id)
-            self._ended[entry.id] = (entry, why)
-        while len(self._ended) > REMEMBERED_ENDS:
-            self._ended.popitem(last=False)
-        return [Retire(tuple(ids), why)] if ids else []
-
-    def _process_exited(self, now: Now, process: tuple[int, int]) -> list[Effect]:
+    def _process_exited(self, now: Now, process: ProcessId) -> list[Effect]:
         """Its rules end. Its TCP handshakes go: no socket is left for an answer to reach; a
         datagram it sent before it ended still may go its way, and waits on."""
-        self._watched.pop(process, None)
-        ended = self._process_rules.pop(process, {})
-        effects = self._end_rules(ended.values(), "its program has exited")
+        self._alive.discard(process)
+        effects = _retire(self.rules.end_with(process), "its program has exited")
         for ask in self.asks:
-            for packet_id in tuple(ask.waiting):
-                held = self.held.get(packet_id)
-                if held is None or not isinstance(held.owner, Owner):
-                    continue
-                if (
-                    not self._lives(held.owner)
-                    and held.packet.flow.proto == 6
-                    and ask.state is State.OPEN
-                ):
-                    del ask.waiting[packet_id]
-                    effects += self._drop(now, held, Reason.EXITED, "its program has exited")
-            if isinstance(ask.owner, Owner) and not self._lives(ask.owner):
+            for held in self._waiting(ask):
+                tcp = held.packet.flow.proto == 6
+                if tcp and ask.state is State.OPEN and self._exited(held.owner):
+                    del ask.waiting[held.packet.id]
+                    note = "its program has exited"
+                    effects += self._verdicts.drop(now, held, Reason.EXITED, note)
+            if self._exited(ask.owner):
                 self._other_example(ask)
-            if isinstance(ask.owner, Owner) and not self._lives(ask.owner):
+            if isinstance(ask.owner, Owner) and self._exited(ask.owner):
                 ask.note = f"{ask.owner.apps[0].name} has exited"
-                effects += self._show(now, ask)
+                effects += self.asks.show(ask)
         return effects
 
-    def _rules_changed(
-        self, now: Now, added: tuple[Entry, ...], removed: tuple[int, ...]
-    ) -> list[Effect]:
-        return [*self._change_rules(added, removed), *self._retry(now)]
+    def _exited(self, owner: Owner | NoOwner | None) -> bool:
+        holders = _holders(owner)
+        return bool(holders) and self._alive.isdisjoint(holders)
 
-    def _change_rules(self, added: tuple[Entry, ...], removed: tuple[int, ...]) -> list[Effect]:
-        for id in removed:
-            self.index.remove(id)
-            for rules in self._process_rules.values():
-                rules.pop(id, None)
-        effects: list[Effect] = []
-        for entry in added:
-            self.index.add(entry)
-            if entry.process is not None:
-                self._process_rules.setdefault(entry.process, {})[entry.id] = entry
-                effects += self._watch((entry.process,))
-        return effects
+    def _watch(self, processes: Iterable[ProcessId]) -> list[Effect]:
+        new = [process for process in processes if process not in self._alive]
+        self._alive.update(new)
+        return [WatchProcess(pid, start) for pid, start in new]
+
+    def _change_rules(self, added: Iterable[Entry], removed: Iterable[int]) -> list[Effect]:
+        return self._watch(self.rules.change(added, removed))
 
     def _stopping(self, now: Now) -> list[Effect]:
-        decision = ALLOW if self.settings.when_absent is WhenAbsent.PASS else DENY
-        self._stopped = decision
+        """Nothing stays held, and whatever still comes goes the same way."""
+        self._stopped = ALLOW if self.settings.when_absent is WhenAbsent.PASS else DENY
         effects: list[Effect] = []
         for held in self.held:
-            effects += self._release(now, held, decision, Reason.STOPPING)
+            effects += self._verdicts.give(now, held, self._stopped, Reason.STOPPING)
         for ask in self.asks:
             ask.waiting.clear()
-            text = "arbiter stops"
-            effects += self._withdraw(ask, protocol.WithdrawReason.STOPPING, text)
+            effects += self.asks.withdraw(ask, WithdrawReason.STOPPING, "arbiter stops")
         return effects
 
-    def _lives(self, owner: Owner) -> bool:
-        return any(process in self._watched for process in _holders(owner))
 
-
-def _holders(owner: Owner | NoOwner) -> list[tuple[int, int]]:
-    if isinstance(owner, NoOwner):
+def _holders(owner: Owner | NoOwner | None) -> list[ProcessId]:
+    if not isinstance(owner, Owner):
         return []
     return [(process.pid, process.start) for process in owner.processes]
+
+
+def _retire(ids: tuple[int, ...], why: str) -> list[Effect]:
+    return [Retire(ids, why)] if ids else []

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from arbiter import protocol
-from arbiter.answers import decision_text, offered
+from arbiter.answers import offered
 from arbiter.asks import OpenAsk
 from arbiter.events import Report
 from arbiter.model import (
@@ -22,7 +22,7 @@ from arbiter.model import (
 )
 from arbiter.protocol import clean
 from arbiter.records import Record, json_list
-from arbiter.rules import conditions, scope_of
+from arbiter.rules import conditions, format_decision, scope_of
 
 
 class Room(NamedTuple):
@@ -188,7 +188,7 @@ def record_of(report: Report) -> Record:
         fields.update(by=report.by.user, frontend=report.by.frontend)
     return Record(
         time=report.wall,
-        decision=decision_text(report.decision),
+        decision=format_decision(report.decision),
         reason=report.reason.value,
         hook=packet.hook.value,
         outdev=packet.outdev,

@@ -27,21 +27,24 @@ FLOORS = {
     "arbiter.judge": 2,
     "arbiter.answers": 2,
     "arbiter.views": 2,
+    "arbiter.given": 2,
+    "arbiter.rulebook": 2,
+    "arbiter.verdicts": 2,
     "arbiter.pipeline": 2,
     "arbiter.kernel": 3,
     "arbiter.store": 3,
     "arbiter.server": 3,
     "arbiter.lab": 3,
+    "arbiter.memory": 4,
+    "arbiter.frontdesk": 4,
     "arbiter.daemon": 4,
     "arbiter.cli": 5,
     "arbiter.__main__": 6,
 }
 """Each room's floor. It may import its own room and lower floors."""
 
-SAME_FLOOR = {
-    # The pipeline is one room in several files; the kernel room uses the decoder and identity.
-    2: {"events", "asks", "held", "judge", "answers", "views", "pipeline"},
-}
+ONE_ROOM = frozenset({2, 4})
+"""Floors that are one room in several files: deciding, and the daemon."""
 IMPURE = {
     "asyncio",
     "os",
@@ -100,8 +103,7 @@ def test_imports_go_downwards(path: Path) -> None:
         if not name.startswith("arbiter.") or room(name) == here:
             continue
         there = FLOORS[room(name)]
-        same = SAME_FLOOR.get(floor, set())
-        allowed = there < floor or {here.split(".")[1], room(name).split(".")[1]} <= same
+        allowed = there < floor or (there == floor and floor in ONE_ROOM)
         assert allowed, f"{here} (floor {floor}) imports {name} (floor {there})"
 
 
@@ -170,7 +172,7 @@ def test_no_shell_and_no_pickle() -> None:
 
 def test_only_the_daemon_and_the_commands_print_or_log() -> None:
     for path in sources("arbiter"):
-        if room(module_of(path)) in ("arbiter.daemon", "arbiter.cli"):
+        if room(module_of(path)) in ("arbiter.daemon", "arbiter.memory", "arbiter.cli"):
             continue
         tree = ast.parse(path.read_text())
         calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
@@ -179,10 +181,12 @@ def test_only_the_daemon_and_the_commands_print_or_log() -> None:
         assert "logging" not in set(imports(path)), path
 
 
+LONG = {"arbiter/identity.py": "one table a kind of app, and they are compared with each other"}
+"""Files over 400 lines, and why each is still one file."""
+
+
 def test_files_stay_readable() -> None:
-    """About 150 lines is the habit; more than 400 wants a reason in the docstring."""
+    """About 150 lines is the habit; more than 400 wants a reason."""
     for path in [*sources("arbiter"), *sources("prompts")]:
-        text = path.read_text()
-        if text.count("\n") > 400:
-            docstring = ast.get_docstring(ast.parse(text)) or ""
-            assert "lines" in docstring or "one file" in docstring, f"{path} is long, and why?"
+        lines = path.read_text().count("\n")
+        assert lines <= 400 or str(path.relative_to(ROOT)) in LONG, f"{path} has {lines} lines"

@@ -195,7 +195,7 @@ def test_at_the_deadline_the_fallback_without_a_rule_and_the_ask_lives_on(
     assert play.take(Report).reason is Reason.DEADLINE
     play >> ShowAsk(1)
     play.end()
-    assert len(play.pipeline.index) == 0
+    assert len(play.pipeline.rules.index) == 0
     ask = play.pipeline.asks.get(1)
     assert ask is not None
     assert ask.stale
@@ -379,7 +379,7 @@ def test_a_rule_for_a_process_ends_with_it() -> None:
     play.queue(3, other, sport=3) >> FindOwner >> WatchProcess(5000, 50000) >> ShowAsk(2)
     play.exits(4242)
     assert play.take(Retire).ids == (1,)
-    assert len(play.pipeline.index) == 0
+    assert len(play.pipeline.rules.index) == 0
 
 
 def test_a_rule_whose_time_is_over_is_retired_and_named_in_the_next_ask() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from arbiter import protocol
-from arbiter.cli.common import daemon, fail, json_option, show_json, socket_option
+from arbiter.cli.common import Daemon, daemon, fail, json_option, show_json, socket_option
 from arbiter.rules import RuleError, parse
 
 
 @click.command()
-@click.argument("ask", type=int)
+@click.argument("ask", type=click.IntRange(1, 2**63 - 1))
 @click.argument("decision")
 @click.option(
     "--scope",
@@ -41,25 +41,45 @@ def answer(
         for _ in connection.asks():
             pass  # they come first, and this command asked for none of them
         connection.send(message)
-        while True:
-            reply = connection.receive()
-            if isinstance(reply, protocol.Refused) and reply.ask in (ask, None):
-                if as_json:
-                    show_json(reply)
-                fail(reply.text)
-            if isinstance(reply, protocol.Decided) and reply.ask == ask:
-                break
+        reply = _result(connection, ask)
+    if isinstance(reply, protocol.Refused):
+        if as_json:
+            show_json(reply)
+        fail(reply.text)
     if as_json:
         show_json(reply)
-        return
+    else:
+        click.echo(_words(reply))
+    if reply.problem:
+        fail(f"it could not be remembered: {reply.problem}")
+
+
+def _words(reply: protocol.Decided) -> str:
     kept = f"; rule {reply.rule_id}: {reply.rule}" if reply.rule_id is not None else ""
     count = reply.released
     went = (
         "1 waiting packet went its way" if count == 1 else f"{count} waiting packets went their way"
     )
-    click.echo(f"{reply.decision}: {went}{kept}")
-    if reply.problem:
-        fail(f"it could not be remembered: {reply.problem}")
+    return f"{reply.decision}: {went}{kept}"
+
+
+def _result(connection: Daemon, ask: int) -> protocol.Decided | protocol.Refused:
+    """What became of our answer.
+
+    `decided` goes to everybody, so one that comes may be about another's answer, a moment
+    before ours. A refusal is sent as soon as an answer is read: the reply to a query sent
+    behind it says that there is none.
+    """
+    connection.send(protocol.Query())
+    decided, accepted = None, False
+    while decided is None or not accepted:
+        reply = connection.receive()
+        if isinstance(reply, protocol.Refused) and reply.ask in (ask, None):
+            return reply
+        if isinstance(reply, protocol.Decided) and reply.ask == ask:
+            decided = reply
+        accepted = accepted or isinstance(reply, protocol.Status)
+    return decided
 
 
 def _message(ask: int, decision: str, scope: str, lifetime: str) -> protocol.Answer:

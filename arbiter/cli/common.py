@@ -16,12 +16,15 @@ import msgspec
 
 from arbiter import protocol
 from arbiter.protocol import Refused, Role
+from arbiter.rules.rule import is_number, user_fault
 
 CONFIG = Path("/etc/arbiter")
 STATE = Path("/var/lib/arbiter")
 SOCKET = Path("/run/arbiter/arbiter.sock")
 TIMEOUT = 10.0
 """Seconds that a command waits for the daemon."""
+WIDE = 1_000_000
+"""Columns of a table that no terminal shows: its lines are for grep, and never wrapped."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,8 +71,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         # Text, not markup: a path may hold [brackets].
         out.add_row(*(Text(protocol.clean(cell)) for cell in row))
+    if sys.stdout is None:
+        return  # started with stdout closed: nobody reads
     tty = sys.stdout.isatty()
-    Console(width=None if tty else 500, soft_wrap=not tty, highlight=False).print(out)
+    Console(width=None if tty else WIDE, soft_wrap=not tty, highlight=False).print(out)
 
 
 class Daemon:
@@ -83,11 +88,13 @@ class Daemon:
         self.welcome: protocol.Welcome
 
     def send(self, message: protocol.ClientMessage) -> None:
-        """Send one message."""
+        """Send one message. If the daemon has hung up, its last word, read next, says why."""
         try:
             self._sock.sendall(protocol.encode(message))
+        except (BrokenPipeError, ConnectionResetError):
+            return
         except OSError as error:
-            fail(f"the daemon at {self._path} does not listen: {error.strerror}", 3)
+            fail(f"the daemon at {self._path} does not listen: {error.strerror or error}", 3)
 
     def receive(self) -> protocol.DaemonMessage:
         """The next message; ends the program if there is none in time."""
@@ -97,7 +104,7 @@ class Daemon:
             except TimeoutError:
                 fail(f"the daemon at {self._path} did not reply within {TIMEOUT:.0f} s", 3)
             except OSError as error:
-                fail(f"the daemon at {self._path} is gone: {error.strerror}", 3)
+                fail(f"the daemon at {self._path} is gone: {error.strerror or error}", 3)
             if not data:
                 fail(f"the daemon at {self._path} ended the connection", 3)
             for message in self._decoder.feed(data):
@@ -122,7 +129,8 @@ def daemon(path: Path, name: str) -> Iterator[Daemon]:
         try:
             sock.connect(str(path))
         except OSError as error:
-            fail(f"no daemon answers at {path} ({error.strerror}): is `arbiter run` on?", 3)
+            why = error.strerror or error
+            fail(f"no daemon answers at {path} ({why}): is `arbiter run` on?", 3)
         connection = Daemon(sock, path)
         connection.send(protocol.Hello(protocol.VERSION, Role.COMMAND, f"arbiter {name}"))
         message = connection.receive()
@@ -165,4 +173,5 @@ def sudo_uid() -> int | None:
 
 def _sudo() -> bool:
     # Only root can be believed about who called sudo.
-    return os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdecimal()
+    text = os.environ.get("SUDO_UID", "")
+    return os.geteuid() == 0 and is_number(text) and not user_fault(text)

@@ -13,6 +13,7 @@ from arbiter.cli.common import db_option, fail, json_option, show_json
 from arbiter.cli.rules import boot_id, open_store, rule_object
 from arbiter.model import PROTO_NUMBERS, Hook, proto_name
 from arbiter.rules import Index, Query, format_rule, why_not
+from arbiter.rules.rule import is_number, user_fault
 
 
 @click.command()
@@ -101,9 +102,11 @@ def _proto(text: str) -> int:
 def _user(text: str) -> tuple[int | None, str]:
     if not text:
         return None, ""
+    if fault := user_fault(text):
+        fail(f"--user {text!r}: {fault}", 2)
     try:
-        if text.isascii() and text.isdigit():
+        if is_number(text):
             return int(text), pwd.getpwuid(int(text)).pw_name
         return pwd.getpwnam(text).pw_uid, text
     except KeyError:
-        return (int(text), "") if text.isdigit() else (None, text)
+        return (int(text), "") if is_number(text) else (None, text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from arbiter import protocol
-from arbiter.cli.common import daemon, json_option, show_json, socket_option
+from arbiter.cli.common import daemon, fail, json_option, show_json, socket_option
 
 
 @click.command()
@@ -18,7 +18,8 @@ def status(socket_path: Path, as_json: bool) -> None:
     with daemon(socket_path, "status") as connection:
         connection.send(protocol.Query())
         while not isinstance(reply := connection.receive(), protocol.Status):
-            pass
+            if isinstance(reply, protocol.Refused):
+                fail(reply.text)
     if as_json:
         show_json(reply)
         return

@@ -114,7 +114,9 @@ class Arbiter:
         for program in self.programs:
             if program.poll() is None:
                 program.kill()
-            program.communicate()
+            program.wait()
+            if program.stdout is not None:
+                program.stdout.close()
         if self.process is not None:
             code = self.stop()
             assert code == 0, (self.home / "log").read_text()

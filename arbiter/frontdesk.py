@@ -1,0 +1,109 @@
+"""Between the pipeline and the clients: who is told what, in which words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from arbiter import __version__, protocol, views
+from arbiter.events import Announce, Answered, Event, PromptsChanged, Refuse, WithdrawAsk
+from arbiter.kernel.procfs import details
+from arbiter.memory import now
+from arbiter.model import Owner, Peer
+from arbiter.pipeline import Pipeline
+from arbiter.server import Server
+
+
+class FrontDesk:
+    """The server's handler, and the one who carries out what clients are to be told."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        dispatch: Callable[[Event], None],
+        socket: Path,
+        admins: frozenset[int],
+        *,
+        status: Callable[[], protocol.Status],
+        changed: Callable[[], None],
+    ) -> None:
+        self._pipeline = pipeline
+        self._dispatch = dispatch
+        self._status = status
+        self._changed = changed
+        self.server = Server(socket, self, admins=admins)
+        self.started = time.time()
+        self._cwds: dict[int, str] = {}
+        """Ask id → working directory of its program, as it was when the ask was first shown."""
+
+    # --- to clients -------------------------------------------------------------------------
+
+    def show(self, ask_id: int) -> None:
+        """Send an ask, as it is now, to every prompt that may answer it."""
+        ask = self._pipeline.asks.get(ask_id)
+        if ask is None:
+            return  # closed by a later effect of the same event
+        if ask_id not in self._cwds and isinstance(ask.owner, Owner):
+            self._cwds[ask_id] = details(ask.owner.processes[0]).cwd
+        self.server.broadcast(ask.uid, lambda peer: self._ask_for(ask_id, peer))
+
+    def withdraw(self, effect: WithdrawAsk) -> None:
+        """Tell that an ask is gone."""
+        self._cwds.pop(effect.ask, None)
+        message = protocol.Withdraw(effect.ask, effect.reason, effect.text)
+        self.server.broadcast(effect.uid, lambda _: message)
+
+    def announce(self, effect: Announce) -> None:
+        """Tell how an ask was decided; commands too, one of which may have answered it."""
+        self._cwds.pop(effect.message.ask, None)
+        self.server.broadcast(effect.uid, lambda _: effect.message, commands=True)
+
+    def refuse(self, effect: Refuse) -> None:
+        """Tell one client that its message was not carried out."""
+        self.server.send(effect.client, effect.message)
+
+    def _ask_for(self, ask_id: int, peer: Peer) -> protocol.Ask:
+        ask = self._pipeline.asks.get(ask_id)
+        assert ask is not None
+        return views.ask_message(
+            ask,
+            peer,
+            protocol.Choice(self._pipeline.settings.fallback.value),
+            self._pipeline.links.values(),
+            self._cwds.get(ask_id, ""),
+        )
+
+    # --- from clients -----------------------------------------------------------------------
+
+    def arrived(self, client: int, peer: Peer) -> list[protocol.DaemonMessage]:
+        """Every open ask that the new client may answer."""
+        asks = self._pipeline.asks
+        return [self._ask_for(ask.id, peer) for ask in asks if peer.may_answer(ask.uid)]
+
+    def welcome(self, peer: Peer, asks: int) -> protocol.Welcome:
+        """The answer to hello."""
+        settings = self._pipeline.settings
+        return protocol.Welcome(
+            version=protocol.VERSION,
+            daemon=__version__,
+            user=peer.user,
+            admin=peer.admin,
+            mode=settings.mode.value,
+            fallback=settings.fallback.value,
+            asks=asks,
+        )
+
+    def prompts_changed(self, peers: tuple[Peer, ...]) -> None:
+        """Who is connected with a prompt, now."""
+        self._dispatch(PromptsChanged(now(), peers))
+
+    def message(self, client: int, peer: Peer, message: protocol.ClientMessage) -> None:
+        """A client sent this."""
+        match message:
+            case protocol.Answer():
+                self._dispatch(Answered(now(), client, peer, message))
+            case protocol.Changed():
+                self._changed()
+            case protocol.Query():
+                self.server.send(client, self._status())

@@ -1,0 +1,131 @@
+"""The daemon's memory: rules to and from the store, decision records in batches. In the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from arbiter import views
+from arbiter.events import Event, Remember, Remembered, RememberFailed, Report, RulesChanged
+from arbiter.model import Now
+from arbiter.rules import Index
+from arbiter.store import StoreError, Writer
+
+FLUSH = 0.25
+"""Seconds that decision records wait for company before they go to the writer."""
+log = logging.getLogger("arbiter")
+
+
+def now() -> Now:
+    """Both clocks, for an event."""
+    return Now(time.monotonic(), time.time())
+
+
+class Memory:
+    """One open store. What comes back from it is told to `dispatch`, as events."""
+
+    def __init__(self, database: Path, dispatch: Callable[[Event], None]) -> None:
+        """Raises StoreError."""
+        self._dispatch = dispatch
+        self._writer = Writer(database)
+        self._session = uuid.uuid4().hex
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._reports: list[Report] = []
+
+    # --- rules ------------------------------------------------------------------------------
+
+    async def load(self, index: Index, *, first: bool = False) -> None:
+        """Bring the pipeline, whose index this is, up to the store. The writer's thread reads, in
+        turn with its own changes: what it finds is never older than what the pipeline knows.
+
+        Raises StoreError the first time; later the rules in force stay, and the log says why.
+        """
+        at = time.time()
+        try:
+            if first:
+                await asyncio.wrap_future(self._writer.sweep(at, self._boot, self._session))
+            entries, unreadable = await asyncio.wrap_future(
+                self._writer.rules(at, self._boot, self._session)
+            )
+        except StoreError as error:
+            if first:
+                raise
+            log.error("the rules in force stay as they are: %s", error)
+            return
+        self.unreadable = unreadable
+        for problem in unreadable:
+            log.error("%s", problem)
+        found = {entry.id: entry for entry in entries}
+        added = tuple(entry for entry in entries if index.get(entry.id) != entry)
+        removed = tuple(entry.id for entry in index if entry.id not in found)
+        if added or removed or first:
+            log.info("rules: %d in force, %d new, %d gone", len(found), len(added), len(removed))
+            self._dispatch(RulesChanged(now(), added, removed))
+
+    async def remember(self, effect: Remember) -> None:
+        """Put a rule on disk, and tell what came of it."""
+        try:
+            done = await asyncio.wrap_future(
+                self._writer.remember(
+                    effect.rule,
+                    by=effect.peer.user,
+                    by_uid=effect.peer.uid,
+                    frontend=effect.peer.frontend,
+                    created=time.time(),
+                    process=effect.process,
+                    boot=self._boot,
+                    session=self._session,
+                )
+            )
+        except (StoreError, ValueError) as error:
+            log.error("%s", error)
+            self._dispatch(RememberFailed(now(), effect.ask, str(error)))
+            return
+        self._dispatch(Remembered(now(), effect.ask, done.entry, done.replaced))
+
+    async def retire(self, ids: tuple[int, ...], reason: str) -> None:
+        """Take rules that have ended out of the store."""
+        try:
+            await asyncio.wrap_future(self._writer.retire(ids, reason, time.time()))
+        except StoreError as error:
+            log.error("%s", error)  # harmless: at the next start they are swept out
+
+    # --- records ----------------------------------------------------------------------------
+
+    def report(self, report: Report) -> None:
+        """Keep a record of a decision, soon. Costs the hot path one append."""
+        if not self._reports:
+            asyncio.get_running_loop().call_later(FLUSH, self._flush)
+        self._reports.append(report)
+
+    def _flush(self) -> None:
+        """Hand the reports over. Turning them into text is the writer thread's work."""
+        reports, self._reports = self._reports, []
+        for report in reports:
+            self._writer.record(lambda report=report: views.record_of(report))  # type: ignore[misc]
+
+    @property
+    def lost(self) -> int:
+        """Records that found no room while the store could not be written."""
+        return self._writer.lost
+
+    unreadable: tuple[str, ...] = ()
+    """Rules of the store that are not in force because they cannot be read."""
+
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the store now, each with its next step."""
+        return (*self._writer.problems(), *self.unreadable)
+
+    async def close(self) -> None:
+        """Write what waits, end the rules of this session, and close."""
+        self._flush()
+        swept = asyncio.wrap_future(self._writer.sweep(time.time(), self._boot, ""))
+        try:
+            await swept
+        except StoreError as error:
+            log.error("%s", error)  # the next start sweeps them
+        await asyncio.to_thread(self._writer.close)
