@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help setup run lab test check format clean distclean
+.PHONY: help setup run lab test bench check format clean distclean
 
 help:
 	@echo 'make run     decide the connections of this machine, asking in this terminal; Ctrl-C ends it'
 	@echo 'make lab     a shell on a make-believe machine with two links, to try everything safely'
 	@echo 'make test    all tests, those on the real kernel in network namespaces too'
 	@echo 'make check   format, lint, types and tests: what CI runs'
+	@echo 'make bench   what connect() costs with a remembered rule, beside the bare kernel'
 	@echo 'make setup   only install what is missing; the others do it by themselves'
 	@echo 'make format  write the code in the one format'
 	@echo 'make clean   remove what was built and cached; distclean: also .venv and .state'
@@ -29,6 +30,9 @@ lab: setup
 
 test: setup
 	@sh packaging/as-root.sh --or-namespace $(BIN)/python -m pytest $(ARGS)
+
+bench: setup
+	@sh packaging/as-root.sh $(BIN)/python bench/connect.py $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

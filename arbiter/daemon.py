@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -155,6 +156,8 @@ class Daemon:
             try:
                 await asyncio.to_thread(firewall.apply, plan, self._backend)
                 log.info("in force by %s: %s", self._backend.name, firewall.describe(plan))
+                gc.collect()
+                gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()
                 await self._stop.wait()
             finally:

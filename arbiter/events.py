@@ -40,14 +40,14 @@ class Reason(enum.StrEnum):
 # --- events ---------------------------------------------------------------------------------
 
 
-class PacketQueued(Struct, frozen=True):
+class PacketQueued(Struct, frozen=True, gc=False):
     """The kernel waits for a verdict on this packet."""
 
     now: Now
     packet: Packet | Undecodable
 
 
-class OwnerFound(Struct, frozen=True):
+class OwnerFound(Struct, frozen=True, gc=False):
     """The look-up that `FindOwner` asked for has an end."""
 
     now: Now
@@ -55,7 +55,7 @@ class OwnerFound(Struct, frozen=True):
     owner: Owner | NoOwner
 
 
-class Answered(Struct, frozen=True):
+class Answered(Struct, frozen=True, gc=False):
     """A client sent an answer. `client` is only handed back, in `Refuse`."""
 
     now: Now
@@ -64,7 +64,7 @@ class Answered(Struct, frozen=True):
     answer: protocol.Answer
 
 
-class Remembered(Struct, frozen=True):
+class Remembered(Struct, frozen=True, gc=False):
     """The rule that `Remember` asked for is on disk, instead of the rules `replaced`."""
 
     now: Now
@@ -73,7 +73,7 @@ class Remembered(Struct, frozen=True):
     replaced: tuple[int, ...] = ()
 
 
-class RememberFailed(Struct, frozen=True):
+class RememberFailed(Struct, frozen=True, gc=False):
     """It is not, and why. The answer still counts for what waits."""
 
     now: Now
@@ -81,7 +81,7 @@ class RememberFailed(Struct, frozen=True):
     problem: str
 
 
-class RulesChanged(Struct, frozen=True):
+class RulesChanged(Struct, frozen=True, gc=False):
     """Somebody changed the rules: these are in force now, these ids no more."""
 
     now: Now
@@ -89,14 +89,14 @@ class RulesChanged(Struct, frozen=True):
     removed: tuple[int, ...]
 
 
-class PromptsChanged(Struct, frozen=True):
+class PromptsChanged(Struct, frozen=True, gc=False):
     """Who is connected with a prompt, now."""
 
     now: Now
     peers: tuple[Peer, ...]
 
 
-class ProcessExited(Struct, frozen=True):
+class ProcessExited(Struct, frozen=True, gc=False):
     """A process that `WatchProcess` named is gone."""
 
     now: Now
@@ -104,20 +104,20 @@ class ProcessExited(Struct, frozen=True):
     start: int
 
 
-class LinksChanged(Struct, frozen=True):
+class LinksChanged(Struct, frozen=True, gc=False):
     """The links there are, now."""
 
     now: Now
     links: tuple[Link, ...]
 
 
-class Tick(Struct, frozen=True):
+class Tick(Struct, frozen=True, gc=False):
     """Time has come to what `Pipeline.next_wake` named."""
 
     now: Now
 
 
-class Stopping(Struct, frozen=True):
+class Stopping(Struct, frozen=True, gc=False):
     """The daemon ends: nothing may stay held."""
 
     now: Now
@@ -141,26 +141,26 @@ Event = (
 # --- effects --------------------------------------------------------------------------------
 
 
-class SetVerdict(Struct, frozen=True):
+class SetVerdict(Struct, frozen=True, gc=False):
     """Give the kernel its verdict. Exactly one for every packet queued."""
 
     packet_id: int
     verdict: Verdict
 
 
-class FindOwner(Struct, frozen=True):
+class FindOwner(Struct, frozen=True, gc=False):
     """Look up who owns the packet's socket; `OwnerFound` must follow."""
 
     packet: Packet
 
 
-class ShowAsk(Struct, frozen=True):
+class ShowAsk(Struct, frozen=True, gc=False):
     """An ask is new or has changed: send it to every prompt that may answer it."""
 
     ask: int
 
 
-class WithdrawAsk(Struct, frozen=True):
+class WithdrawAsk(Struct, frozen=True, gc=False):
     """An ask needs no answer any more."""
 
     ask: int
@@ -169,21 +169,21 @@ class WithdrawAsk(Struct, frozen=True):
     text: str
 
 
-class Announce(Struct, frozen=True):
+class Announce(Struct, frozen=True, gc=False):
     """Tell everyone who may see asks of `uid` how one was decided."""
 
     uid: int | None
     message: protocol.Decided
 
 
-class Refuse(Struct, frozen=True):
+class Refuse(Struct, frozen=True, gc=False):
     """Tell one client that its message was not carried out, and why."""
 
     client: int
     message: protocol.Refused
 
 
-class Remember(Struct, frozen=True):
+class Remember(Struct, frozen=True, gc=False):
     """Put a rule on disk; `Remembered` or `RememberFailed` must follow."""
 
     ask: int
@@ -192,21 +192,21 @@ class Remember(Struct, frozen=True):
     process: tuple[int, int] | None
 
 
-class Retire(Struct, frozen=True):
+class Retire(Struct, frozen=True, gc=False):
     """Take rules that have ended out of the store."""
 
     ids: tuple[int, ...]
     reason: str
 
 
-class WatchProcess(Struct, frozen=True):
+class WatchProcess(Struct, frozen=True, gc=False):
     """Say when this process is gone, by `ProcessExited`."""
 
     pid: int
     start: int
 
 
-class Report(Struct, frozen=True):
+class Report(Struct, frozen=True, gc=False):
     """A decision was made: keep a record of it. Off the hot path; by references, not by text."""
 
     wall: float

@@ -2,7 +2,8 @@
 
 Addresses are packed network-order bytes (4 or 16 long), because that is what the kernel
 speaks; `address_text` is the one place where they become words. Times are seconds as float;
-`Now` carries both clocks.
+`Now` carries both clocks. None of these values can be part of a reference cycle, so the garbage
+collector need not look at them (`gc=False`): several are made for every connection.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MARK_LINK = 0x1F000000
 MARK_LINK_SHIFT = 24
 
 
-class Now(Struct, frozen=True):
+class Now(Struct, frozen=True, gc=False):
     """The time of an event, read once at the edge.
 
     Deadlines count on `mono` (CLOCK_MONOTONIC: no jumps, stands still in suspend); rules and
@@ -74,7 +75,7 @@ def address_text(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
-class Flow(Struct, frozen=True):
+class Flow(Struct, frozen=True, gc=False):
     """The 5-tuple, as conntrack keys it.
 
     For ICMP and ICMPv6 echo `sport` is the echo identifier (a ping socket's local "port") and
@@ -88,7 +89,7 @@ class Flow(Struct, frozen=True):
     dport: int
 
 
-class Packet(Struct, frozen=True):
+class Packet(Struct, frozen=True, gc=False):
     """A queued packet, decoded. `id` is the queue's packet id; `mark` its whole 32-bit mark."""
 
     id: int
@@ -113,7 +114,7 @@ class Packet(Struct, frozen=True):
         return self.flow.proto != 6 or self.tcp_flags & 0x12 == 0x02
 
 
-class Undecodable(Struct, frozen=True):
+class Undecodable(Struct, frozen=True, gc=False):
     """A queued packet that is not what its headers claim. It gets the fallback, and a record."""
 
     id: int
@@ -139,7 +140,7 @@ class AppKind(enum.StrEnum):
     FOREIGN = "foreign"
 
 
-class App(Struct, frozen=True):
+class App(Struct, frozen=True, gc=False):
     """The identity a rule speaks of.
 
     `id` is what `app=` compares, exactly: `/usr/bin/curl`, `script:/usr/bin/python3:/srv/x.py`,
@@ -153,14 +154,14 @@ class App(Struct, frozen=True):
     name: str
 
 
-class Ancestor(Struct, frozen=True):
+class Ancestor(Struct, frozen=True, gc=False):
     """A process up the tree, nearest first."""
 
     pid: int
     app: App
 
 
-class Process(Struct, frozen=True):
+class Process(Struct, frozen=True, gc=False):
     """A process that holds the flow's socket, as /proc showed it at the look-up.
 
     (pid, start) names it for as long as the machine runs. Every string was chosen by the
@@ -184,7 +185,7 @@ class Process(Struct, frozen=True):
     """What a person must know of its identity: "its executable was replaced or deleted"."""
 
 
-class Owner(Struct, frozen=True):
+class Owner(Struct, frozen=True, gc=False):
     """Who owns the flow's socket: every process found to hold it, the likeliest first."""
 
     uid: int
@@ -216,7 +217,7 @@ class NoOwnerReason(enum.StrEnum):
     HIDDEN = "not permitted to look"
 
 
-class NoOwner(Struct, frozen=True):
+class NoOwner(Struct, frozen=True, gc=False):
     """There is no owner, and why; the socket's uid where the kernel still knew it."""
 
     reason: NoOwnerReason
@@ -241,7 +242,7 @@ ANY_LINK = "any"
 """In `via`: the default route, whatever it is."""
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     """allow, deny, or route: allow over the first link of `via` that is up."""
 
     action: Action
@@ -261,7 +262,7 @@ class VerdictKind(enum.StrEnum):
     REPEAT = "NF_REPEAT"
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Struct, frozen=True, gc=False):
     """What the queue answers: `mark` holds arbiter's bits only, to be ORed into the packet's."""
 
     kind: VerdictKind
@@ -275,7 +276,7 @@ DROPPED = Verdict(VerdictKind.DROP)
 """As if lost: the sender may try again. Used where a queue bound overflows."""
 
 
-class Link(Struct, frozen=True):
+class Link(Struct, frozen=True, gc=False):
     """A way out. `number` (1-31) is its place in the mark; `up` whether it can carry now."""
 
     name: str
@@ -287,7 +288,7 @@ class Link(Struct, frozen=True):
 # --- people ---------------------------------------------------------------------------------
 
 
-class Peer(Struct, frozen=True):
+class Peer(Struct, frozen=True, gc=False):
     """Who speaks on a connection to the socket, from SO_PEERCRED (unix(7))."""
 
     uid: int

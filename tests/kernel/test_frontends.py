@@ -1,0 +1,342 @@
+"""Frontends and a real daemon: whatever they send or do, nobody else is harmed by it.
+
+One daemon for all of them; each test leaves no ask and no program behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import ARBITER, Arbiter, Connection, eventually, python
+
+from arbiter import protocol
+from arbiter.lab import Lab
+from arbiter.lab.config import SERVER4, SERVER6
+from arbiter.protocol import Choice, RefusedReason, Role
+
+NOBODY = pwd.getpwnam("nobody")
+CURL = ("curl", "-sS", "-m", "15", f"http://{SERVER4}/")
+CURL6 = ("curl", "-sS", "-m", "15", f"http://[{SERVER6}]/")
+REAL_ROOT = Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A directory that everybody may pass: pytest's own are closed."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def shared(lab: Lab, home: Path) -> Iterator[Arbiter]:
+    with Arbiter(lab, home, "-v") as running:
+        yield running
+
+
+@pytest.fixture
+def arbiter(shared: Arbiter) -> Iterator[Arbiter]:
+    yield shared
+    for program in shared.programs:
+        if program.poll() is None:
+            program.kill()
+        program.communicate()
+    shared.programs.clear()
+    for ask in shared.asks():
+        shared.command("answer", str(ask["id"]), "deny")
+    for rule in shared.json("rules", "list"):
+        shared.command("rules", "remove", str(rule["id"]))
+    eventually(lambda: shared.asks() == [] and shared.status().rules == 0)
+
+
+@contextmanager
+def client(arbiter: Arbiter, role: Role = Role.COMMAND, *, nobody: bool = False) -> Iterator[Any]:
+    """A connection with its asks; the kernel takes the effective uid at connect (unix(7))."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        if nobody:
+            os.setegid(NOBODY.pw_gid)
+            os.seteuid(NOBODY.pw_uid)
+        try:
+            sock.connect(str(arbiter.socket))
+        finally:
+            if nobody:
+                os.seteuid(0)
+                os.setegid(0)
+        connection = Connection(sock)
+        connection.send(protocol.Hello(protocol.VERSION, role, "test"))
+        welcome = connection.receive()
+        assert isinstance(welcome, protocol.Welcome)
+        assert (welcome.user, welcome.admin) == (("nobody", False) if nobody else ("root", True))
+        connection.asks = [connection.receive() for _ in range(welcome.asks)]
+        yield connection
+
+
+def start(arbiter: Arbiter, *argv: str, user: str | None = None) -> subprocess.Popen[str]:
+    program: subprocess.Popen[str] = arbiter.lab.popen(
+        argv, user=user, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    arbiter.programs.append(program)
+    return program
+
+
+def refused(connection: Connection, reason: RefusedReason) -> str:
+    message = connection.receive()
+    assert isinstance(message, protocol.Refused), message
+    assert message.reason is reason, message
+    return message.text
+
+
+def gone(connection: Connection) -> bool:
+    """The daemon has ended the connection; what it said before is skipped."""
+    try:
+        while connection.sock.recv(1 << 20):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+# --- whose ask ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not REAL_ROOT, reason="KERNEL TEST NOT RUN: a user namespace has no nobody")
+def test_a_user_answers_for_its_own_programs_and_sees_no_others(arbiter: Arbiter) -> None:
+    roots, own = start(arbiter, *CURL), start(arbiter, *CURL6, user="nobody")
+    eventually(lambda: len(arbiter.asks()) == 2)
+    asks = {ask["user"]: ask for ask in arbiter.asks()}
+    with client(arbiter, Role.PROMPT, nobody=True) as nobody:
+        (ask,) = nobody.asks
+        assert ask.id == asks["nobody"]["id"]
+        assert all("user=nobody" in scope.conditions for scope in ask.scopes)
+
+        nobody.send(protocol.Answer(asks["root"]["id"], Choice.ALLOW, "app", "forever"))
+        assert "root" in refused(nobody, RefusedReason.RIGHT)
+        nobody.send(protocol.Answer(ask.id, Choice.ALLOW, "destination", "forever"))
+        refused(nobody, RefusedReason.INVALID)
+        nobody.send(protocol.Changed())
+        refused(nobody, RefusedReason.RIGHT)
+
+        nobody.send(protocol.Answer(ask.id, Choice.ALLOW, "app", "forever"))
+        decided = nobody.receive()
+        assert isinstance(decided, protocol.Decided)
+        assert decided.rule == "allow app=/usr/bin/curl user=nobody"
+        assert decided.user == "nobody"
+    assert own.wait(15) == 0
+    assert roots.poll() is None, "nobody's rule is about nobody's programs"
+    assert [ask["user"] for ask in arbiter.asks()] == ["root"]
+    assert arbiter.rules() == ["allow app=/usr/bin/curl user=nobody"]
+
+
+# --- exactly once ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lifetime", ["once", "forever"])
+def test_of_two_answers_at_once_one_decides_and_the_other_learns_who_was_first(
+    arbiter: Arbiter, lifetime: str
+) -> None:
+    program = start(arbiter, *CURL)
+    id = str(arbiter.ask()["id"])
+    env = arbiter.lab.environment() | {"ARBITER_SOCKET": str(arbiter.socket)}
+    rivals = {
+        decision: arbiter.lab.popen(
+            [*ARBITER, "answer", id, decision, "--for", lifetime],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        for decision in ("allow", "deny")
+    }
+    done = {decision: rival.communicate(timeout=20) for decision, rival in rivals.items()}
+    codes = {decision: rival.returncode for decision, rival in rivals.items()}
+    assert sorted(codes.values()) == [0, 1], (codes, done)
+    winner, loser = sorted(codes, key=codes.__getitem__)
+    assert done[winner][0].startswith(f"{winner}: 1 waiting packet")
+    assert "root has answered" in done[loser][1] and done[loser][0] == ""
+    assert (program.wait(15) == 0) is (winner == "allow")
+    if lifetime == "forever":
+        (rule,) = arbiter.rules()
+        assert rule.startswith(winner)
+
+
+# --- bad frontends --------------------------------------------------------------------------
+
+
+def test_answers_that_cannot_be_carried_out_leave_the_ask_as_it_was(arbiter: Arbiter) -> None:
+    program = start(arbiter, *CURL)
+    ask = arbiter.ask()
+    good = protocol.Answer(ask["id"], Choice.ALLOW)
+    with client(arbiter) as connection:
+        for bad, reason in (
+            (protocol.Answer(ask["id"] + 99, Choice.ALLOW), RefusedReason.GONE),
+            (protocol.Answer(10**30, Choice.ALLOW), RefusedReason.GONE),
+            (protocol.Answer(-1, Choice.ALLOW), RefusedReason.GONE),
+            (protocol.Answer(ask["id"], Choice.ALLOW, "world"), RefusedReason.INVALID),
+            (protocol.Answer(ask["id"], Choice.ALLOW, "app", "ever"), RefusedReason.INVALID),
+            (
+                protocol.Answer(ask["id"], Choice.ROUTE, via=("no-such-link",)),
+                RefusedReason.INVALID,
+            ),
+        ):
+            connection.send(bad)
+            refused(connection, reason)
+        assert [a["id"] for a in arbiter.asks()] == [ask["id"]]
+        assert program.poll() is None, "it is held still"
+        connection.send(good)
+        assert isinstance(connection.receive(), protocol.Decided)
+        connection.send(good)
+        assert "root has answered" in refused(connection, RefusedReason.ANSWERED)
+    assert program.wait(15) == 0
+    assert arbiter.rules() == []
+
+
+def test_garbage_floods_and_deaf_clients_delay_nobody(arbiter: Arbiter) -> None:
+    with (
+        client(arbiter) as huge,
+        client(arbiter) as flood,
+        client(arbiter, Role.PROMPT) as deaf,
+        client(arbiter, Role.PROMPT) as prompt,
+    ):
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            huge.sock.sendall(b"x" * 10_000_000)
+        flood.sock.sendall(b"\xff[\n" * 20_000)
+        deaf.sock.sendall(b'{"type":"answer","ask":')
+        program = start(arbiter, *CURL)
+        ask = prompt.receive()
+        prompt.send(protocol.Answer(ask.id, Choice.ALLOW))
+        assert program.wait(10) == 0
+        assert gone(huge) and gone(flood)
+    arbiter.status()
+
+
+def test_an_ask_outlives_a_prompt_that_is_killed(arbiter: Arbiter) -> None:
+    code = (
+        "import socket,sys\n"
+        "s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+        """s.sendall(b'{"type":"hello","version":1,"role":"prompt","name":"victim"}\\n')\n"""
+        "print(s.recv(100), flush=True)\n"
+        "while s.recv(65536): pass\n"
+    )
+    victim = start(arbiter, *python(code, str(arbiter.socket)))
+    assert victim.stdout is not None and "welcome" in victim.stdout.readline()
+    before = arbiter.status().prompts
+    program = start(arbiter, *CURL)
+    id = arbiter.ask()["id"]
+    victim.kill()
+    eventually(lambda: arbiter.status().prompts == before - 1)
+    assert arbiter.ask()["id"] == id
+    assert program.poll() is None
+    arbiter.answer("allow")
+    assert program.wait(15) == 0
+
+
+# --- hostile programs -----------------------------------------------------------------------
+
+EVIL = "x\x1b[31m\n\u202egpj.\u2066[bold]a b\"'\\ =#\U000e0041"
+HUGE = """
+import os, socket, sys
+sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+for _ in range(30):
+    if not (child := os.fork()):
+        break
+if child:
+    sock.settimeout(10)
+    sock.connect((sys.argv[1], 7))
+    print("connected", flush=True)
+else:
+    os.read(0, 1)
+"""
+
+
+def test_hostile_names_reach_neither_the_ask_nor_the_list_nor_the_log(
+    arbiter: Arbiter, home: Path
+) -> None:
+    folder = home / EVIL
+    folder.mkdir(exist_ok=True)
+    program_file, script = folder / EVIL, folder / f"{EVIL}.py"
+    shutil.copy("/usr/bin/curl", program_file)
+    script.write_text("import socket,sys; socket.create_connection((sys.argv[1],7),15)")
+    raw = os.fsdecode(b"\xff\xfe\x9b31m")
+    programs = (
+        (str(program_file), "-sS", "-m", "15", "-A", EVIL + raw, f"http://{SERVER4}/"),
+        (sys.executable, str(script), SERVER6, EVIL),
+    )
+    for argv in programs:
+        program = start(arbiter, *argv)
+        ask = arbiter.ask()
+        texts = json.dumps(ask, ensure_ascii=False)
+        assert texts.isprintable(), ascii(texts)
+        assert "gpj" in ask["processes"][0]["app"]["id"]
+        done = arbiter.command("pending")
+        assert len(done.stdout.splitlines()) == 2, "a name broke the line"
+        assert all(line.isprintable() for line in done.stdout.splitlines())
+        assert "[bold]" in done.stdout, "a name was read as markup"
+
+        arbiter.answer("allow", "--for", "forever", "--scope", "app")
+        code, output = program.wait(15), program.communicate()[0]
+        assert code == 0, output
+        assert arbiter.run(*argv)[0] == 0, "the remembered rule means the same program"
+        assert arbiter.asks() == []
+    listed = arbiter.command("rules", "list").stdout.splitlines()
+    assert len(listed) == 3 and all(line.isprintable() for line in listed)
+    log = (arbiter.home / "log").read_text(errors="surrogateescape")
+    assert all(line.isprintable() for line in log.splitlines()), ascii(log)
+
+
+@pytest.mark.skipif(not REAL_ROOT, reason="KERNEL TEST NOT RUN: a user namespace has no nobody")
+def test_no_program_can_make_an_ask_that_ends_the_prompts_it_goes_to(arbiter: Arbiter) -> None:
+    """Thirty processes hold its socket, each with a command line of 1.5 MB."""
+    with client(arbiter, Role.PROMPT) as prompt:
+        program = arbiter.lab.popen(
+            python(HUGE, SERVER4, *["\U0001f600" * 30_000] * 12),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        arbiter.programs.append(program)
+        ask = prompt.receive()
+        assert isinstance(ask, protocol.Ask)
+        assert len(protocol.encode(ask)) <= protocol.MAX_MESSAGE
+        assert "more processes hold this socket" in ask.why
+        prompt.send(protocol.Answer(ask.id, Choice.ALLOW))
+        while not isinstance(message := prompt.receive(), protocol.Decided):
+            assert isinstance(message, protocol.Ask)
+        assert program.stdout is not None
+        assert program.stdout.readline() == "connected\n"
+
+
+# --- the end --------------------------------------------------------------------------------
+
+
+def test_clients_are_told_when_the_daemon_stops_and_served_when_it_is_back(
+    arbiter: Arbiter,
+) -> None:
+    with client(arbiter, Role.PROMPT) as prompt, client(arbiter) as command:
+        program = start(arbiter, *CURL)
+        ask = prompt.receive()
+        assert arbiter.stop() == 0
+        message = prompt.receive()
+        while isinstance(message, protocol.Ask):
+            message = prompt.receive()
+        assert isinstance(message, protocol.Withdraw)
+        assert (message.ask, message.reason) == (ask.id, protocol.WithdrawReason.STOPPING)
+        assert gone(prompt) and gone(command)
+        assert not arbiter.socket.exists()
+        assert arbiter.command("status").returncode == 3
+        program.kill()
+    arbiter.start()
+    assert arbiter.status().prompts == 0
