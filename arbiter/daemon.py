@@ -112,6 +112,7 @@ class Daemon:
         self._loop.set_exception_handler(self._unexpected)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._stop = stop
+        _need_rights()
         lock = _lock(self.paths.state)
         try:
             self._memory = Memory(self.paths.database, self._dispatch)
@@ -326,6 +327,18 @@ class Daemon:
             counters=counters,
             problems=(*self._queue.problems, *self._memory.problems()),
         )
+
+
+CAP_NET_ADMIN = 12
+"""linux/capability.h; rules, queue and routes need it."""
+
+
+def _need_rights() -> None:
+    """Say at once what every later step would say in its own words."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff" and not int(value, 16) >> CAP_NET_ADMIN & 1:
+            raise DaemonError("arbiter run needs root (CAP_NET_ADMIN): try sudo arbiter run")
 
 
 def _lock(state: Path) -> int:

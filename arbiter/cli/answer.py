@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from arbiter import protocol
-from arbiter.cli.common import Daemon, daemon, fail, json_option, show_json, socket_option
+from arbiter.cli.common import (
+    Daemon,
+    daemon,
+    fail,
+    fail_rule,
+    json_option,
+    show_json,
+    socket_option,
+)
 from arbiter.rules import RuleError, parse
 
 
@@ -86,7 +94,7 @@ def _message(ask: int, decision: str, scope: str, lifetime: str) -> protocol.Ans
     try:
         parsed = parse(decision)
     except RuleError as error:
-        fail(error.pretty(decision), 2)
+        fail_rule(error, decision)
     if parsed != type(parsed)(parsed.decision):
         fail("an answer is allow, deny or 'route via=LINK'; what it covers is --scope", 2)
     action, via = parsed.decision.action.value, parsed.decision.via

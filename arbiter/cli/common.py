@@ -16,6 +16,7 @@ import msgspec
 
 from arbiter import protocol
 from arbiter.protocol import Refused, Role
+from arbiter.rules import RuleError
 from arbiter.rules.rule import is_number, user_fault
 
 CONFIG = Path("/etc/arbiter")
@@ -40,7 +41,7 @@ socket_option = click.option(
 )
 db_option = click.option(
     "--db",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=STATE / "arbiter.db",
     envvar="ARBITER_DB",
     show_default=True,
@@ -54,6 +55,12 @@ def fail(text: str, code: int = 1) -> NoReturn:
     """Say what is wrong, and end with exit code 1 (refused), 2 (usage) or 3 (unreachable)."""
     click.echo(f"arbiter: {text}", err=True)
     sys.exit(code)
+
+
+def fail_rule(error: RuleError, line: str) -> NoReturn:
+    """Show a bad rule line with a mark under the place, and end with exit code 2."""
+    shown = error.pretty(line).replace("\n", "\n  ")
+    fail(f"this is no rule:\n  {shown}\nsee docs/rules.md", 2)
 
 
 def show_json(value: object) -> None:
@@ -73,8 +80,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         out.add_row(*(Text(protocol.clean(cell)) for cell in row))
     if sys.stdout is None:
         return  # started with stdout closed: nobody reads
-    tty = sys.stdout.isatty()
-    Console(width=None if tty else WIDE, soft_wrap=not tty, highlight=False).print(out)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(out)
+        return
+    console = Console(width=WIDE, soft_wrap=True, highlight=False)
+    with console.capture() as capture:
+        console.print(out)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())  # the last column is padded, too
 
 
 class Daemon:

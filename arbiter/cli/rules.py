@@ -14,6 +14,7 @@ import click
 from arbiter.cli.common import (
     db_option,
     fail,
+    fail_rule,
     json_option,
     person,
     poke,
@@ -40,7 +41,7 @@ def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
     try:
         rule = parse(line)
     except RuleError as error:
-        fail(error.pretty(line), 2)
+        fail_rule(error, line)
     kind = rule.lifetime.kind
     if kind in (LifetimeKind.ONCE, LifetimeKind.PROCESS, LifetimeKind.SESSION):
         fail(

@@ -50,15 +50,18 @@ def shared(lab: Lab, home: Path) -> Iterator[Arbiter]:
 def arbiter(shared: Arbiter) -> Iterator[Arbiter]:
     yield shared
     for program in shared.programs:
-        if program.poll() is None:
-            program.kill()
-        program.communicate()
+        program.kill()
+        for stream in (program.stdin, program.stdout):
+            if stream is not None:
+                stream.close()
+        program.wait(10)
     shared.programs.clear()
-    for ask in shared.asks():
-        shared.command("answer", str(ask["id"]), "deny")
+    # A rule withdraws what is left open. A late answer would be kept for the next try.
+    shared.add("deny")
+    eventually(lambda: shared.asks() == [])
     for rule in shared.json("rules", "list"):
         shared.command("rules", "remove", str(rule["id"]))
-    eventually(lambda: shared.asks() == [] and shared.status().rules == 0)
+    eventually(lambda: shared.status().rules == 0)
 
 
 @contextmanager
@@ -245,7 +248,7 @@ def test_an_ask_outlives_a_prompt_that_is_killed(arbiter: Arbiter) -> None:
 
 # --- hostile programs -----------------------------------------------------------------------
 
-EVIL = "x\x1b[31m\n\u202egpj.\u2066[bold]a b\"'\\ =#\U000e0041"
+EVIL = "x\x1b[31m\n\u202egpj.\u2066\\a b\"' =#\U000e0041[bold]"
 HUGE = """
 import os, socket, sys
 sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
@@ -286,7 +289,7 @@ def test_hostile_names_reach_neither_the_ask_nor_the_list_nor_the_log(
         assert "[bold]" in done.stdout, "a name was read as markup"
 
         arbiter.answer("allow", "--for", "forever", "--scope", "app")
-        code, output = program.wait(15), program.communicate()[0]
+        output, code = program.communicate(timeout=15)[0], program.returncode
         assert code == 0, output
         assert arbiter.run(*argv)[0] == 0, "the remembered rule means the same program"
         assert arbiter.asks() == []
