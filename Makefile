@@ -29,7 +29,7 @@ lab: setup
 	@sh packaging/as-root.sh $(BIN)/arbiter lab shell
 
 test: setup
-	@sh packaging/as-root.sh --or-namespace $(BIN)/python -m pytest $(ARGS)
+	@sh packaging/as-root.sh --or-namespace $(BIN)/python $(BIN)/python -m pytest $(ARGS)
 
 bench: setup
 	@sh packaging/as-root.sh $(BIN)/python bench/connect.py $(ARGS)

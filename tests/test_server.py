@@ -38,6 +38,14 @@ QUERY = protocol.encode(protocol.Query())
 HELLO_TIMEOUT = 0.4
 
 
+def eventually(look: Callable[[], object]) -> None:
+    """Returns once `look` is true."""
+    end = time.monotonic() + 5
+    while not look():
+        assert time.monotonic() < end, "waited 5 s in vain"
+        time.sleep(0.005)
+
+
 def note(id: int, text: str = "") -> protocol.Withdraw:
     return protocol.Withdraw(id, protocol.WithdrawReason.RULE, text)
 
@@ -99,9 +107,7 @@ class Daemon:
         self.uid = uid
         client = Client(self.path)
         # The uid is asked for when the connection is accepted: not before that may it change.
-        before = time.monotonic() + 5
-        while self.uid == uid and uid and time.monotonic() < before:
-            time.sleep(0.001)
+        eventually(lambda: not uid or self.uid != uid)
         return client
 
     def client(self, uid: int = 0, role: Role = Role.COMMAND) -> Client:
@@ -288,8 +294,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_message_leaves_nothing(daemon: 
     with daemon.client(role=Role.PROMPT) as client:
         client.sock.sendall(b'{"type":"answer","ask":1,"deci')
     with daemon.client() as witness:
-        while daemon.prompts[-1]:
-            time.sleep(0.005)
+        eventually(lambda: not daemon.prompts[-1])
         assert witness.works()
     assert daemon.seen == [(0, protocol.Query())]
 
@@ -377,8 +382,7 @@ def test_a_client_that_never_reads_is_cut_off_and_the_others_get_everything(
         reader.join(10)
         assert got == list(range(total))
         assert longest < 2, "a broadcast waited for somebody"
-        while len(daemon.prompts[-1]) > 1:  # the deaf one is gone from the prompts
-            time.sleep(0.005)
+        eventually(lambda: len(daemon.prompts[-1]) == 1)  # the deaf one is gone from the prompts
         poll = select.poll()
         poll.register(deaf.sock, 0)
         assert poll.poll(2000), "the connection of the deaf client is still open"
@@ -393,14 +397,10 @@ def test_a_client_that_ends_without_reading_is_counted_until_its_memory_is_free(
         big = note(1, "x" * 60_000)
         for _ in range(10):  # more than a socket takes, less than MAX_UNSENT
             daemon.tell(big, ALICE)
-        began = time.monotonic()
         deaf.sock.sendall(b"x" * protocol.MAX_MESSAGE)
-        while daemon.prompts[-1]:
-            time.sleep(0.005)
+        eventually(lambda: not daemon.prompts[-1])
         assert daemon.run(lambda: dict(daemon.server._per_user)) == {ALICE: 1}
-        while daemon.run(lambda: dict(daemon.server._per_user)):
-            assert time.monotonic() - began < 5
-            time.sleep(0.01)
+        eventually(lambda: not daemon.run(lambda: dict(daemon.server._per_user)))
         poll = select.poll()
         poll.register(deaf.sock, 0)
         assert poll.poll(2000), "it lingers on"
@@ -465,8 +465,8 @@ def test_one_connection_too_many_is_told_busy_and_other_users_are_let_in(daemon:
         assert other.works()
     assert all(client.works() for client in clients)
     clients.pop().sock.close()
-    while daemon.run(lambda: daemon.server._per_user[ALICE]) >= server.MAX_CLIENTS_PER_USER:
-        time.sleep(0.005)
+    most = server.MAX_CLIENTS_PER_USER
+    eventually(lambda: daemon.run(lambda: daemon.server._per_user[ALICE]) < most)
     with daemon.client(ALICE) as again:
         assert again.works()
     for client in clients:
@@ -575,8 +575,7 @@ def test_everybody_may_connect_and_the_end_leaves_no_file_and_no_connection(
 ) -> None:
     assert stat.S_IMODE(daemon.path.stat().st_mode) == 0o666
     with daemon.client(role=Role.PROMPT) as client, daemon.connect() as silent:
-        while daemon.run(lambda: daemon.server._per_user[0]) < 2:
-            time.sleep(0.005)
+        eventually(lambda: daemon.run(lambda: daemon.server._per_user[0]) == 2)
         daemon.run(daemon.server.close)
         assert client.ended() and silent.ended()
     assert not daemon.path.exists()
