@@ -96,6 +96,7 @@ class Daemon:
         self._tasks: set[asyncio.Future[None]] = set()
         self._wake: asyncio.TimerHandle | None = None
         self._arming = False
+        self._loading = self._stale = False
         self._watching_counters = False
         self._counted = Counters(0, 0, 0, 0)
         self._broken = ""
@@ -259,7 +260,19 @@ class Daemon:
             self._unexpected(self._loop, {"message": "in a task", "exception": error})
 
     def _reload(self) -> None:
-        self._spawn(self._memory.load(self.pipeline.rules.index))
+        """Read the rules anew: one reading at a time, and one more if asked meanwhile."""
+        self._stale = True
+        if not self._loading:
+            self._loading = True
+            self._spawn(self._load())
+
+    async def _load(self) -> None:
+        try:
+            while self._stale:
+                self._stale = False
+                await self._memory.load(self.pipeline.rules.index)
+        finally:
+            self._loading = False
 
     # --- time and counters ------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The socket's room alone: whatever a client sends is answered with its reason, and harms nobody.
 
 A real server on a real Unix socket, its event loop in a thread; the clients block, and `uid`
-pretends who connects.
+pretends who connects. One file although long: every promise needs the same daemon and client.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ def test_scopes_at_their_bound_leave_room_for_the_rest(length: int) -> None:
         note=text,
     )
     message = ask_message(
-        open_ask(Owner(1000, "alice", (worst,) * 9), why=text), ROOT, Choice.DENY, LINKS, text
+        open_ask(Owner(1000, "alice", (worst,) * 9), why=text * 9), ROOT, Choice.DENY, LINKS, text
     )
     assert len(protocol.encode(message)) <= protocol.MAX_MESSAGE
     if length <= 640:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -24,6 +25,10 @@ COMMANDS = {
     "lab": "Two links with an internet behind each, in network namespaces.",
 }
 """Subcommands, with the one line that `arbiter --help` shows."""
+
+
+STDOUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+"""What a write to stdout may fail with; other errors of files are told where they happen."""
 
 
 class _Lazy(click.Group):
@@ -70,10 +75,18 @@ def cli() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The entry point. A reader that goes away (`| head`) ends us quietly."""
+    """The entry point."""
+    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+        # A locale without some letter must not keep us from saying the rest.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli.main(args=None if argv is None else list(argv), prog_name="arbiter")
-    except BrokenPipeError:
-        # Python would try to flush stdout once more, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is not None or error.errno not in STDOUT_ERRORS:
+            click.echo(f"arbiter: {error}", err=True)
+            sys.exit(1)
+        # Python would try to flush stdout once more at exit, and complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno != errno.EPIPE:  # a reader that went away (`| head`) needs no word
+            click.echo(f"arbiter: the output cannot be written: {error.strerror}", err=True)
         sys.exit(1)

@@ -135,7 +135,10 @@ def rule_object(entry: Entry) -> dict[str, object]:
 
 
 def _when(epoch: float) -> str:
-    return datetime.fromtimestamp(epoch).astimezone().strftime("%Y-%m-%d %H:%M")
+    try:
+        return datetime.fromtimestamp(epoch).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):  # no day of the calendar: show what is stored
+        return f"{epoch:g}"
 
 
 def _ends(entry: Entry) -> str:

@@ -5,6 +5,8 @@ Why each chain stands where it does (kernel files as of 6.1):
 - `output` is of type route, so that a mark set here or at reinjection reroutes the packet
   (nf_reinject, net/netfilter/nf_queue.c). Reinjection goes on at the *next* base chain, so
   `save` and `deny` are chains of their own, straight after: nothing of others comes between.
+- They stand before mangle (-150), as the iptables rendering stands first in it: whoever marks
+  packets there for his own ends (mwan3 marks all) must not take them out of our sight.
 - An `accept` ends its own base chain only: none of another table can skip `deny` or `last`.
 - `deny` and `last` look at the conntrack mark too: a whole-word `meta mark set` of somebody's
   in between cannot wash a denial off, and a running connection is cut by marking it denied.
@@ -66,18 +68,18 @@ def _chains(plan: Plan) -> Iterator[tuple[str, list[str]]]:
     yield "settled", [f"ct mark & {plan.decided:#010x} != 0 goto restore_denied"]
     if plan.links or plan.tunnels:
         yield "prerouting", ["type filter hook prerouting priority -160;", *_prerouting(plan)]
-    yield "output", ["type route hook output priority -140;", *_output(plan, names)]
+    yield "output", ["type route hook output priority -153;", *_output(plan, names)]
     save = ", ".join(f"{mark:#010x} : goto save{name}" for mark, name in names.items())
     yield (
         "save",
         [
-            "type filter hook output priority -139;",
+            "type filter hook output priority -152;",
             f"ct state new meta mark & {plan.mask:#010x} vmap {{ {save} }}",
         ],
     )
     denied = f"& {plan.denied:#010x} == {plan.denied:#010x}"
     for name, hook, priority, end in (
-        ("deny", "output", -138, "goto refuse"),
+        ("deny", "output", -151, "goto refuse"),
         ("last", "postrouting", -150, "drop"),
     ):
         yield (
