@@ -184,7 +184,7 @@ class Queue:
 
     def counters(self) -> Counters:
         """The kernel's own counters for this queue; zeros where it is not bound."""
-        with open("/proc/self/net/netfilter/nfnetlink_queue") as table:
+        with open("/proc/thread-self/net/netfilter/nfnetlink_queue") as table:
             for line in table:
                 columns = line.split()
                 if int(columns[0]) == self.number:
@@ -213,7 +213,7 @@ def _no_queue(number: int, error: str) -> str:
 
 def _holder(number: int) -> str:
     """Who has the queue bound: a netlink port id, which by habit is the process's pid."""
-    table = Path("/proc/self/net/netfilter/nfnetlink_queue")
+    table = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
     if not table.exists():
         return ""
     for line in table.read_text().splitlines():

@@ -1,0 +1,192 @@
+"""The queue room on the real kernel: any order, marks kept, bounded work, losses counted."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from arbiter.kernel import queue as queue_room
+from arbiter.kernel.queue import BATCH, Queue, QueueError
+from arbiter.lab import Lab
+from arbiter.lab.config import SERVER4, SERVER6
+from arbiter.model import ACCEPTED, DENIED, DROPPED, MARK_MASK, Hook, Packet, Undecodable
+from arbiter.packets import COPY_RANGE
+
+NUMBER = 5
+PORT = 7
+
+
+class Consumer:
+    """A queue in the lab's host, read by hand."""
+
+    def __init__(
+        self, lab: Lab, length: int = 1024, fail_open: bool = False, mark_mask: int = MARK_MASK
+    ) -> None:
+        self.got: list[Packet | Undecodable] = []
+        self.lab = lab
+        self.queue = lab.inside(
+            lambda: Queue(
+                NUMBER, self.got.append, length=length, fail_open=fail_open, mark_mask=mark_mask
+            )
+        )
+
+    def read(self, count: int) -> list[Packet]:
+        """Wait for packets; gives all so far."""
+        while len(self.got) < count:
+            ready, _, _ = select.select([self.queue.fileno()], [], [], 5)
+            assert ready, f"only {len(self.got)} of {count} packets came"
+            self.queue.handle()
+        assert all(isinstance(packet, Packet) for packet in self.got)
+        return [packet for packet in self.got if isinstance(packet, Packet)]
+
+    def counters(self) -> queue_room.Counters:
+        return self.lab.inside(self.queue.counters)
+
+
+@pytest.fixture
+def consumer(clean_lab: Lab) -> Iterator[Consumer]:
+    with consuming(clean_lab) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def consuming(
+    lab: Lab, length: int = 1024, fail_open: bool = False, mark_mask: int = MARK_MASK
+) -> Iterator[Consumer]:
+    made = Consumer(lab, length, fail_open, mark_mask)
+    for tool in ("iptables", "ip6tables"):
+        for rule in (
+            ("OUTPUT", "-p", "udp", "--dport", str(PORT), "-j", "NFQUEUE"),
+            ("POSTROUTING", "-m", "mark", "--mark", "0x20000040"),
+            ("POSTROUTING", "-m", "mark", "--mark", "0x00000040"),
+        ):
+            number = ["--queue-num", str(NUMBER)] if "NFQUEUE" in rule else []
+            done = lab.run([tool, "-w", "-t", "mangle", "-A", *rule, *number])
+            assert done.returncode == 0, done.stderr
+    try:
+        yield made
+    finally:
+        made.queue.close()
+
+
+def client(lab: Lab, server: str, mark: int = 0) -> socket.socket:
+    """A UDP socket of the lab's host, connected to the echo server."""
+
+    def make() -> socket.socket:
+        family = socket.AF_INET6 if ":" in server else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        sock.settimeout(3)
+        sock.connect((server, PORT))
+        return sock
+
+    return lab.inside(make)
+
+
+@pytest.mark.parametrize("server", [SERVER4, SERVER6])
+def test_packets_are_answered_in_any_order(consumer: Consumer, server: str) -> None:
+    with client(consumer.lab, server) as sock:
+        for number in range(3):
+            sock.send(b"%d" % number)
+        first, second, third = consumer.read(3)
+        assert (first.hook, first.flow.dport) == (Hook.OUT, PORT)
+        consumer.queue.set_verdict(third.id, ACCEPTED)
+        consumer.queue.set_verdict(second.id, DROPPED)
+        consumer.queue.set_verdict(first.id, ACCEPTED)
+        assert consumer.queue.waiting == 0
+        answers = sock.recv(200) + sock.recv(200)
+        assert answers.index(b"2") < answers.rindex(b"0")
+        assert b"link=wifi" in answers
+        sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            sock.recv(200)
+
+
+def test_a_verdict_sets_our_mark_bits_and_keeps_the_others(consumer: Consumer) -> None:
+    with client(consumer.lab, SERVER4, mark=0x40) as sock:
+        sock.send(b"x")
+        (packet,) = consumer.read(1)
+        assert packet.mark == 0x40
+        consumer.queue.set_verdict(packet.id, ACCEPTED)
+        assert sock.recv(200)
+    listing = consumer.lab.run(["iptables", "-t", "mangle", "-nvxL", "POSTROUTING"]).stdout
+    marked, unmarked = (int(line.split()[0]) for line in listing.splitlines()[-2:])
+    assert (marked, unmarked) == (1, 0), listing
+
+
+def test_another_mark_base_moves_the_bits(clean_lab: Lab) -> None:
+    with consuming(clean_lab, mark_mask=0x7F) as consumer:
+        rule = ["POSTROUTING", "-m", "mark", "--mark", "0x60/0x7f"]
+        clean_lab.run(["iptables", "-w", "-t", "mangle", "-A", *rule])
+        with client(clean_lab, SERVER4) as sock:
+            sock.send(b"x")
+            (packet,) = consumer.read(1)
+            consumer.queue.set_verdict(packet.id, DENIED)
+            assert sock.recv(200)  # nothing rejects in this test: the mark alone is looked at
+    listing = clean_lab.run(["iptables", "-t", "mangle", "-nvxL", "POSTROUTING"]).stdout
+    assert int(listing.splitlines()[-1].split()[0]) == 1, listing
+
+
+def test_only_what_decoding_needs_is_copied(consumer: Consumer) -> None:
+    def copy_range() -> int:
+        with open("/proc/thread-self/net/netfilter/nfnetlink_queue") as table:
+            (line,) = table.readlines()
+        return int(line.split()[4])
+
+    assert consumer.lab.inside(copy_range) == COPY_RANGE
+    with client(consumer.lab, SERVER4) as sock:
+        sock.send(b"x" * 1200)
+        (packet,) = consumer.read(1)
+        assert packet.length == 1228
+        consumer.queue.set_verdict(packet.id, ACCEPTED)
+        assert sock.recv(2000)
+
+
+def test_a_flood_is_read_in_batches(consumer: Consumer) -> None:
+    with contextlib.ExitStack() as stack:
+        # Several sockets: what is held counts against its sender's buffer.
+        for _ in range(6):
+            sock = stack.enter_context(client(consumer.lab, SERVER4))
+            for _ in range(BATCH // 2):
+                sock.send(b"x")
+        consumer.read(1)
+        assert len(consumer.got) == BATCH
+        packets = consumer.read(3 * BATCH)
+        for packet in packets:
+            consumer.queue.set_verdict(packet.id, DROPPED)
+
+
+def test_a_full_queue_drops_and_counts(clean_lab: Lab) -> None:
+    with consuming(clean_lab, length=4) as consumer, client(clean_lab, SERVER4) as sock:
+        for _ in range(10):
+            with contextlib.suppress(OSError):
+                sock.send(b"x")
+        counters = consumer.counters()
+        assert (counters.waiting, counters.dropped_full) == (4, 6)
+        assert counters.total >= 4
+
+
+def test_with_fail_open_a_full_queue_lets_pass(clean_lab: Lab) -> None:
+    with (
+        consuming(clean_lab, length=1, fail_open=True) as consumer,
+        client(clean_lab, SERVER4) as sock,
+    ):
+        for number in range(3):
+            sock.send(b"%d" % number)
+        answers = sock.recv(200) + sock.recv(200)
+        assert b"1" in answers
+        assert consumer.counters().waiting == 1
+
+
+def test_the_receive_buffer_is_large(consumer: Consumer) -> None:
+    assert consumer.queue.problems == []
+
+
+def test_a_queue_that_is_taken_names_its_holder(consumer: Consumer) -> None:
+    with pytest.raises(QueueError, match="queue 5 is held by"):
+        Consumer(consumer.lab)
