@@ -9,7 +9,7 @@ import msgspec
 
 from arbiter import protocol
 from arbiter.asks import AskBook, OpenAsk, State
-from arbiter.model import ANY_LINK, Action, Decision, Link, Owner, Peer
+from arbiter.model import ANY_LINK, Action, Decision, Link, Peer
 from arbiter.protocol import RefusedReason
 from arbiter.rules import (
     LifetimeKind,
@@ -51,7 +51,7 @@ def check_open(asks: AskBook, id: int, peer: Peer) -> OpenAsk:
             raise AnswerError(RefusedReason.GONE, text)
         raise AnswerError(how.reason, f"ask {id} is closed: {how.text}")
     if not peer.may_answer(ask.uid):
-        whose = ask.owner.user or "another user"
+        whose = ask.example.owner.user or "another user"
         text = (
             f"ask {id} is about a process of {whose}, and you are {peer.user}: only {whose}, "
             "root and members of group arbiter may answer it"
@@ -65,15 +65,15 @@ def check_open(asks: AskBook, id: int, peer: Peer) -> OpenAsk:
 
 def offered(ask: OpenAsk, peer: Peer) -> dict[str, Rule]:
     """The scopes this peer may choose from: by id, the rule (allow, forever) each one means."""
-    process = ask.owner.processes[0] if isinstance(ask.owner, Owner) else None
+    process = ask.example.subject
     scopes = scopes_for(
         process.app if process else None,
         process.ancestors if process else (),
-        ask.owner.user,
-        ask.packet.flow,
-        ask.packet.hook,
+        ask.example.owner.user,
+        ask.example.packet.flow,
+        ask.example.packet.hook,
         admin=peer.admin,
-        uid=ask.owner.uid,
+        uid=ask.example.owner.uid,
     )
     return {id: rule for id, rule in scopes if _fits(rule)}
 
@@ -92,10 +92,11 @@ def read(ask: OpenAsk, answer: protocol.Answer, peer: Peer, links: Mapping[str, 
         raise AnswerError(RefusedReason.INVALID, text) from None
     process = None
     if lifetime.kind is LifetimeKind.PROCESS:
-        if not isinstance(ask.owner, Owner):
+        subject = ask.example.subject
+        if subject is None:
             text = "nobody knows the process of this connection, so no decision can end with it"
             raise AnswerError(RefusedReason.INVALID, text)
-        process = (ask.owner.processes[0].pid, ask.owner.processes[0].start)
+        process = (subject.pid, subject.start)
     scopes = offered(ask, peer)
     rule = scopes.get(answer.scope)
     if rule is None and not scopes:

@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeVar
 
 from arbiter import protocol
 from arbiter.events import Announce, Effect, ShowAsk, WithdrawAsk
-from arbiter.model import Decision, NoOwner, Owner, Packet, Peer
+from arbiter.judge import answerer
+from arbiter.model import Decision, NoOwner, Owner, Packet, Peer, Process
 from arbiter.protocol import RefusedReason, WithdrawReason
 from arbiter.rules import Entry, format_decision, format_rule
 
@@ -22,6 +23,7 @@ class Key(NamedTuple):
 
     apps: tuple[str, ...]
     uid: int | None
+    """Who may answer beside admins, see `judge.answerer`."""
     proto: int
     daddr: bytes
     dport: int
@@ -31,19 +33,7 @@ def key_of(packet: Packet, owner: Owner | NoOwner) -> Key:
     """The ask that a packet belongs to."""
     apps = tuple(app.id for app in owner.apps) if isinstance(owner, Owner) else ()
     flow = packet.flow
-    return Key(apps, owner.uid, flow.proto, flow.daddr, flow.dport)
-
-
-def answerer_uid(owner: Owner | NoOwner) -> int | None:
-    """Whose processes these are: the one uid that may answer beside admins; None if mixed.
-
-    The socket's uid and the effective uid of every process that holds it must agree, or a
-    set-uid program could be allowed by whoever started it.
-    """
-    if isinstance(owner, NoOwner):
-        return owner.uid
-    uids = {owner.uid, *(process.uid for process in owner.processes)}
-    return owner.uid if len(uids) == 1 else None
+    return Key(apps, answerer(owner), flow.proto, flow.daddr, flow.dport)
 
 
 class State(enum.Enum):
@@ -54,23 +44,30 @@ class State(enum.Enum):
     """Answered; its rule is on the way to the disk."""
 
 
+class Example(NamedTuple):
+    """The connection that an ask shows, of all that wait for it."""
+
+    packet: Packet
+    owner: Owner | NoOwner
+    subject: Process | None
+    """The process that the offered rules are about; None without an owner."""
+
+
 class OpenAsk:
-    """One question. `packet` and `owner` are the example that is shown."""
+    """One question."""
 
     __slots__ = (
         "answer",
         "created",
         "deadline",
+        "example",
         "expires",
         "id",
         "key",
         "note",
-        "owner",
-        "packet",
         "peer",
         "shown",
         "state",
-        "uid",
         "waiting",
         "why",
     )
@@ -78,18 +75,16 @@ class OpenAsk:
     def __init__(
         self,
         id: int,
-        packet: Packet,
-        owner: Owner | NoOwner,
+        key: Key,
+        example: Example,
         *,
         created: float,
         expires: float,
         why: str,
     ) -> None:
         self.id = id
-        self.key = key_of(packet, owner)
-        self.packet = packet
-        self.owner = owner
-        self.uid = answerer_uid(owner)
+        self.key = key
+        self.example = example
         self.created = created
         """Epoch seconds."""
         self.deadline = created
@@ -104,8 +99,13 @@ class OpenAsk:
         self.state = State.OPEN
         self.peer: Peer | None = None
         self.answer: Decision | None = None
-        self.shown: tuple[int, bool, str] | None = None
-        """(waiting, stale, note) as last sent to the prompts."""
+        self.shown: tuple[int, bool, str, Example] | None = None
+        """(waiting, stale, note, example) as last sent to the prompts."""
+
+    @property
+    def uid(self) -> int | None:
+        """Who may answer beside admins; None for admins only."""
+        return self.key.uid
 
     @property
     def stale(self) -> bool:
@@ -163,22 +163,22 @@ class AskBook:
         return ""
 
     def make_room(self, key: Key) -> list[Effect]:
-        """If there is no room for this key, give up the oldest ask that nothing waits for: of
-        the same program, else of the same user. Nobody's ask gives way to another user's."""
+        """If there is no room for this key, give up the oldest ask that nothing waits for and
+        whose end makes room. Nobody's ask gives way to another user's."""
         if not self.full(key):
             return []
-        stale = [ask for ask in self if ask.stale and ask.state is State.OPEN]
-        own = [ask for ask in stale if (ask.key.apps, ask.key.uid) == (key.apps, key.uid)]
-        same_user = [ask for ask in stale if ask.key.uid == key.uid]
-        for ask in (*own, *same_user)[:1]:
-            return self.withdraw(ask, WithdrawReason.EXPIRED, "newer asks wait")
+        own_app = self._apps[key.apps, key.uid] >= self._per_app
+        for ask in self:
+            same = ask.key.uid == key.uid and (ask.key.apps == key.apps or not own_app)
+            if same and ask.stale and ask.state is State.OPEN:
+                return self.withdraw(ask, WithdrawReason.EXPIRED, "newer asks wait")
         return []
 
     def open(
-        self, packet: Packet, owner: Owner | NoOwner, *, created: float, expires: float, why: str
+        self, key: Key, example: Example, *, created: float, expires: float, why: str
     ) -> OpenAsk:
         """A new ask; its key must have none, and `full` must have said "" for it."""
-        ask = OpenAsk(self._next, packet, owner, created=created, expires=expires, why=why)
+        ask = OpenAsk(self._next, key, example, created=created, expires=expires, why=why)
         self._next += 1
         self._by_id[ask.id] = ask
         self._by_key[ask.key] = ask
@@ -193,11 +193,11 @@ class AskBook:
         while it is small, and then at each doubling: it must not flood them."""
         count = len(ask.waiting)
         if ask.shown is not None:
-            last, stale, note = ask.shown
+            last, *rest = ask.shown
             small_change = count == last or 4 < count < 2 * last
-            if small_change and (stale, note) == (ask.stale, ask.note):
+            if small_change and rest == [ask.stale, ask.note, ask.example]:
                 return []
-        ask.shown = (count, ask.stale, ask.note)
+        ask.shown = (count, ask.stale, ask.note, ask.example)
         return [ShowAsk(ask.id)]
 
     # --- closing ----------------------------------------------------------------------------

@@ -7,10 +7,12 @@ lock, store, queue, socket, rules of the firewall last, "ready"; and back the sa
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -55,6 +57,9 @@ COUNTERS_EVERY = 2.0
 """Seconds between looks at the kernel's loss counters, while packets come."""
 CLOCK_CHECK = 60.0
 """Seconds between looks at the wall clock, which may jump, while a rule ends by it."""
+RESERVE = 16
+"""Descriptors kept for the end: taking the ruleset away must not fail for lack of them."""
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger("arbiter")
 
 
@@ -96,8 +101,8 @@ class Daemon:
         self._tasks: set[asyncio.Future[None]] = set()
         self._wake: asyncio.TimerHandle | None = None
         self._arming = False
-        self._loading = self._stale = False
-        self._watching_counters = False
+        self._loaded = self._loading = self._stale = False
+        self._counting: asyncio.TimerHandle | None = None
         self._counted = Counters(0, 0, 0, 0)
         self._broken = ""
 
@@ -113,7 +118,9 @@ class Daemon:
         self._loop.set_exception_handler(self._unexpected)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._stop = stop
+        self._reserve = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVE)]
         _need_rights()
+        _allow_descriptors()
         lock = _lock(self.paths.state)
         try:
             self._memory = Memory(self.paths.database, self._dispatch)
@@ -141,6 +148,7 @@ class Daemon:
             lambda pid, start: self._dispatch(ProcessExited(now(), pid, start)),
         )
         await self._memory.load(self.pipeline.rules.index, first=True)
+        self._loaded = True
         events = ProcEvents.open()
         if events is None:
             log.info("no process events here: new programs are found by reading /proc")
@@ -166,9 +174,13 @@ class Daemon:
                 await self._undo()
         finally:
             self._loop.remove_reader(self._queue.fileno())
+            if self._counting is not None:
+                self._counting.cancel()
             self._queue.close()
             self._exits.close()
             self._scanner.shutdown(wait=True, cancel_futures=True)
+            if self._tasks:
+                await asyncio.wait(tuple(self._tasks), timeout=5)
             self._owners.close()
             if events is not None:
                 events.close()
@@ -178,14 +190,21 @@ class Daemon:
     async def _undo(self) -> None:
         """Answer what is held before the ruleset goes: the kernel drops queued packets when a
         base chain is unregistered (net/netfilter/nf_queue.c, nf_queue_nf_hook_drop)."""
-        self._dispatch(Stopping(now()))
-        for problem in await asyncio.to_thread(firewall.remove):
-            log.error("%s", problem)
+        for fd in self._reserve:
+            os.close(fd)  # what is to come needs some, however few are left
+        try:
+            self._dispatch(Stopping(now()))
+        finally:
+            for problem in await asyncio.to_thread(firewall.remove):
+                log.error("%s", problem)
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A mistake in arbiter itself. Going on could leave packets without a verdict, so stop
         in order, by `when_absent`, and say where."""
         error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            log.error("%s: %s", context.get("message"), error.strerror)
+            return  # not our mistake, and it passes
         where = context.get("message", "in the event loop")
         told = error if isinstance(error, BaseException) else None
         log.error("internal error: %s", where, exc_info=told)
@@ -196,9 +215,8 @@ class Daemon:
 
     def _packet(self, packet: Packet | Undecodable) -> None:
         self._dispatch(PacketQueued(now(), packet))
-        if not self._watching_counters:
-            self._watching_counters = True
-            self._loop.call_later(COUNTERS_EVERY, self._check_counters)
+        if self._counting is None:
+            self._counting = self._loop.call_later(COUNTERS_EVERY, self._check_counters)
 
     def _dispatch(self, event: Event) -> None:
         """Hand an event to the pipeline and do what it wants, in that order."""
@@ -215,7 +233,10 @@ class Daemon:
                     self._arm()
 
     def _find_owner(self, packet: Packet) -> None:
-        owner = self._owners.quick(packet)
+        try:
+            owner = self._owners.quick(packet)
+        except OSError as error:
+            owner = _not_found(error)
         if owner is not None:
             self._dispatch(OwnerFound(now(), packet.id, owner))
             return
@@ -227,7 +248,7 @@ class Daemon:
         try:
             owner = await self._loop.run_in_executor(self._scanner, self._owners.scan, packet)
         except OSError as error:
-            owner = NoOwner(NoOwnerReason.HIDDEN, detail=f"the look-up failed: {error}")
+            owner = _not_found(error)
         self._dispatch(OwnerFound(now(), packet.id, owner))
 
     # --- effects beside the hot path --------------------------------------------------------
@@ -247,7 +268,14 @@ class Daemon:
             case Retire(ids, reason):
                 self._spawn(self._memory.retire(ids, reason))
             case WatchProcess(pid, start):
-                self._exits.watch(pid, start)
+                self._watch(pid, start)
+
+    def _watch(self, pid: int, start: int) -> None:
+        try:
+            self._exits.watch(pid, start)
+        except OSError as error:
+            # Out of descriptors: its exit goes unseen, and its packets wait for their deadline.
+            log.error("process %d cannot be watched: %s; raise LimitNOFILE", pid, error.strerror)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -262,7 +290,7 @@ class Daemon:
     def _reload(self) -> None:
         """Read the rules anew: one reading at a time, and one more if asked meanwhile."""
         self._stale = True
-        if not self._loading:
+        if self._loaded and not self._loading:
             self._loading = True
             self._spawn(self._load())
 
@@ -312,9 +340,9 @@ class Daemon:
                 lost,
                 "let through undecided" if passed else "dropped, their programs try again",
             )
-        self._watching_counters = counters.total != last.total
-        if self._watching_counters:
-            self._loop.call_later(COUNTERS_EVERY, self._check_counters)
+        self._counting = None
+        if counters.total != last.total:
+            self._counting = self._loop.call_later(COUNTERS_EVERY, self._check_counters)
 
     def _status(self) -> protocol.Status:
         kernel = self._queue.counters()
@@ -340,6 +368,17 @@ class Daemon:
             counters=counters,
             problems=(*self._queue.problems, *self._memory.problems()),
         )
+
+
+def _not_found(error: OSError) -> NoOwner:
+    """What stops a look-up: no descriptors or memory left. Not an exit, and not a guess."""
+    return NoOwner(NoOwnerReason.HIDDEN, detail=f"the look-up failed: {error.strerror}")
+
+
+def _allow_descriptors() -> None:
+    """As many as we may have: each watched process and each client needs one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 CAP_NET_ADMIN = 12

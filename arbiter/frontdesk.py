@@ -10,7 +10,7 @@ from arbiter import __version__, protocol, views
 from arbiter.events import Announce, Answered, Event, PromptsChanged, Refuse, WithdrawAsk
 from arbiter.kernel.procfs import details
 from arbiter.memory import now
-from arbiter.model import Owner, Peer
+from arbiter.model import Peer
 from arbiter.pipeline import Pipeline
 from arbiter.server import Server
 
@@ -44,8 +44,9 @@ class FrontDesk:
         ask = self._pipeline.asks.get(ask_id)
         if ask is None:
             return  # closed by a later effect of the same event
-        if ask_id not in self._cwds and isinstance(ask.owner, Owner):
-            self._cwds[ask_id] = details(ask.owner.processes[0]).cwd
+        subject = ask.example.subject
+        if ask_id not in self._cwds and subject is not None:
+            self._cwds[ask_id] = details(subject).cwd
         self.server.broadcast(ask.uid, lambda peer: self._ask_for(ask_id, peer))
 
     def withdraw(self, effect: WithdrawAsk) -> None:

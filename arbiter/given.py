@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import TypeVar
 
 from arbiter.asks import Key
-from arbiter.model import Decision, Flow, Peer
+from arbiter.model import Action, Decision, Flow, Peer
 
 GRACE = 5.0
 """Seconds for which a `once` answer also serves packets of the same flow that were on their way
@@ -36,6 +36,9 @@ class GivenOnce:
         """The answer that serves this packet. A late one is used up by it."""
         kept = self._flows.get((flow, key))
         if kept is not None and kept[0] > now:
+            if kept[1][0].action is Action.DENY:
+                # A denied flow is never confirmed: as long as it goes on sending it is queued.
+                self.serve_flow(flow, key, kept[1], now)
             return kept[1]
         kept = self._credits.pop(key, None)
         if kept is None or kept[0] <= now:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator
 
 from arbiter.model import Flow, NoOwner, Owner, Packet
@@ -11,7 +12,7 @@ from arbiter.model import Flow, NoOwner, Owner, Packet
 class Held:
     """One packet without a verdict yet. `owner` is None while it is looked up."""
 
-    __slots__ = ("ask", "deadline", "owner", "packet", "since")
+    __slots__ = ("ask", "deadline", "owner", "packet", "since", "uid")
 
     def __init__(self, packet: Packet, since: float, deadline: float) -> None:
         self.packet = packet
@@ -20,6 +21,9 @@ class Held:
         """Both monotonic seconds."""
         self.owner: Owner | NoOwner | None = None
         self.ask: int | None = None
+        """The ask it waits for; None while its owner is looked up."""
+        self.uid: int | None = None
+        """Whose room it takes while it waits."""
 
 
 class HeldPackets:
@@ -30,6 +34,7 @@ class HeldPackets:
         self._by_id: dict[int, Held] = {}
         self._flows: dict[Flow, dict[int, None]] = {}
         self._heap: list[tuple[float, int]] = []
+        self._waiting: Counter[int | None] = Counter()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -56,9 +61,27 @@ class HeldPackets:
         heapq.heappush(self._heap, (deadline, packet.id))
         return held
 
+    def wait(self, held: Held, ask: int, uid: int | None) -> None:
+        """It waits for an answer from now on, at the expense of `uid`."""
+        held.ask, held.uid = ask, uid
+        self._waiting[uid] += 1
+
+    def waiting(self, uid: int | None) -> int:
+        """How many packets wait for an answer at the expense of `uid`."""
+        return self._waiting[uid]
+
+    @property
+    def waiting_in_all(self) -> int:
+        """How many packets wait for an answer."""
+        return self._waiting.total()
+
     def pop(self, packet_id: int) -> Held:
         """Let a packet go, for its verdict."""
         held = self._by_id.pop(packet_id)
+        if held.ask is not None:
+            self._waiting[held.uid] -= 1
+            if not self._waiting[held.uid]:
+                del self._waiting[held.uid]
         siblings = self._flows[held.packet.flow]
         del siblings[packet_id]
         if not siblings:

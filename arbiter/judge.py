@@ -31,18 +31,32 @@ class Judgement(NamedTuple):
     entry: Entry | None
 
 
+def answerer(owner: Owner | NoOwner) -> int | None:
+    """Whose processes these are: the one uid whose rules and answers count beside admins'.
+
+    None if that is mixed: the socket's uid and the effective uid of every process that holds it
+    must agree, or a set-uid program could be let go by whoever started it.
+    """
+    if isinstance(owner, NoOwner):
+        return owner.uid
+    uids = {owner.uid, *(process.uid for process in owner.processes)}
+    return owner.uid if len(uids) == 1 else None
+
+
 def queries(packet: Packet, owner: Owner | NoOwner) -> Iterable[Query]:
     """One question to the rules for each different app that holds the socket.
 
     Which processes of that app hold it matters to rules that end with a process.
     """
     flow = packet.flow
+    uid = answerer(owner)
+    user = owner.user if uid is not None else ""
     if isinstance(owner, NoOwner):
         yield Query(
             app="",
             parents=(),
-            uid=owner.uid,
-            user=owner.user,
+            uid=uid,
+            user=user,
             daddr=flow.daddr,
             dport=flow.dport,
             proto=flow.proto,
@@ -57,8 +71,8 @@ def queries(packet: Packet, owner: Owner | NoOwner) -> Iterable[Query]:
         yield Query(
             app=app,
             parents=parents,
-            uid=owner.uid,
-            user=owner.user,
+            uid=uid,
+            user=user,
             daddr=flow.daddr,
             dport=flow.dport,
             proto=flow.proto,
@@ -83,7 +97,7 @@ def judge(index: Index, packet: Packet, owner: Owner | NoOwner, wall: float) -> 
             return Judgement(entry.rule.decision, entry)
         else:
             entries.append(entry)
-    if undecided or not entries:
+    if undecided:
         if owner.established and not packet.opens:
             # The kernel holds this TCP connection as open already: it began before arbiter did,
             # or its conntrack entry was lost. Asking would cut the ssh session of the person
@@ -92,6 +106,20 @@ def judge(index: Index, packet: Packet, owner: Owner | NoOwner, wall: float) -> 
         return None
     entries.sort(key=lambda entry: entry.rule.decision.action is not Action.ROUTE)
     return Judgement(entries[0].rule.decision, entries[0])
+
+
+def subject(index: Index, packet: Packet, owner: Owner | NoOwner, wall: float) -> Process | None:
+    """The process that a question is about: the first whose app no rule decides yet.
+
+    An answer about another would be remembered, and the same asked again for ever.
+    """
+    if isinstance(owner, NoOwner):
+        return None
+    for query in queries(packet, owner):
+        if index.lookup(query, wall) is None:
+            holders = [p for p in owner.processes if (p.pid, p.start) in query.processes]
+            return holders[0]
+    return owner.processes[0]
 
 
 def carry_out(decision: Decision, links: Mapping[str, Link]) -> tuple[Verdict, str]:

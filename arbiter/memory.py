@@ -74,6 +74,7 @@ class Memory:
                     effect.rule,
                     by=effect.peer.user,
                     by_uid=effect.peer.uid,
+                    replace_others=effect.peer.admin,
                     frontend=effect.peer.frontend,
                     created=time.time(),
                     process=effect.process,

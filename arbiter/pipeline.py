@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from arbiter import answers, protocol
-from arbiter.asks import AskBook, OpenAsk, State, key_of
+from arbiter.asks import AskBook, Example, Key, OpenAsk, State, key_of
 from arbiter.events import (
     Answered,
     Effect,
@@ -75,7 +75,9 @@ class Pipeline:
         self._given = GivenOnce()
         self._alive: set[ProcessId] = set()
         """Processes that are watched and have not exited."""
-        self._fallback = ALLOW if settings.fallback is Fallback.ALLOW else DENY
+        observing = settings.mode is Mode.OBSERVE
+        passes = observing or settings.fallback is Fallback.ALLOW
+        self._fallback = ALLOW if passes else DENY
         self._stopped: Decision | None = None
 
     @property
@@ -123,8 +125,8 @@ class Pipeline:
             )
         if self.held.of_flow(packet.flow) >= self.settings.packets_per_flow:
             return self._verdicts.lose(now, packet, "too many packets of this flow wait already")
-        if len(self.held) >= self.settings.packets_held:
-            return self._verdicts.lose(now, packet, f"{len(self.held)} packets wait already")
+        if len(self.held) - self.held.waiting_in_all >= self.settings.packets_held:
+            return self._verdicts.lose(now, packet, "too many owners are being looked for")
         self.held.add(packet, now.mono, now.mono + self.settings.deadline)
         return [FindOwner(packet)]
 
@@ -158,29 +160,50 @@ class Pipeline:
             if full:
                 note = f"not asked: {full}"
                 return effects + give(now, held, self._fallback, Reason.OVERFLOW, note=note)
-            ask = self._open(now, packet, owner)
+            ask = self._open(now, held, key)
         ask.expires = now.mono + settings.ask_ttl
+        effects += self._watch(_holders(owner))
         unattended = not any(peer.may_answer(ask.uid) for peer in self.peers)
         if unattended and settings.when_unattended is WhenUnattended.FALLBACK:
             # The ask stays open: whoever comes next can answer it for the next try.
             effects += give(now, held, self._fallback, Reason.UNATTENDED)
             return [*effects, *self.asks.show(ask)]
-        held.ask = ask.id
+        crowd = self._crowd(key.uid)
+        if crowd:
+            # As if lost: its sender tries again, and whatever a rule decides still goes.
+            effects += self._verdicts.drop(now, held, Reason.OVERFLOW, crowd)
+            return [*effects, *self.asks.show(ask)]
+        self.held.wait(held, ask.id, key.uid)
         ask.note = ""
         if not ask.waiting:
-            ask.packet, ask.owner = packet, owner
+            ask.example = self._example(now, held)
             ask.deadline = now.wall + held.deadline - now.mono
         ask.waiting[packet.id] = None
-        return [*effects, *self._watch(_holders(owner)), *self.asks.show(ask)]
+        return [*effects, *self.asks.show(ask)]
 
-    def _open(self, now: Now, packet: Packet, owner: Owner | NoOwner) -> OpenAsk:
+    def _crowd(self, uid: int | None) -> str:
+        """Why there is no room to wait; "" if there is. Nobody may take more than half of it."""
+        room = self.settings.packets_held
+        if self.held.waiting_in_all >= room:
+            return f"{room} packets wait for an answer already"
+        if self.held.waiting(uid) >= max(1, room // 2):
+            return f"{room // 2} packets of this user wait for an answer already"
+        return ""
+
+    def _example(self, now: Now, held: Held) -> Example:
+        assert held.owner is not None
+        subject = self.rules.subject(held.packet, held.owner, now.wall)
+        return Example(held.packet, held.owner, subject)
+
+    def _open(self, now: Now, held: Held, key: Key) -> OpenAsk:
         self.counters["asks"] += 1
+        example = self._example(now, held)
         return self.asks.open(
-            packet,
-            owner,
+            key,
+            example,
             created=now.wall,
             expires=now.mono + self.settings.ask_ttl,
-            why=self.rules.why_asked(packet, owner),
+            why=self.rules.why_asked(example.packet, example.owner),
         )
 
     def _retry(self, now: Now) -> list[Effect]:
@@ -195,13 +218,18 @@ class Pipeline:
                 if judgement is not None:
                     del ask.waiting[held.packet.id]
                     effects += self._verdicts.judged(now, held, judgement)
-            example = self.rules.judge(ask.packet, ask.owner, now.wall)
-            if example is not None and example.entry is not None:
-                if not ask.waiting:
-                    text = f"rule {example.entry.id} decides it now"
-                    effects += self.asks.withdraw(ask, WithdrawReason.RULE, text)
-                    continue
-                self._other_example(ask)
+            packet, owner, _ = ask.example
+            example = self.rules.judge(packet, owner, now.wall)
+            if example is not None and example.entry is not None and not ask.waiting:
+                text = f"rule {example.entry.id} decides it now"
+                effects += self.asks.withdraw(ask, WithdrawReason.RULE, text)
+                continue
+            # Decided or not, what a question must be about may be another program now.
+            if example is not None:
+                self._other_example(now, ask)
+            else:
+                subject = self.rules.subject(packet, owner, now.wall)
+                ask.example = Example(packet, owner, subject)
             effects += self.asks.show(ask)
         return effects
 
@@ -211,11 +239,10 @@ class Pipeline:
         found = (self.held.get(packet_id) for packet_id in ask.waiting)
         return [held for held in found if held is not None]
 
-    def _other_example(self, ask: OpenAsk) -> None:
+    def _other_example(self, now: Now, ask: OpenAsk) -> None:
         """Show the first packet that still waits."""
         for held in self._waiting(ask)[:1]:
-            assert held.owner is not None
-            ask.packet, ask.owner = held.packet, held.owner
+            ask.example = self._example(now, held)
 
     # --- answers ----------------------------------------------------------------------------
 
@@ -263,8 +290,15 @@ class Pipeline:
         ask.waiting.clear()
         effects: list[Effect] = []
         for held in released:
+            assert held.owner is not None
+            rule = self.rules.judge(held.packet, held.owner, now.wall)
+            if rule is not None and rule.entry is not None and rule.entry != entry:
+                # A rule that is more specific was made meanwhile, by somebody else.
+                effects += self._verdicts.judged(now, held, rule)
+                continue
+            by_rule = entry if rule is not None and rule.entry == entry else None
             effects += self._verdicts.give(
-                now, held, ask.answer, Reason.ANSWER, rule=entry, by=ask.peer, note=note
+                now, held, ask.answer, Reason.ANSWER, rule=by_rule, by=ask.peer, note=note
             )
         self.counters["answers"] += 1
         return [*effects, *self.asks.settle(ask, len(released), entry, problem)]
@@ -290,9 +324,7 @@ class Pipeline:
             if ask is not None:
                 ask.waiting.pop(held.packet.id, None)
                 changed[ask.id] = ask
-            if held.owner is None:
-                held.owner = NoOwner(NoOwnerReason.NO_SOCKET, detail="not found in time")
-            effects += self._verdicts.give(now, held, self._fallback, Reason.DEADLINE)
+            effects += self._overdue(now, held)
         for ask in changed.values():
             for held in self._waiting(ask)[:1]:
                 ask.deadline = now.wall + held.deadline - now.mono
@@ -303,6 +335,15 @@ class Pipeline:
                 text = "nobody has answered and nothing has asked again"
                 effects += self.asks.withdraw(ask, WithdrawReason.EXPIRED, text)
         return effects
+
+    def _overdue(self, now: Now, held: Held) -> list[Effect]:
+        """The fallback; but rules that need no owner hold where none was found in time."""
+        if held.owner is None:
+            held.owner = NoOwner(NoOwnerReason.NO_SOCKET, detail="not found in time")
+            judgement = self.rules.judge(held.packet, held.owner, now.wall)
+            if judgement is not None:
+                return self._verdicts.judged(now, held, judgement)
+        return self._verdicts.give(now, held, self._fallback, Reason.DEADLINE)
 
     def _process_exited(self, now: Now, process: ProcessId) -> list[Effect]:
         """Its rules end. Its TCP handshakes go: no socket is left for an answer to reach; a
@@ -316,11 +357,12 @@ class Pipeline:
                     del ask.waiting[held.packet.id]
                     note = "its program has exited"
                     effects += self._verdicts.drop(now, held, Reason.EXITED, note)
-            if self._exited(ask.owner):
-                self._other_example(ask)
-            if isinstance(ask.owner, Owner) and self._exited(ask.owner):
-                ask.note = f"{ask.owner.apps[0].name} has exited"
-                effects += self.asks.show(ask)
+            if self._exited(ask.example.owner):
+                self._other_example(now, ask)
+            subject = ask.example.subject
+            if subject is not None and self._exited(ask.example.owner):
+                ask.note = f"{subject.app.name} has exited"
+            effects += self.asks.show(ask)
         return effects
 
     def _exited(self, owner: Owner | NoOwner | None) -> bool:

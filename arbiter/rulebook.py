@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from arbiter.judge import Judgement, judge, queries
-from arbiter.model import NoOwner, Owner, Packet
+from arbiter.judge import Judgement, judge, queries, subject
+from arbiter.model import NoOwner, Owner, Packet, Process
 from arbiter.rules import Entry, Index, format_rule, why_not
 
 MAX_ENDED = 256
@@ -27,6 +27,10 @@ class RuleBook:
     def judge(self, packet: Packet, owner: Owner | NoOwner, wall: float) -> Judgement | None:
         """What the rules say; None where a person must be asked."""
         return judge(self.index, packet, owner, wall)
+
+    def subject(self, packet: Packet, owner: Owner | NoOwner, wall: float) -> Process | None:
+        """The process that a question about this packet must be about."""
+        return subject(self.index, packet, owner, wall)
 
     def change(self, added: Iterable[Entry], removed: Iterable[int]) -> list[ProcessId]:
         """Take rules out and put others in; gives the processes that new ones end with."""

@@ -63,13 +63,13 @@ class Verdicts:
         return [SetVerdict(packet.id, verdict), report]
 
     def lose(self, now: Now, packet: Packet, note: str) -> list[Effect]:
-        """Drop a packet that found no room, as if lost: whoever sent it sends it again."""
+        """Drop a packet that was never held, as if lost: whoever sent it sends it again."""
         self._count(DENY, Reason.OVERFLOW)
         report = Report(now.wall, packet, None, DENY, Reason.OVERFLOW, note=note)
         return [SetVerdict(packet.id, DROPPED), report]
 
     def drop(self, now: Now, held: Held, reason: Reason, note: str) -> list[Effect]:
-        """Drop a held packet that nobody waits for any more."""
+        """Drop a held packet that nobody waits for any more, or that there is no room for."""
         self._held.pop(held.packet.id)
         self._count(DENY, reason)
         waited = now.mono - held.since

@@ -102,8 +102,10 @@ def _ask(
     links: tuple[protocol.LinkView, ...],
     cwd: str,
 ) -> protocol.Ask:
-    owner, flow = ask.owner, ask.packet.flow
-    processes = owner.processes if isinstance(owner, Owner) else ()
+    packet, owner, subject = ask.example
+    flow = packet.flow
+    holders = owner.processes if isinstance(owner, Owner) else ()
+    processes = sorted(holders, key=lambda process: process != subject)  # what it is about, first
     more = len(processes) - room.processes
     hidden = f"{more} more processes hold this socket" if more > 0 else ""
     return protocol.Ask(

@@ -16,6 +16,7 @@ from collections import deque
 from typing import Any
 
 from arbiter import protocol
+from arbiter.asks import Example, Key, key_of
 from arbiter.events import (
     Answered,
     Effect,
@@ -100,6 +101,12 @@ def packet(
         tcp_flags=flags if proto == 6 else 0,
         length=60,
     )
+
+
+def example(held: Packet, who: Owner | NoOwner) -> tuple[Key, Example]:
+    """What an ask is made of, where no rule decides anything."""
+    subject = who.processes[0] if isinstance(who, Owner) else None
+    return key_of(held, who), Example(held, who, subject)
 
 
 def verdict(id: int, value: Verdict) -> SetVerdict:

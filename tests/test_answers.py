@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playbook import ALICE, BOB, ROOT, START, owner, packet, process
+from playbook import ALICE, BOB, ROOT, START, example, owner, packet, process
 
 from arbiter import protocol
 from arbiter.answers import AnswerError, check_open, offered, read
@@ -34,16 +34,15 @@ LINKS = {"wifi": Link("wifi", 1, "wlan0"), "lte": Link("lte", 2, "wwan0", up=Fal
 
 
 def open_ask(who: Owner | NoOwner | None = None, /, **where: Any) -> OpenAsk:
-    held = packet(1, **where)
-    return OpenAsk(
-        7, held, who or owner(), created=START.wall, expires=START.mono + 600, why="no rule"
-    )
+    shown = example(packet(1, **where), who or owner())
+    return OpenAsk(7, *shown, created=START.wall, expires=START.mono + 600, why="no rule")
 
 
 def book() -> tuple[AskBook, OpenAsk]:
     """One open ask of alice's, with id 1."""
     asks = AskBook(9, 9, 9)
-    ask = asks.open(packet(1), owner(), created=START.wall, expires=START.mono + 600, why="no rule")
+    shown = example(packet(1), owner())
+    ask = asks.open(*shown, created=START.wall, expires=START.mono + 600, why="no rule")
     return asks, ask
 
 
@@ -105,7 +104,8 @@ def test_another_users_ask_may_not_be_answered_and_whose_it_is_is_said() -> None
 )
 def test_what_is_not_wholly_ones_own_only_admins_answer(who: Owner | NoOwner) -> None:
     asks = AskBook(9, 9, 9)
-    ask = asks.open(packet(1), who, created=START.wall, expires=START.mono + 600, why="no rule")
+    shown = example(packet(1), who)
+    ask = asks.open(*shown, created=START.wall, expires=START.mono + 600, why="no rule")
     with pytest.raises(AnswerError) as caught:
         check_open(asks, 1, ALICE)
     assert caught.value.reason is RefusedReason.RIGHT
@@ -219,7 +219,8 @@ def test_every_rule_that_is_offered_matches_what_it_was_offered_for(
     daddr: bytes, port: int, proto: int, peer: Any, hook: Hook
 ) -> None:
     ask = open_ask(daddr=daddr, dport=port, proto=proto)
-    ask.packet = msgspec.structs.replace(ask.packet, hook=hook)
+    held = msgspec.structs.replace(ask.example.packet, hook=hook)
+    ask.example = ask.example._replace(packet=held)
     rules = offered(ask, peer)
     assert rules
     for rule in rules.values():

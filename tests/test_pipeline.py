@@ -463,7 +463,7 @@ def test_observe_passes_what_no_rule_denies() -> None:
 def test_with_nobody_there_the_setting_decides_and_the_ask_is_kept() -> None:
     play = Playbook(when_unattended=WhenUnattended.FALLBACK)
     play.prompts(BOB)
-    play.queue(1) >> FindOwner >> verdict(1, DENIED)
+    play.queue(1) >> FindOwner >> WatchProcess >> verdict(1, DENIED)
     assert play.take(Report).reason is Reason.UNATTENDED
     play >> ShowAsk(1)
     play.prompts(ALICE)
@@ -489,11 +489,14 @@ def test_asks_that_nothing_waits_for_give_way_to_new_ones() -> None:
     play >> ShowAsk(3)
 
 
-def test_when_too_much_is_held_the_rest_is_dropped_not_denied() -> None:
-    play = Playbook(packets_held=2)
+def test_when_too_much_waits_the_rest_is_dropped_not_denied() -> None:
+    play = Playbook(packets_held=4)
     for id in range(1, 4):
         play.queue(id, sport=id)
-    assert play.all(SetVerdict) == [verdict(3, DROPPED)]
+    assert play.all(SetVerdict) == [verdict(3, DROPPED)]  # half of it for one user
+    for id in range(4, 8):
+        play.queue(id, owner(process(uid=id * 100, pid=id), uid=1001 if id < 6 else 0), sport=id)
+    assert len(play.all(SetVerdict)) == 2
 
 
 # --- routes ---------------------------------------------------------------------------------

@@ -188,7 +188,8 @@ class Promise(RuleBasedStateMachine):
     @invariant()
     def bounds_hold(self) -> None:
         pipeline = self.play.pipeline
-        assert len(pipeline.held) <= 8
+        assert pipeline.held.waiting_in_all <= 8
+        assert len(pipeline.held) <= 16
         assert len(pipeline.asks) <= 6
 
     @invariant()

@@ -972,3 +972,15 @@ def test_every_error_says_what_where_why_and_the_next_step(path: Path) -> None:
     assert str(error) == f"{error.what}: {path}: {error.why}; {error.step}"
     kinds = {LockedError, DiskFullError, ReadOnlyError, CorruptError, NoPermissionError}
     assert all(issubclass(kind, StoreError) for kind in kinds)
+
+
+def test_nobody_undoes_somebody_elses_rule_by_an_answer(tmp_path: Path) -> None:
+    rule = parse("deny app=/usr/bin/curl user=alice")
+    with Store.open(tmp_path / "a.db") as store:
+        by_root = store.remember(rule, by="root", by_uid=0, created=1.0)
+        allow = parse("allow app=/usr/bin/curl user=alice")
+        with pytest.raises(StoreError, match=f"rule {by_root.entry.id} has the same conditions"):
+            store.remember(allow, by="alice", by_uid=1000, created=2.0, replace_others=False)
+        assert [entry.rule for entry in store.rules(3.0, "", None)] == [rule]
+        own = store.remember(allow, by="root", by_uid=0, created=4.0, replace_others=False)
+        assert own.replaced == (by_root.entry.id,)

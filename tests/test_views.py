@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playbook import ALICE, BOB, HERE6, ROOT, SERVER6, START, owner, packet, process
+from playbook import ALICE, BOB, HERE6, ROOT, SERVER6, START, example, owner, packet, process
 
 from arbiter import protocol
 from arbiter.answers import offered
@@ -41,8 +41,8 @@ LINKS = (Link("wifi", 1, "wlan0"), Link("lte", 2, "wwan0", up=False))
 
 
 def open_ask(who: Owner | NoOwner | None = None, /, why: str = "no rule", **where: Any) -> OpenAsk:
-    held = packet(1, **where)
-    return OpenAsk(7, held, who or owner(), created=START.wall, expires=START.mono + 9, why=why)
+    held = example(packet(1, **where), who or owner())
+    return OpenAsk(7, *held, created=START.wall, expires=START.mono + 9, why=why)
 
 
 def shown(ask: OpenAsk, peer: Peer = ALICE, cwd: str = "") -> protocol.Ask:

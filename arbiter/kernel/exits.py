@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 
+GONE = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
+"""No such process; or the pid is a thread's by now, which kernels say in two ways (pidfd_open(2))."""
 StartTime = Callable[[int], int | None]
 
 
@@ -30,12 +33,19 @@ class ExitWatch:
         loop = asyncio.get_running_loop()
         try:
             fd = os.pidfd_open(pid)
-        except ProcessLookupError:
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
             loop.call_soon(self._gone, pid, start)
             return
         # The pidfd holds on to the process that has the pid now: only its start time tells
         # whether that is the one we mean.
-        if self._start_time(pid) != start:
+        try:
+            same = self._start_time(pid) == start
+        except OSError:
+            os.close(fd)
+            raise
+        if not same:
             os.close(fd)
             loop.call_soon(self._gone, pid, start)
             return

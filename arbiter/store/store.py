@@ -82,13 +82,15 @@ class Store:
         process: tuple[int, int] | None = None,
         boot: str = "",
         session: str = "",
+        replace_others: bool = True,
     ) -> Remembered:
         """Put a rule on disk, for good when this returns (fsync), and retire what it replaces.
 
         It replaces the rule of the same layer and conditions (its `user=` is one of them), and
         every rule of those for one process; a rule for one process replaces that one's only.
         `created` and `expires` are epoch seconds; `expires` defaults to the rule's span.
-        Raises ValueError where the lifetime lacks what it needs.
+        Without `replace_others` only one's own rule (`by_uid`) may be replaced: nobody undoes an
+        admin's rule by an answer. Raises ValueError where the lifetime lacks what it needs.
         """
         author = Author(by, by_uid, frontend)
         values = rows.rule_row(
@@ -112,6 +114,8 @@ class Store:
                     row,
                 ).fetchall()
             )
+            if not replace_others:
+                self._check_own(replaced, by_uid)
             for id in replaced:
                 self._retire(id, "replaced", created, author)
             id = self._db.execute(_INSERT_RULE, values).lastrowid or 0
@@ -128,6 +132,17 @@ class Store:
                     "report this, with the rule",
                 )
         return Remembered(entry, replaced)
+
+    def _check_own(self, ids: Iterable[int], uid: int | None) -> None:
+        for id in ids:
+            (owner,) = self._db.execute("SELECT by_uid FROM rules WHERE id = ?", (id,)).fetchone()
+            if owner != uid:
+                raise UnstorableError(
+                    "cannot remember the rule",
+                    self.path,
+                    f"rule {id} has the same conditions and is somebody else's",
+                    "ask an admin to change it",
+                )
 
     def retire(
         self,

@@ -102,6 +102,7 @@ class Writer:
         process: tuple[int, int] | None = None,
         boot: str = "",
         session: str = "",
+        replace_others: bool = True,
     ) -> Future[Remembered]:
         """As Store.remember; the future is done when the rule is on disk, or failed for good."""
         return self._submit(
@@ -116,6 +117,7 @@ class Writer:
                 process=process,
                 boot=boot,
                 session=session,
+                replace_others=replace_others,
             )
         )
 
