@@ -23,7 +23,7 @@ setup:
 # The state of such a trial stays in .state, so that the next one remembers the answers.
 run: setup
 	@sh packaging/as-root.sh $(BIN)/arbiter run --prompt terminal --when-absent pass \
-		--config .state/config --state .state --socket .state/arbiter.sock
+		--state .state --socket .state/arbiter.sock
 
 lab: setup
 	@sh packaging/as-root.sh $(BIN)/arbiter lab shell

@@ -51,10 +51,11 @@ def check_open(asks: AskBook, id: int, peer: Peer) -> OpenAsk:
             raise AnswerError(RefusedReason.GONE, text)
         raise AnswerError(how.reason, f"ask {id} is closed: {how.text}")
     if not peer.may_answer(ask.uid):
-        whose = ask.example.owner.user or "another user"
+        owner = ask.example.owner.user or "another user"
+        whom = f"{owner}, root" if ask.uid not in (None, 0) else "root"
         text = (
-            f"ask {id} is about a process of {whose}, and you are {peer.user}: only {whose}, "
-            "root and members of group arbiter may answer it"
+            f"ask {id} is about a process of {owner}, and you are {peer.user}: only {whom} and "
+            "members of group arbiter may answer it"
         )
         raise AnswerError(RefusedReason.RIGHT, text)
     if ask.state is State.STORING:

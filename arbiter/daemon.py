@@ -60,6 +60,10 @@ CLOCK_CHECK = 60.0
 RESERVE = 16
 """Descriptors kept for the end: taking the ruleset away must not fail for lack of them."""
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+NOT_IN_FORCE = (
+    "arbiter's rules are not in the kernel, somebody removed them: every new connection passes "
+    "undecided; restart arbiter"
+)
 log = logging.getLogger("arbiter")
 
 
@@ -93,7 +97,7 @@ class Daemon:
             self._dispatch,
             paths.socket,
             admins,
-            status=self._status,
+            status=self._tell_status,
             changed=self._reload,
         )
         self._processes = ProcessTable()
@@ -122,6 +126,7 @@ class Daemon:
         _need_rights()
         _allow_descriptors()
         lock = _lock(self.paths.state)
+        alone = _only_here()
         try:
             self._memory = Memory(self.paths.database, self._dispatch)
             try:
@@ -130,6 +135,7 @@ class Daemon:
                 await self._memory.close()
         finally:
             os.close(lock)
+            alone.close()
         if self._broken:
             raise DaemonError(self._broken)
 
@@ -170,6 +176,7 @@ class Daemon:
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()
                 await self._stop.wait()
+                log.info("stopping")
             finally:
                 await self._undo()
         finally:
@@ -197,6 +204,7 @@ class Daemon:
         finally:
             for problem in await asyncio.to_thread(firewall.remove):
                 log.error("%s", problem)
+            self._dispatch(Stopping(now()))  # what came meanwhile, and waits for its owner
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A mistake in arbiter itself. Going on could leave packets without a verdict, so stop
@@ -344,7 +352,19 @@ class Daemon:
         if counters.total != last.total:
             self._counting = self._loop.call_later(COUNTERS_EVERY, self._check_counters)
 
-    def _status(self) -> protocol.Status:
+    def _tell_status(self, client: int) -> None:
+        self._spawn(self._send_status(client))
+
+    async def _send_status(self, client: int) -> None:
+        """Looks into the kernel, which takes a moment: are the rules what they should be?"""
+        try:
+            there = await asyncio.to_thread(firewall.installed)
+            problems = there.problems if there else (NOT_IN_FORCE,)
+        except firewall.FirewallError as error:
+            problems = (f"the ruleset cannot be looked at: {error}",)
+        self._desk.server.send(client, self._status(problems))
+
+    def _status(self, problems: tuple[str, ...]) -> protocol.Status:
         kernel = self._queue.counters()
         counters = dict(self.pipeline.counters)
         counters.update(
@@ -366,7 +386,7 @@ class Daemon:
             held=len(self.pipeline.held),
             prompts=len(self._desk.server.prompts),
             counters=counters,
-            problems=(*self._queue.problems, *self._memory.problems()),
+            problems=(*problems, *self._queue.problems, *self._memory.problems()),
         )
 
 
@@ -393,13 +413,49 @@ def _need_rights() -> None:
             raise DaemonError("arbiter run needs root (CAP_NET_ADMIN): try sudo arbiter run")
 
 
+RUN = Path("/run/arbiter")
+"""Root's own directory; what is in it means nothing after a reboot."""
+
+
+class _Alone:
+    """The lock of one network namespace: two daemons would take each other's rules away."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path, self._fd = path, fd
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def _only_here() -> _Alone:
+    namespace = Path("/proc/self/ns/net").stat().st_ino
+    path = RUN / f"netns-{namespace}.lock"
+    try:
+        RUN.mkdir(mode=0o755, parents=True, exist_ok=True)
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The one who ended may have removed the file between our open and our lock.
+            if path.exists() and path.stat().st_ino == os.fstat(fd).st_ino:
+                return _Alone(path, fd)
+            os.close(fd)
+    except BlockingIOError:
+        os.close(fd)
+        text = "another arbiter decides the connections of this network namespace already"
+        raise DaemonError(f"{text} (it holds {path}); `arbiter status` shows it") from None
+    except OSError as error:
+        raise DaemonError(f"the lock {path} cannot be taken: {error.strerror}") from None
+
+
 def _lock(state: Path) -> int:
     """Hold the state directory for this daemon alone; gives the lock's descriptor."""
     try:
         state.mkdir(mode=0o750, parents=True, exist_ok=True)
         fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        text = f"the state directory {state} cannot be used: {error.strerror}"
+        why = "it is no directory" if state.is_file() else error.strerror
+        text = f"the state directory {state} cannot be used: {why}"
         raise DaemonError(f"{text}; choose another with --state") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,7 +25,7 @@ class FrontDesk:
         socket: Path,
         admins: frozenset[int],
         *,
-        status: Callable[[], protocol.Status],
+        status: Callable[[int], None],
         changed: Callable[[], None],
     ) -> None:
         self._pipeline = pipeline
@@ -107,4 +107,4 @@ class FrontDesk:
             case protocol.Changed():
                 self._changed()
             case protocol.Query():
-                self.server.send(client, self._status())
+                self._status(client)

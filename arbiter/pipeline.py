@@ -117,8 +117,6 @@ class Pipeline:
 
     def _queued(self, now: Now, packet: Packet | Undecodable) -> list[Effect]:
         self.counters["packets"] += 1
-        if self._stopped is not None:
-            return self._verdicts.at_once(now, packet, self._stopped, Reason.STOPPING)
         if isinstance(packet, Undecodable):
             return self._verdicts.at_once(
                 now, packet, self._fallback, Reason.UNDECODABLE, packet.reason
@@ -144,6 +142,8 @@ class Pipeline:
 
     def _undecided(self, now: Now, held: Held, owner: Owner | NoOwner) -> list[Effect]:
         packet, settings, give = held.packet, self.settings, self._verdicts.give
+        if self._stopped is not None:
+            return give(now, held, self._stopped, Reason.STOPPING)
         key = key_of(packet, owner)
         given = self._given.take(packet.flow, key, now.mono)
         if given is not None:
@@ -378,7 +378,7 @@ class Pipeline:
         return self._watch(self.rules.change(added, removed))
 
     def _stopping(self, now: Now) -> list[Effect]:
-        """Nothing stays held, and whatever still comes goes the same way."""
+        """Nothing stays held; what still comes and no rule decides goes the same way."""
         self._stopped = ALLOW if self.settings.when_absent is WhenAbsent.PASS else DENY
         effects: list[Effect] = []
         for held in self.held:

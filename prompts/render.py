@@ -163,12 +163,12 @@ def details(ask: Ask) -> list[tuple[str, str]]:
 # --- what it means --------------------------------------------------------------------------
 
 _SCOPES = {
-    "connection": "this program, to this address and port",
-    "host": "this program, to this address, any port",
+    "connection": "this program, to exactly this destination",
+    "host": "this program, to this address by whatever way",
     "port": "this program, to this port of any address",
     "app": "this program, to anywhere",
     "parent": "this program, when started like now, to anywhere",
-    "destination": "every program, to this address and port",
+    "destination": "every program, to exactly this destination",
 }
 
 
@@ -294,17 +294,21 @@ _PAST = {"allow": "allowed", "deny": "denied", "route": "routed"}
 
 
 def result(ask: Ask, decided: Decided) -> str:
-    """`allowed curl → 192.0.2.7:443 (https) forever [rule 12]`: one line for the scroll-back."""
+    """One line for the scroll-back: what was decided, and the rule that is remembered.
+
+    `allowed curl → 192.0.2.7:443 (https) once`, or
+    `allowed curl; rule 12: allow app=/usr/bin/curl port=443 for=15m`: what was asked about may be
+    less than what was decided.
+    """
     verb, _, rest = tidy(decided.decision).partition(" ")
-    text = f"{_PAST.get(verb, verb)} {app_name(ask)} → {endpoint(ask)}"
-    text += f" {rest}" if rest else ""
+    done = f"{_PAST.get(verb, verb)} {app_name(ask)}"
+    text = f"{done} → {endpoint(ask)}" + (f" {rest}" if rest else "")
     if decided.problem:
         return f"{text} once; not remembered: {tidy(decided.problem)}"
     if not decided.rule:
         return f"{text} once"
-    span = next((w[4:] for w in words(decided.rule) if w.startswith("for=")), "forever")
-    number = "" if decided.rule_id is None else f" [rule {decided.rule_id}]"
-    return f"{text} {lifetime_words(span)}{number}"
+    number = "" if decided.rule_id is None else f" {decided.rule_id}"
+    return f"{done}; rule{number}: {tidy(decided.rule)}"
 
 
 def answered_by(decided: Decided) -> str:

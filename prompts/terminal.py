@@ -8,6 +8,7 @@ terminal may block (a stuck ssh), so this runs in a process of its own, never in
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import select
 import signal
@@ -178,8 +179,11 @@ _Item = bytes | Event | ClientError | _Resized | _Stop | _Exit
 class _Prompt:
     """The loop: one inbox for keys, messages and signals; one place that draws."""
 
-    def __init__(self, client: Client, tty: Tty, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: Client, tty: Tty, clock: Callable[[], float], owns_daemon: bool
+    ) -> None:
         self.client, self.tty, self.clock = client, tty, clock
+        self.owns_daemon = owns_daemon
         self.machine, self.keys = Machine(), KeyDecoder()
         self.inbox: asyncio.Queue[_Item] = asyncio.Queue()
         self._again = False
@@ -266,8 +270,8 @@ class _Prompt:
     def farewell(self) -> list[str]:
         """What stays on the screen at the end."""
         waiting = len(self.machine.cards)
-        if not waiting:
-            return []
+        if not waiting or self.owns_daemon:
+            return []  # with the daemon its asks are gone
         asks = "1 ask still waits" if waiting == 1 else f"{waiting} asks still wait"
         text = f"{asks}: `arbiter pending` lists, `arbiter answer` decides"
         return self._said(Say(text, Style.DIM))
@@ -301,7 +305,10 @@ async def run(
     except ClientError as error:
         return _fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
     tty = Tty(stdin, stdout, env)
-    prompt = _Prompt(client, tty, clock)
+    owner = env.get("ARBITER_PROMPT_OF")
+    if owner:
+        _end_with(int(owner))
+    prompt = _Prompt(client, tty, clock, bool(owner))
     try:
         async with client:
             end = await _run(prompt, stdin)
@@ -330,6 +337,14 @@ async def _run(prompt: _Prompt, stdin: int) -> _Exit:
             loop.remove_signal_handler(number)
         receiver.cancel()
         await asyncio.wait([receiver])
+
+
+def _end_with(daemon: int) -> None:
+    """Ask the kernel to end us with the daemon that started us, prctl(2): a prompt without it
+    would stay on the terminal, and ask nothing."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, linux/prctl.h
+    if os.getppid() != daemon:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _fail(code: int, text: str) -> int:

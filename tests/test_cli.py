@@ -330,7 +330,7 @@ def test_a_decision_that_could_not_be_remembered_is_a_failure_in_json_too(
         (("x", "allow"), "'x' is not a valid integer"),
         (("0", "allow"), "not in the range"),
         (("99999999999999999999", "allow"), "not in the range"),
-        (("7",), "Missing argument 'DECISION'"),
+        (("7",), "Missing argument 'DECISION..."),
     ],
 )
 def test_a_badly_written_answer_is_a_usage_error_before_any_daemon_is_asked(

@@ -529,8 +529,18 @@ def test_at_the_end_nothing_stays_held(absent: WhenAbsent, given: Verdict) -> No
     play.send(PacketQueued(play.now, packet(2, dport=9))).skip()
     play.stop() >> verdict(1, given) >> Report >> verdict(2, given) >> Report >> WithdrawAsk
     play.end()
-    play.queue(3, dport=10) >> verdict(3, given) >> Report
+    play.queue(3, dport=10) >> FindOwner >> verdict(3, given) >> Report
     play.end()
+
+
+def test_rules_hold_to_the_end() -> None:
+    """The ruleset goes a moment after what was held: what is allowed must not fail meanwhile."""
+    play = Playbook(
+        "allow app=/usr/bin/curl", "deny app=/usr/bin/wget", when_absent=WhenAbsent.PASS
+    )
+    play.stop()
+    play.queue(1) >> FindOwner >> verdict(1, ACCEPTED) >> Report
+    play.queue(2, owner(process("/usr/bin/wget", 2)), sport=2) >> FindOwner >> verdict(2, DENIED)
 
 
 def test_counts_say_what_was_done() -> None:

@@ -161,10 +161,10 @@ RULE = "allow app=/usr/bin/curl for=15m"
     ("decided", "text"),
     [
         (Decided(7, "allow", "a", "t", 1, RULE, 12),
-         "allowed curl → 192.0.2.7:443 (https) for 15 minutes [rule 12]"),
+         f"allowed curl; rule 12: {RULE}"),
         (Decided(7, "deny", "a", "t", 1), "denied curl → 192.0.2.7:443 (https) once"),
         (Decided(7, "route via=lte", "a", "t", 1, "route via=lte app=x", 3),
-         "routed curl → 192.0.2.7:443 (https) via=lte forever [rule 3]"),
+         "routed curl; rule 3: route via=lte app=x"),
         (Decided(7, "allow", "a", "t", 1, problem="the disk is full"),
          "allowed curl → 192.0.2.7:443 (https) once; not remembered: the disk is full"),
     ],

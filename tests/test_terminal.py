@@ -107,7 +107,7 @@ def test_a_allows_with_the_narrowest_scope_and_says_what_is_remembered() -> None
     scene = Scene(example_ask()) << "a"
     assert scene.sent == [Answer(7, Choice.ALLOW, "connection", "forever")]
     scene.decided(7, rule=f"allow {example_ask().scopes[0].conditions}")
-    assert scene.said[-1] == "✓ allowed curl → 192.0.2.7:443 (https) forever [rule 12]"
+    assert scene.said[-1] == f"✓ allowed curl; rule 12: allow {example_ask().scopes[0].conditions}"
     assert scene.text == "listening as alice; 0 waiting; ? for help"
 
 

@@ -130,10 +130,10 @@ def test_on_a_real_terminal_asks_are_answered_and_the_terminal_is_restored(tmp_p
             await tty.type("s")
             await tty.until("host=192.0.2.1\x1b[K")
             await tty.type("a")
-            await tty.until("✓ allowed curl → 192.0.2.1:443 (https) forever [rule 12]")
+            await tty.until("✓ allowed curl; rule 12: ")
             await tty.until("192.0.2.2,")
             await tty.type("d")
-            await tty.until("✗ denied curl → 192.0.2.2:443 (https) forever")
+            await tty.until("✗ denied curl; rule ")
             await tty.until("listening as alice; 0 waiting")
             await tty.type("q")
             assert await tty.ended() == 0

@@ -13,6 +13,7 @@ from arbiter.cli.common import (
     fail,
     fail_rule,
     json_option,
+    one_line,
     show_json,
     socket_option,
 )
@@ -21,7 +22,7 @@ from arbiter.rules import RuleError, parse
 
 @click.command()
 @click.argument("ask", type=click.IntRange(1, 2**63 - 1))
-@click.argument("decision")
+@click.argument("decision", nargs=-1, required=True, callback=one_line)
 @click.option(
     "--scope",
     default="connection",

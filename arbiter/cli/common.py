@@ -51,6 +51,11 @@ db_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs: JSON.")
 
 
+def one_line(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> str:
+    """A rule line that the shell has split: quoting it is not asked of anybody."""
+    return " ".join(words)
+
+
 def fail(text: str, code: int = 1) -> NoReturn:
     """Say what is wrong, and end with exit code 1 (refused), 2 (usage) or 3 (unreachable)."""
     click.echo(f"arbiter: {text}", err=True)
@@ -143,7 +148,11 @@ def daemon(path: Path, name: str) -> Iterator[Daemon]:
             sock.connect(str(path))
         except OSError as error:
             why = error.strerror or error
-            fail(f"no daemon answers at {path} ({why}): is `arbiter run` on?", 3)
+            fail(
+                f"no daemon answers at {path} ({why}): is `arbiter run` on? If it was killed and "
+                "new connections are blocked: sudo arbiter rescue",
+                3,
+            )
         connection = Daemon(sock, path)
         connection.send(protocol.Hello(protocol.VERSION, Role.COMMAND, f"arbiter {name}"))
         message = connection.receive()

@@ -9,6 +9,7 @@ import click
 from arbiter.cli.common import json_option, show_json
 from arbiter.kernel.doctor import Level, examine
 from arbiter.kernel.firewall import Plan
+from arbiter.settings import Settings
 
 _SIGNS = {Level.OK: ("ok", "green"), Level.WARN: ("warn", "yellow"), Level.FAIL: ("FAIL", "red")}
 
@@ -20,7 +21,7 @@ def doctor(as_json: bool) -> None:
 
     Exit code 1 if something arbiter cannot do without is missing.
     """
-    checks = examine(Plan())
+    checks = examine(Plan(queue=Settings().queue_num))
     if as_json:
         show_json(checks)
     else:

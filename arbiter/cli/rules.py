@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,13 +17,22 @@ from arbiter.cli.common import (
     fail,
     fail_rule,
     json_option,
+    one_line,
     person,
     poke,
     show_json,
     socket_option,
     table,
 )
-from arbiter.rules import Entry, LifetimeKind, RuleError, format_rule, parse
+from arbiter.rules import (
+    Entry,
+    LifetimeKind,
+    RuleError,
+    format_rule,
+    never_matches,
+    over_broad,
+    parse,
+)
 from arbiter.store import Store, StoreError
 
 
@@ -32,7 +42,7 @@ def rules() -> None:
 
 
 @rules.command()
-@click.argument("line")
+@click.argument("line", nargs=-1, required=True, callback=one_line)
 @db_option
 @socket_option
 @json_option
@@ -49,6 +59,11 @@ def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
             "the run it is about; give a time span, boot or forever",
             2,
         )
+    useless = never_matches(rule)
+    if useless:
+        fail(f"this rule would never match: {useless}", 2)
+    for doubt in filter(None, (over_broad(rule), _unknown_user(rule.user))):
+        click.echo(f"arbiter: note: {doubt}", err=True)
     by, uid = person()
     with open_store(db) as store:
         done = store.remember(
@@ -113,6 +128,16 @@ def open_store(db: Path, *, readonly: bool = False) -> Iterator[Store]:
         fail(str(error))
     except sqlite3.Error as error:
         fail(f"{db}: {error}")
+
+
+def _unknown_user(user: str) -> str:
+    if not user or user.isdigit():
+        return ""
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return f"there is no user {user!r} on this machine now"
+    return ""
 
 
 def boot_id() -> str:

@@ -25,22 +25,24 @@ from arbiter.settings import Backend, Mode, Settings, SettingsError
 @click.command()
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=CONFIG,
     show_default=True,
     help="The directory of arbiter.toml; without the file, every setting has its default.",
 )
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=STATE,
+    envvar="ARBITER_STATE",
     show_default=True,
+    show_envvar=True,
     help="The directory of the database.",
 )
 @click.option(
     "--socket",
     "socket_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=SOCKET,
     envvar="ARBITER_SOCKET",
     show_default=True,
@@ -79,6 +81,8 @@ def run(
         "mode": mode,
         "when_absent": when_absent,
     }
+    if config != CONFIG and not config.is_dir():
+        fail(f"--config {config} is no directory; it is where arbiter.toml would be", 2)
     settings = _settings(config, {key: value for key, value in given.items() if value is not None})
     if prompt is not None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         fail("--prompt needs a terminal; without one, run it alone and use `arbiter pending`", 2)
@@ -110,7 +114,7 @@ def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
         except OSError as error:
             fail(f"the log in {directory} cannot be written: {error.strerror}")
         click.echo(f"the daemon logs to {directory / 'arbiter.log'}")
-    handler.setFormatter(logging.Formatter("arbiter: %(levelname)s: %(message)s"))
+    handler.setFormatter(logging.Formatter("%(asctime)s arbiter: %(levelname)s: %(message)s"))
     log = logging.getLogger("arbiter")
     log.addHandler(handler)
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
@@ -143,6 +147,10 @@ def _run(settings: Settings, state: Path, socket_path: Path, prompt: str | None)
         def ready() -> None:
             nonlocal child
             click.echo("ready")
+            if prompt is not None and socket_path != SOCKET:
+                where = f"ARBITER_SOCKET={socket_path.absolute()} "
+                where += f"ARBITER_DB={(state / 'arbiter.db').absolute()}"
+                click.echo(f"for commands in another terminal: export {where}")
             sys.stdout.flush()
             if prompt is not None:
                 child = _start_prompt(prompt, socket_path, asker)
@@ -154,6 +162,9 @@ def _run(settings: Settings, state: Path, socket_path: Path, prompt: str | None)
             loop.remove_reader(pidfd)
             os.close(pidfd)
             code = child.wait()
+            if code < 0:
+                name = signal.Signals(-code).name
+                click.echo(f"\nthe prompt was ended by {name}, and the daemon ends with it")
             stop.set()
 
         try:
@@ -175,11 +186,12 @@ def _run(settings: Settings, state: Path, socket_path: Path, prompt: str | None)
 def _start_prompt(name: str, socket_path: Path, uid: int | None) -> subprocess.Popen[bytes]:
     """The prompt, as the person who called sudo: it needs no right of root's."""
     argv = [sys.executable, "-P", "-m", "arbiter", "prompt", name, "--socket", str(socket_path)]
+    env = os.environ | {"ARBITER_PROMPT_OF": str(os.getpid())}
     if uid is None:
-        return subprocess.Popen(argv)
+        return subprocess.Popen(argv, env=env)
     entry = pwd.getpwuid(uid)
     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
-    env = os.environ | {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+    env |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
     return subprocess.Popen(
         argv, user=uid, group=entry.pw_gid, extra_groups=groups, env=env, umask=0o022
     )

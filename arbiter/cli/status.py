@@ -37,7 +37,10 @@ def _lines(status: protocol.Status) -> list[tuple[str, str]]:
         ("firewall", f"{status.backend}, queue {status.queue}; absent: {status.when_absent}"),
         ("up", _span(status.uptime)),
         ("rules", str(status.rules)),
-        ("waiting", f"{status.asks} asks, {status.held} packets; {status.prompts} prompts"),
+        (
+            "waiting",
+            f"asks {status.asks}, packets {status.held}; prompts connected: {status.prompts}",
+        ),
         (
             "decided",
             f"{count('allow', 0)} allowed, {count('deny', 0)} denied, {count('route', 0)} routed",

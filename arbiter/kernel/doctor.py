@@ -131,6 +131,14 @@ def _queue(plan: Plan) -> Check:
     return Check("packet queue", Level.OK, f"queue {plan.queue} is free")
 
 
+def _listens(queue: int) -> bool:
+    try:
+        lines = Path("/proc/thread-self/net/netfilter/nfnetlink_queue").read_text("ascii")
+    except OSError:
+        return False
+    return any(int(line.split()[0]) == queue for line in lines.splitlines() if line.strip())
+
+
 def _conntrack(_: Plan) -> Check:
     sysctl = Path("/proc/sys/net/netfilter")
     if not (sysctl / "nf_conntrack_max").exists():
@@ -205,7 +213,7 @@ def _notrack(_: Plan) -> Check:
     return Check("notrack", Level.OK, "no rule takes packets out of connection tracking")
 
 
-def _in_force(_: Plan) -> Check:
+def _in_force(plan: Plan) -> Check:
     try:
         now = installed()
     except probe.FirewallError as error:
@@ -213,5 +221,13 @@ def _in_force(_: Plan) -> Check:
     if now.problems:
         text, step = " | ".join(now.problems), "restart arbiter, or run `arbiter rescue`"
         return Check("in force", Level.FAIL, text, step)
+    if now and not _listens(plan.queue):
+        return Check(
+            "in force",
+            Level.FAIL,
+            f"rules are in force, but no daemon listens on queue {plan.queue}: new connections "
+            "are blocked, or pass undecided",
+            "start arbiter again, or run `arbiter rescue`",
+        )
     text = f"rules are in force by {now.backends[0]}" if now else "no rules of arbiter's"
     return Check("in force", Level.OK, text)

@@ -267,9 +267,20 @@ class Lab:
         return namespaces.inside(self.config.namespace(ns), action)
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, with `arbiter` on PATH and ARBITER_LAB set to the name."""
-        path = f"{state.directory(self.name) / 'bin'}:{os.environ.get('PATH', os.defpath)}"
-        return {**os.environ, "PATH": path, "ARBITER_LAB": self.name}
+        """This process's environment, with `arbiter` on PATH and ARBITER_LAB set to the name.
+
+        Arbiter's own files are the lab's, too: what is decided here must not become the real
+        machine's, and goes with the lab.
+        """
+        home = state.directory(self.name)
+        return {
+            **os.environ,
+            "PATH": f"{home / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+            "ARBITER_LAB": self.name,
+            "ARBITER_STATE": str(home / "state"),
+            "ARBITER_DB": str(home / "state" / "arbiter.db"),
+            "ARBITER_SOCKET": str(home / "arbiter.sock"),
+        }
 
     def _prefix(self, ns: str, user: str | None) -> list[str]:
         prefix = ["ip", "netns", "exec", self.config.namespace(ns)]

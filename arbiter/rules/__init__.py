@@ -2,7 +2,7 @@
 
 rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py) the one-line
 form; index.py the fast look-up; explain.py the reasons; scopes.py lan or internet; choose.py
-what an ask offers.
+what an ask offers; lint.py what is odd about a rule.
 """
 
 from arbiter.rules.choose import scopes_for
@@ -16,6 +16,7 @@ from arbiter.rules.line import (
     parse,
     parse_lifetime,
 )
+from arbiter.rules.lint import never_matches, over_broad
 from arbiter.rules.rank import rank
 from arbiter.rules.rule import (
     FOREVER,
@@ -55,6 +56,8 @@ __all__ = [
     "format_decision",
     "format_lifetime",
     "format_rule",
+    "never_matches",
+    "over_broad",
     "parse",
     "parse_lifetime",
     "rank",

@@ -371,13 +371,46 @@ def test_a_second_daemon_says_who_is_in_the_way(arbiter: Arbiter, tmp_path: Path
     assert done.returncode == 1
     assert "another arbiter runs" in done.stderr
     other = tmp_path / "other"
-    done = arbiter.command(
-        "run", "--state", str(other), "--socket", str(other / "s"), "--config", str(other)
-    )
+    options = ("--state", str(other), "--socket", str(other / "s"), "--queue-num", "11")
+    done = arbiter.command("run", *options)
     assert done.returncode == 1
-    assert "queue 10 is held by" in done.stderr
+    assert "another arbiter decides the connections of this network" in done.stderr
     code = arbiter.run("curl", "-sS", "-m", "1", f"http://{SERVER4}/")[0]
     assert code == 28, "the first daemon's rules must still be in force"
+
+
+def test_rules_that_somebody_removed_are_missed(clean_lab: Lab, tmp_path: Path) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        assert arbiter.status().problems == ()
+        assert clean_lab.run(["iptables", "-t", "mangle", "-F", "ARBITER_OUTPUT"]).returncode == 0
+        assert any("ARBITER_OUTPUT" in problem for problem in arbiter.status().problems)
+        assert arbiter.command("rescue").returncode == 0
+        assert any("not in the kernel" in problem for problem in arbiter.status().problems)
+
+
+def test_the_doctor_says_that_nobody_listens(clean_lab: Lab, tmp_path: Path) -> None:
+    arbiter = Arbiter(clean_lab, tmp_path).start()
+    assert arbiter.command("doctor").returncode == 0
+    arbiter.stop(signal.SIGKILL)
+    done = arbiter.command("doctor")
+    assert done.returncode == 1
+    assert "no daemon listens on queue 10" in done.stdout
+    assert "arbiter rescue" in done.stdout
+
+
+def test_allowed_connections_do_not_fail_while_arbiter_stops(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    arbiter = Arbiter(clean_lab, tmp_path).start()
+    arbiter.add(f"allow app=/usr/bin/curl host={SERVER4}")
+    loop = (
+        f"for i in $(seq 60); do curl -sS -m 5 -o /dev/null http://{SERVER4}/ || echo failed; done"
+    )
+    program = arbiter.program("sh", "-c", loop)
+    eventually(lambda: arbiter.counter("queued") > 5)
+    assert arbiter.stop() == 0
+    code, output = finish(program, 60)
+    assert (code, output) == (0, "")
 
 
 # --- waiting --------------------------------------------------------------------------------

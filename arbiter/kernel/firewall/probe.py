@@ -213,7 +213,9 @@ def _why_not_nft(path: str, plan: Plan) -> str | None:
     try:
         run([path, "-f", "-"], f"{queue}delete table inet {nft.PROBE_TABLE}\n")
     except FirewallError as error:
-        return f"the kernel has no nft queue expression (CONFIG_NFT_QUEUE): {error}"
+        if "No such file or directory" in str(error):
+            return "the kernel has no nft queue expression (CONFIG_NFT_QUEUE)"
+        return f"nft does not take a queue rule: {error}"
     run([path, "-f", "-"], nft.render_probe(plan))
     return None
 

@@ -1,0 +1,51 @@
+"""Rules that would silently do nothing, or everything, are told when they are made."""
+
+from __future__ import annotations
+
+import pytest
+
+from arbiter.rules import never_matches, over_broad, parse
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("deny app=curl", "/usr/bin/curl"),
+        ("deny app=foo:bar", "unit:"),
+        ("deny app=unit:", "NAME.service"),
+        ("deny app=unit:cups", "NAME.service"),
+        ("deny app=script:/x", "INTERPRETER"),
+        ("deny app=flatpak:", "flatpak:NAME"),
+        ("deny app=appimage:Foo", "/FILE"),
+        ("deny app=/usr/bin/curl,/usr/bin/wget", "one rule a program"),
+        ("deny parent=bash", "/usr/bin/bash"),
+        ("deny host=2001:db8::/32 proto=icmp", "icmpv6"),
+        ("deny host=192.0.2.1 proto=icmpv6", "proto=icmp"),
+        ("deny hook=in", "outgoing"),
+    ],
+)
+def test_a_rule_that_can_never_match_says_why(line: str, word: str) -> None:
+    assert word in never_matches(parse(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "allow",
+        "deny app=/usr/bin/curl",
+        "deny app=script:/usr/bin/python3:/srv/x.py",
+        "deny app=unit:wg-quick@wg0.service parent=foreign:?:/x",
+        "deny app=snap:firefox",
+        "deny app=flatpak:org.x host=lan",
+        "deny host=2001:db8::/32 proto=icmpv6",
+        "deny host=192.0.2.1 proto=icmp hook=out",
+    ],
+)
+def test_other_rules_pass(line: str) -> None:
+    assert never_matches(parse(line)) == ""
+
+
+def test_a_bare_decision_is_said_to_be_for_everything() -> None:
+    assert "allows every connection" in over_broad(parse("allow for=1h"))
+    assert "denies every connection" in over_broad(parse("deny"))
+    assert over_broad(parse("deny proto=udp")) == ""
