@@ -109,6 +109,9 @@ def read(ask: OpenAsk, answer: protocol.Answer, peer: Peer, links: Mapping[str, 
         given = protocol.clean(answer.scope, 40)
         text = f"scope {given!r} is not offered by ask {ask.id}: choose {', '.join(scopes)}"
         raise AnswerError(RefusedReason.INVALID, text)
+    if rule is not None and answer.shown and answer.shown != conditions(rule):
+        text = f"ask {ask.id} has changed since you saw it: it is about {conditions(rule)} now"
+        raise AnswerError(RefusedReason.INVALID, f"{text}; look at it again")
     if lifetime.kind is LifetimeKind.ONCE:
         return Chosen(decision, None, None)
     return Chosen(decision, rule.replace(decision=decision, lifetime=lifetime), process)

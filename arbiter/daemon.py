@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import gc
 import logging
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -52,6 +50,7 @@ from arbiter.memory import Memory, now
 from arbiter.model import NoOwner, NoOwnerReason, Owner, Packet, Undecodable
 from arbiter.pipeline import Pipeline
 from arbiter.settings import Settings, WhenAbsent
+from arbiter.startup import DaemonError, allow_descriptors, lock_state, need_rights, only_here
 
 COUNTERS_EVERY = 2.0
 """Seconds between looks at the kernel's loss counters, while packets come."""
@@ -77,10 +76,6 @@ class Paths(Struct, frozen=True):
     def database(self) -> Path:
         """The store's file."""
         return self.state / "arbiter.db"
-
-
-class DaemonError(Exception):
-    """The daemon cannot start; the text says why and what to do."""
 
 
 class Daemon:
@@ -123,10 +118,10 @@ class Daemon:
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._stop = stop
         self._reserve = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVE)]
-        _need_rights()
-        _allow_descriptors()
-        lock = _lock(self.paths.state)
-        alone = _only_here()
+        need_rights()
+        allow_descriptors()
+        lock = lock_state(self.paths.state)
+        alone = only_here()
         try:
             self._memory = Memory(self.paths.database, self._dispatch)
             try:
@@ -393,74 +388,3 @@ class Daemon:
 def _not_found(error: OSError) -> NoOwner:
     """What stops a look-up: no descriptors or memory left. Not an exit, and not a guess."""
     return NoOwner(NoOwnerReason.HIDDEN, detail=f"the look-up failed: {error.strerror}")
-
-
-def _allow_descriptors() -> None:
-    """As many as we may have: each watched process and each client needs one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-CAP_NET_ADMIN = 12
-"""linux/capability.h; rules, queue and routes need it."""
-
-
-def _need_rights() -> None:
-    """Say at once what every later step would say in its own words."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "CapEff" and not int(value, 16) >> CAP_NET_ADMIN & 1:
-            raise DaemonError("arbiter run needs root (CAP_NET_ADMIN): try sudo arbiter run")
-
-
-RUN = Path("/run/arbiter")
-"""Root's own directory; what is in it means nothing after a reboot."""
-
-
-class _Alone:
-    """The lock of one network namespace: two daemons would take each other's rules away."""
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self._path, self._fd = path, fd
-
-    def close(self) -> None:
-        self._path.unlink(missing_ok=True)
-        os.close(self._fd)
-
-
-def _only_here() -> _Alone:
-    namespace = Path("/proc/self/ns/net").stat().st_ino
-    path = RUN / f"netns-{namespace}.lock"
-    try:
-        RUN.mkdir(mode=0o755, parents=True, exist_ok=True)
-        while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The one who ended may have removed the file between our open and our lock.
-            if path.exists() and path.stat().st_ino == os.fstat(fd).st_ino:
-                return _Alone(path, fd)
-            os.close(fd)
-    except BlockingIOError:
-        os.close(fd)
-        text = "another arbiter decides the connections of this network namespace already"
-        raise DaemonError(f"{text} (it holds {path}); `arbiter status` shows it") from None
-    except OSError as error:
-        raise DaemonError(f"the lock {path} cannot be taken: {error.strerror}") from None
-
-
-def _lock(state: Path) -> int:
-    """Hold the state directory for this daemon alone; gives the lock's descriptor."""
-    try:
-        state.mkdir(mode=0o750, parents=True, exist_ok=True)
-        fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        why = "it is no directory" if state.is_file() else error.strerror
-        text = f"the state directory {state} cannot be used: {why}"
-        raise DaemonError(f"{text}; choose another with --state") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        text = f"another arbiter runs with the state directory {state}"
-        raise DaemonError(f"{text}; stop it, or choose another with --state") from None
-    return fd

@@ -60,6 +60,8 @@ class Answer(Struct, frozen=True, tag="answer", tag_field="type", forbid_unknown
     """`once`, `process`, a time span such as `15m`, `session`, `boot`, `forever`."""
     via: tuple[str, ...] = ()
     """For route: link names in order of preference."""
+    shown: str = ""
+    """The scope's conditions as the person saw them: refused if the ask means others by now."""
 
 
 class Changed(Struct, frozen=True, tag="changed", tag_field="type", forbid_unknown_fields=True):

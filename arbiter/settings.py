@@ -5,10 +5,7 @@ docs/settings.md describes each key; tests/test_settings.py fails on one that is
 
 from __future__ import annotations
 
-import difflib
 import enum
-import re
-import tomllib
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from arbiter.model import MARK_MASK
+from arbiter.tomlfile import FileError, line_of, nearest, parse, shown, shown_value, unknown
 
 MAX_TEXT = 65_536
 """Characters of a settings file; more is refused unread."""
@@ -109,31 +107,18 @@ ORDERED = (
 """Pairs where the first may not be above the second, or one of them would have no effect."""
 
 
-class SettingsError(Exception):
+class SettingsError(FileError):
     """The settings cannot be used; none of them are. `line` counts from 1, 0 for the whole file."""
 
-    def __init__(self, origin: str, line: int, key: str, text: str) -> None:
-        place = f"{origin}:{line}" if line else origin
-        super().__init__(f"{place}: {text}; see docs/settings.md")
-        self.origin = origin
-        self.line = line
-        self.key = key
-        self.text = text
+    docs = "docs/settings.md"
 
 
 def load(text: str, origin: str) -> Settings:
     """The settings in a TOML text; `origin` is its file, for messages. Raises SettingsError."""
-    if len(text) > MAX_TEXT:
-        raise SettingsError(origin, 0, "", f"more than {MAX_TEXT} characters are no settings")
-    try:
-        data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        # ValueError: not TOML, or a number of more digits than Python reads (int_max_str_digits).
-        found = re.search(r"at line (\d+)", str(error))
-        line = int(found[1]) if found else 0
-        raise SettingsError(origin, line, "", f"not TOML: {_shown(str(error))}") from error
+    data = parse(text, origin, SettingsError, MAX_TEXT)
+    known = Settings.__struct_fields__
     for key, value in data.items():
-        why = _unknown(key) if key not in Settings.__struct_fields__ else _wrong(key, value)
+        why = _wrong(key, value) if key in known else unknown(key, known)
         if why:
             raise SettingsError(origin, line_of(text, key), key, why)
     settings = msgspec.convert(data, Settings)
@@ -148,12 +133,6 @@ def load(text: str, origin: str) -> Settings:
     return settings
 
 
-def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, Settings.__struct_fields__, 1, 0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "no setting is called anything like it"
-    return f"unknown key {_shown(key)!r}: {hint}"
-
-
 def _wrong(key: str, value: Any) -> str:
     """Why `value` cannot be the value of `key`; "" if it can."""
     try:
@@ -162,43 +141,19 @@ def _wrong(key: str, value: Any) -> str:
         default = getattr(Settings(), key)
         if not isinstance(default, enum.StrEnum):
             kind = "a number" if isinstance(default, float) else "a whole number"
-            return f"{key} = {_shown(repr(value))}: it must be {kind} ({_shown(str(error))})"
+            return f"{key} = {shown_value(value)}: it must be {kind} ({shown(str(error))})"
         words = [member.value for member in type(default)]
-        near = difflib.get_close_matches(str(value), words, 1, 0.5)
-        hint = f": did you mean {near[0]!r}?" if near else ""
-        return f"{key} = {_shown(repr(value))}: it must be one of {', '.join(words)}{hint}"
+        hint = nearest(value, words) if isinstance(value, str) else ""
+        good = f"{', '.join(words)}: {hint}" if hint else ", ".join(words)
+        return f"{key} = {shown_value(value)}: it must be one of {good}"
     if key == "mark_base":
         # A mark is 32 bits wide; isolating the lowest set bit gives the shift.
         if not 0 < made < 1 << 32 or made // (made & -made) != MARK_BITS:
-            return f"mark_base = {made:#x}: it must be seven bits in a row of 32, as {MARK_MASK:#x}"
+            why = f"it must be seven bits in a row of 32, as {MARK_MASK:#x}"
+            return f"mark_base = {shown(hex(made))}: {why}"
         return ""
     if key in RANGES:
         low, high = RANGES[key]
         if not low <= made <= high:  # so written, NaN is out of range too
-            return f"{key} = {made}: it must be from {low} to {high}"
+            return f"{key} = {shown_value(made)}: it must be from {low} to {high}"
     return ""
-
-
-def line_of(text: str, key: str) -> int:
-    """The line, from 1, where a top-level key of a valid TOML text is set; 0 if not found.
-
-    A line inside a multi-line string may look the same: the text before the right one is TOML
-    by itself.
-    """
-    lines = text.split("\n")
-    name = re.compile(rf"""\s*(?:\[\[?\s*)?["']?{re.escape(key)}["']?\s*[\]=.]""")
-    for number, line in enumerate(lines, 1):
-        if name.match(line):
-            try:
-                before = tomllib.loads("\n".join(lines[: number - 1]))
-            except tomllib.TOMLDecodeError:
-                continue
-            if key not in before:
-                return number
-    return 0
-
-
-def _shown(text: str) -> str:
-    """At most 100 characters, printable: a settings file may hold anything."""
-    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return text if len(text) <= 100 else text[:99] + "…"

@@ -136,9 +136,10 @@ class Client:
         scope: str = "connection",
         lifetime: str = "once",
         via: tuple[str, ...] = (),
+        shown: str = "",
     ) -> None:
         """Answer an ask with one of its scopes. `decided` or `refused` tells what came of it."""
-        await self.send(Answer(ask, decision, scope, lifetime, via))
+        await self.send(Answer(ask, decision, scope, lifetime, via, shown))
 
     async def query(self) -> Status:
         """The daemon's status. What arrives before it is kept for iteration.

@@ -318,7 +318,8 @@ class Machine:
             self.notice = "this rule is longer than the screen: i shows all of it, then answer"
         else:
             via = card.picked if choice is Choice.ROUTE else ()
-            card.sent = Answer(card.ask.id, choice, card.chosen.id, card.lifetime, via)
+            scope = card.chosen
+            card.sent = Answer(card.ask.id, choice, scope.id, card.lifetime, via, scope.conditions)
             self.lifetime = card.lifetime
             return [Send(card.sent)]
         return []

@@ -156,8 +156,9 @@ class Playbook:
         scope: str = "connection",
         lifetime: str = "once",
         via: tuple[str, ...] = (),
+        shown: str = "",
     ) -> Playbook:
-        message = protocol.Answer(ask, protocol.Choice(decision), scope, lifetime, via)
+        message = protocol.Answer(ask, protocol.Choice(decision), scope, lifetime, via, shown)
         return self.send(Answered(self.now, 77, peer, message))
 
     def stored(self, replaced: tuple[int, ...] = ()) -> Playbook:

@@ -15,6 +15,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "arbiter.model": 0,
+    "arbiter.tomlfile": 0,
+    "arbiter.tariff": 0,
+    "arbiter.links": 1,
+    "arbiter.linkfiles": 1,
+    "arbiter.routeplan": 2,
     "arbiter.packets": 1,
     "arbiter.identity": 1,
     "arbiter.rules": 1,
@@ -35,6 +40,7 @@ FLOORS = {
     "arbiter.store": 3,
     "arbiter.server": 3,
     "arbiter.lab": 3,
+    "arbiter.startup": 4,
     "arbiter.memory": 4,
     "arbiter.frontdesk": 4,
     "arbiter.daemon": 4,

@@ -6,8 +6,10 @@ import pytest
 from playbook import ALICE, BOB, ROOT, SERVER, Playbook, app, owner, packet, process, verdict
 
 from arbiter.answers import offered
-from arbiter.events import PacketQueued, Remember, Report, SetVerdict, ShowAsk, WithdrawAsk
+from arbiter.events import PacketQueued, Refuse, Remember, Report, SetVerdict, ShowAsk, WithdrawAsk
 from arbiter.model import ACCEPTED, DENIED, Ancestor, Owner, Peer, Process, Undecodable
+from arbiter.protocol import RefusedReason
+from arbiter.rules import conditions
 from arbiter.settings import Fallback, Mode, WhenUnattended
 
 SHELL_OF_DEPLOY = Ancestor(300, app("/srv/deploy.sh"))
@@ -63,6 +65,20 @@ def test_another_example_is_shown_even_where_the_count_alone_would_not_be() -> N
     play.rules("allow parent=/usr/bin/bash")
     shown = play.all(ShowAsk)
     assert scope_shown(play, ALICE, "parent") == before or shown
+
+
+def test_an_answer_to_what_is_not_shown_any_more_is_refused() -> None:
+    """It was on its way when the example changed."""
+    play = Playbook()
+    play.queue(1, owner(process(pid=1)))
+    play.queue(2, deployed(2), sport=2).skip()
+    seen = conditions(offered(play.pipeline.asks.get(1), ALICE)["parent"])  # type: ignore[arg-type]
+    play.exits(1).skip()
+    play.answer(1, "allow", scope="parent", lifetime="forever", shown=seen)
+    refuse = play.take(Refuse)
+    assert refuse.message.reason is RefusedReason.INVALID
+    assert "has changed" in refuse.message.text
+    play.end()
 
 
 def test_a_shared_socket_is_not_asked_about_again_once_it_is_answered_for_good() -> None:

@@ -43,6 +43,19 @@ NOW = 1700000000.0
 WELCOME = Welcome(1, "0.1.0", "alice", False, "ask", "deny", 0)
 
 
+def answer(
+    decision: Choice,
+    scope: str = "connection",
+    lifetime: str = "forever",
+    via: tuple[str, ...] = (),
+    ask: Ask | None = None,
+) -> Answer:
+    """What the prompt sends for an ask, with the conditions it showed."""
+    asked = ask or example_ask()
+    shown = next(offer.conditions for offer in asked.scopes if offer.id == scope)
+    return Answer(asked.id, decision, scope, lifetime, via, shown)
+
+
 class Scene:
     """A playbook: events and keys in, what was said and sent out; the clock moves by itself.
 
@@ -105,7 +118,7 @@ class Scene:
 
 def test_a_allows_with_the_narrowest_scope_and_says_what_is_remembered() -> None:
     scene = Scene(example_ask()) << "a"
-    assert scene.sent == [Answer(7, Choice.ALLOW, "connection", "forever")]
+    assert scene.sent == [answer(Choice.ALLOW)]
     scene.decided(7, rule=f"allow {example_ask().scopes[0].conditions}")
     assert scene.said[-1] == f"✓ allowed curl; rule 12: allow {example_ask().scopes[0].conditions}"
     assert scene.text == "listening as alice; 0 waiting; ? for help"
@@ -117,7 +130,7 @@ def test_the_answer_is_the_rule_that_was_shown() -> None:
     assert shown is not None
     assert shown[1] == "allow app=/usr/bin/curl host=192.0.2.7 for=session"
     scene << "d"
-    assert scene.sent == [Answer(7, Choice.DENY, "host", "session")]
+    assert scene.sent == [answer(Choice.DENY, "host", "session")]
 
 
 def test_a_rule_that_differs_from_what_was_shown_is_pointed_out() -> None:
@@ -258,7 +271,7 @@ def test_route_takes_links_in_the_order_of_their_digits_with_any_last() -> None:
     assert "route via=lte,wifi,any app=/usr/bin/curl" in scene.text
     assert "2 lte (down)" in scene.text
     scene << "2" << "r"
-    assert scene.sent == [Answer(7, Choice.ROUTE, "connection", "forever", ("wifi", "any"))]
+    assert scene.sent == [answer(Choice.ROUTE, via=("wifi", "any"))]
 
 
 def test_route_needs_a_link_and_is_not_offered_without_links() -> None:
@@ -272,7 +285,7 @@ def test_while_links_are_chosen_a_and_d_decide_nothing_until_escape() -> None:
     scene = Scene(example_ask()) << "r" << "1" << "a" << "9"
     assert scene.sent == []
     assert "there is no link 9" in scene.text
-    assert (scene << "esc" << "a").sent == [Answer(7, Choice.ALLOW, "connection", "forever")]
+    assert (scene << "esc" << "a").sent == [answer(Choice.ALLOW)]
 
 
 # --- several asks ---------------------------------------------------------------------------
@@ -343,7 +356,7 @@ def test_a_lost_daemon_is_said_and_open_asks_come_again() -> None:
     assert scene.said[-1] == "! arbiter at /s ended the connection; trying again"
     assert scene.text == "not connected; trying again; q quits"
     scene << WELCOME << ask_to(1) << "d"
-    assert scene.sent[-1] == Answer(1, Choice.DENY, "connection", "forever")
+    assert scene.sent[-1] == answer(Choice.DENY, ask=ask_to(1))
 
 
 # --- time -----------------------------------------------------------------------------------

@@ -144,9 +144,10 @@ def test_on_a_real_terminal_asks_are_answered_and_the_terminal_is_restored(tmp_p
 
     daemon = play(tmp_path, scene, live(1), live(2))
     assert [type(message) for message in daemon.received] == [Hello, Answer, Answer]
+    scopes = [{scope.id: scope.conditions for scope in live(n).scopes} for n in (1, 2)]
     assert daemon.received[1:] == [
-        Answer(1, Choice.ALLOW, "host", "forever"),
-        Answer(2, Choice.DENY, "connection", "forever"),
+        Answer(1, Choice.ALLOW, "host", "forever", shown=scopes[0]["host"]),
+        Answer(2, Choice.DENY, "connection", "forever", shown=scopes[1]["connection"]),
     ]
 
 

@@ -127,10 +127,11 @@ def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
 
 def _run(settings: Settings, state: Path, socket_path: Path, prompt: str | None) -> int:
     # Only now: these need the compiled parts, and a wrong option must not wait for them.
-    from arbiter.daemon import Daemon, DaemonError, Paths
+    from arbiter.daemon import Daemon, Paths
     from arbiter.kernel.firewall import FirewallError
     from arbiter.kernel.queue import QueueError
     from arbiter.server import ServerError
+    from arbiter.startup import DaemonError
     from arbiter.store import StoreError
 
     asker = sudo_uid() if prompt is not None else None

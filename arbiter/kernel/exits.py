@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 
 GONE = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
-"""No such process; or the pid is a thread's by now, which kernels say in two ways (pidfd_open(2))."""
+"""No such process, or the pid is a thread's by now: kernels differ in what they call that."""
 StartTime = Callable[[int], int | None]
 
 

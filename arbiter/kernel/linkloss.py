@@ -1,0 +1,210 @@
+"""When a link is lost: end the sockets of its connections, forget those connections, no others.
+
+A connection of a lost link would hang until its time-out, and its conntrack entry would send the
+next packets of the same flow to a link that is not there. Which connections: those whose conntrack
+mark names the link. The socket's own address would be the wrong sign, because it was chosen before
+the decision and is mostly another link's (NETFILTER.md 4).
+
+First the sockets, then the entries: a socket without its entry would go on as a NEW connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Collection
+
+from msgspec import Struct
+
+from arbiter.kernel.netlink import (
+    NETLINK_NETFILTER,
+    NETLINK_SOCK_DIAG,
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    ack_request,
+    attributes,
+    messages,
+    os_error,
+    pack_attribute,
+    pack_message,
+)
+from arbiter.kernel.sockdiag import LISTEN, TCP, TIME_WAIT, UDP, UDPLITE
+from arbiter.model import MARK_MASK
+from arbiter.routeplan import link_mark
+
+_CT_GET, _CT_DELETE = (1 << 8) | 1, (1 << 8) | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
+_CTA_TUPLE_ORIG, _CTA_MARK, _CTA_MARK_MASK = 1, 8, 21
+_CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
+_SOURCES, _DESTINATIONS = (1, 3), (2, 4)  # CTA_IP_V4_SRC, _V6_SRC; CTA_IP_V4_DST, _V6_DST
+_PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
+_READ_SIZE = 1 << 18
+_SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21  # linux/sock_diag.h
+_ID = struct.Struct("=2s2s16s16sI8s")  # struct inet_diag_sockid
+_REQUEST = struct.Struct("=BBBBI")  # inet_diag_req_v2 before its id
+_ANY_COOKIE = b"\xff" * 8
+_ALL_STATES = 0xFFFFFFFF
+_SWAPPED = frozenset({UDP, UDPLITE})
+"""Their look-up takes source and destination swapped; their destruction does not (udp_diag.c)."""
+
+
+class Tracked(Struct, frozen=True):
+    """A connection of conntrack's, before any NAT: as the socket that began it sees it."""
+
+    proto: int
+    source: bytes
+    sport: int
+    destination: bytes
+    dport: int
+
+
+class Destroyed(Struct, frozen=True):
+    """What became of a link's sockets."""
+
+    sockets: int = 0
+    unsupported: bool = False
+    """This kernel has no SOCK_DESTROY (CONFIG_INET_DIAG_DESTROY): programs wait for a time-out."""
+    errors: tuple[str, ...] = ()
+
+
+def connections(number: int, mark_mask: int = MARK_MASK) -> tuple[Tracked, ...]:
+    """The TCP and UDP connections decided for link `number`. Raises OSError.
+
+    The kernel filters by mark and mask, so the cost is that of walking its table once.
+    """
+    with _netfilter() as sock:
+        sock.send(pack_message(_CT_GET, NLM_F_DUMP, 1, _by_mark(number, mark_mask)))
+        found: list[Tracked] = []
+        what = "listing conntrack"
+        while True:
+            try:
+                data = sock.recv(_READ_SIZE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                raise os_error(errno.ETIMEDOUT, f"{what}: the kernel gave no answer") from None
+            for message in messages(data):
+                if message.type in (NLMSG_DONE, NLMSG_ERROR):
+                    if message.error:
+                        raise os_error(message.error, what)
+                    return tuple(dict.fromkeys(found))
+                if tracked := _tracked(message.payload, *link_mark(number, mark_mask)):
+                    found.append(tracked)
+
+
+def destroy_sockets(
+    number: int, mark_mask: int = MARK_MASK, indexes: Collection[int] = ()
+) -> Destroyed:
+    """End the sockets of link `number`'s connections: their programs get ECONNABORTED at once.
+
+    `indexes`: interfaces to which sockets may be bound (SO_BINDTODEVICE hides them otherwise); give
+    the link's. A listening socket, and a UDP socket that is not connected (it may serve others), is
+    never ended. The cookie of the look-up makes sure that it is that socket, not one that took its
+    port since. Raises OSError if conntrack cannot be read.
+    """
+    count = 0
+    errors: list[str] = []
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+    ) as sock:
+        sock.connect((0, 0))
+        for flow in connections(number, mark_mask):
+            for index in (0, *indexes):
+                try:
+                    count += _destroy(sock, flow, index)
+                except OSError as error:
+                    if error.errno == errno.EOPNOTSUPP:
+                        return Destroyed(count, unsupported=True, errors=tuple(errors))
+                    errors.append(error.strerror or str(error))
+    return Destroyed(count, errors=tuple(errors))
+
+
+def forget_connections(number: int, mark_mask: int = MARK_MASK) -> None:
+    """Delete the conntrack entries decided for link `number`, of every protocol, and no others.
+
+    One request: the kernel compares mark and mask (ctnetlink_flush_conntrack). Raises OSError.
+    """
+    with _netfilter() as sock:
+        what = f"forgetting the connections of link {number}"
+        ack_request(sock, _CT_DELETE, 0, _by_mark(number, mark_mask), what)
+
+
+def _netfilter() -> socket.socket:
+    sock = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
+    )
+    sock.connect((0, 0))
+    return sock
+
+
+def _by_mark(number: int, mark_mask: int) -> bytes:
+    mark, mask = link_mark(number, mark_mask)
+    return (
+        struct.pack("!BBH", socket.AF_UNSPEC, 0, 0)  # struct nfgenmsg: both families
+        + pack_attribute(_CTA_MARK, mark.to_bytes(4, "big"))
+        + pack_attribute(_CTA_MARK_MASK, mask.to_bytes(4, "big"))
+    )
+
+
+def _tracked(payload: bytes, mark: int, mask: int) -> Tracked | None:
+    """None for another protocol, or a mark that an old kernel did not filter."""
+    found = dict(attributes(payload[4:]))
+    if int.from_bytes(found.get(_CTA_MARK, b""), "big") & mask != mark:
+        return None
+    parts = dict(attributes(found.get(_CTA_TUPLE_ORIG, b"")))
+    address = dict(attributes(parts.get(_CTA_TUPLE_IP, b"")))
+    ports = dict(attributes(parts.get(_CTA_TUPLE_PROTO, b"")))
+    proto = int.from_bytes(ports.get(_PROTO_NUM, b""), "big")
+    source = next((address[k] for k in _SOURCES if k in address), b"")
+    destination = next((address[k] for k in _DESTINATIONS if k in address), b"")
+    if proto not in (TCP, UDP, UDPLITE) or not source or not destination:
+        return None
+    sport, dport = (
+        int.from_bytes(ports.get(k, b""), "big") for k in (_PROTO_SRC_PORT, _PROTO_DST_PORT)
+    )
+    return Tracked(proto, source, sport, destination, dport)
+
+
+def _destroy(sock: socket.socket, flow: Tracked, index: int) -> int:
+    """How many sockets it ended: 1, or 0 if there is none that is this flow's alone."""
+    ended = 0
+    # Inbound connections have us as the destination.
+    for near, nport, far, fport in (
+        (flow.source, flow.sport, flow.destination, flow.dport),
+        (flow.destination, flow.dport, flow.source, flow.sport),
+    ):
+        cookie = _find(sock, flow.proto, near, nport, far, fport, index)
+        if cookie is None:
+            continue
+        body = _request(flow.proto, near, nport, far, fport, index, cookie)
+        try:
+            ack_request(sock, _SOCK_DESTROY, 0, body, f"ending a socket of protocol {flow.proto}")
+            ended += 1
+        except FileNotFoundError:
+            continue  # it ended by itself in between
+    return ended
+
+
+def _find(
+    sock: socket.socket, proto: int, near: bytes, nport: int, far: bytes, fport: int, index: int
+) -> bytes | None:
+    """The cookie of the socket that is connected so, if there is one."""
+    swapped = (far, fport, near, nport) if proto in _SWAPPED else (near, nport, far, fport)
+    body = _request(proto, *swapped, index, _ANY_COOKIE)
+    sock.send(pack_message(_SOCK_DIAG_BY_FAMILY, 0, 1, body))
+    (message,) = messages(sock.recv(_READ_SIZE, socket.MSG_DONTWAIT))
+    if message.type == NLMSG_ERROR:
+        if message.error == errno.ENOENT:
+            return None
+        raise os_error(message.error, f"looking for a socket of protocol {proto}")
+    state = message.payload[1]
+    _, remote, _, _, _, cookie = _ID.unpack_from(message.payload, 4)
+    connected = int.from_bytes(remote, "big") == fport
+    return bytes(cookie) if connected and state not in (LISTEN, TIME_WAIT) else None
+
+
+def _request(
+    proto: int, near: bytes, nport: int, far: bytes, fport: int, index: int, cookie: bytes
+) -> bytes:
+    family = socket.AF_INET if len(near) == 4 else socket.AF_INET6
+    ends = (nport.to_bytes(2, "big"), fport.to_bytes(2, "big"), near, far)
+    return _REQUEST.pack(family, proto, 0, 0, _ALL_STATES) + _ID.pack(*ends, index, cookie)

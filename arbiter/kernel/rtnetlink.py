@@ -1,0 +1,287 @@
+"""Rules and routes of this network namespace, by hand-packed rtnetlink(7).
+
+Not by pyroute2, which opens an event loop for every such socket and gives untyped dictionaries: a
+link change is a handful of messages, and which of them was refused, and why, must be told.
+Requests are answered inside sendmsg(2); see `netlink`.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from types import TracebackType
+
+from arbiter.kernel.netlink import (
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Message,
+    ack_request,
+    attributes,
+    messages,
+    os_error,
+    pack_attribute,
+    pack_message,
+)
+from arbiter.links import Route
+from arbiter.routeplan import METRIC6, Rule, TableRoute
+
+_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
+_NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
+_EXCL_CREATE, _REPLACE_CREATE = 0x600, 0x500  # NLM_F_EXCL, NLM_F_REPLACE with NLM_F_CREATE
+_DUMP_INTR = 0x10  # NLM_F_DUMP_INTR: the list changed while it was being read
+_SOL_NETLINK, _GET_STRICT_CHK = 270, 12  # linux/netlink.h
+_DUMP_TRIES = 10
+_READ_SIZE = 1 << 18
+
+_UNICAST, _LOCAL = 1, 2  # RTN_*
+_SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
+_ONLINK = 4  # RTNH_F_ONLINK
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
+_RTA_TABLE, _RTA_MARK, _RTA_VIA = 15, 16, 18
+_FRA_DST, _FRA_PRIORITY, _FRA_MARK, _FRA_SUPPRESS = 1, 6, 10, 14
+_FRA_TABLE, _FRA_MASK, _FRA_PROTOCOL = 15, 16, 21
+_FRA_NARROW = frozenset({2, 3, 11, 12, 13, 17, 19, 20, 22, 23, 24})
+"""Source, interfaces, realm, tunnel id, suppress_ifgroup, l3mdev, uids, protocol, ports."""
+
+_RTMSG = struct.Struct("=BBBBBBBBI")  # struct rtmsg; fib_rule_hdr has the same shape
+_U32 = struct.Struct("=I")
+_AF = {4: socket.AF_INET, 6: socket.AF_INET6}
+_FAMILY = {int(af): family for family, af in _AF.items()}
+
+
+class Rtnetlink:
+    """One socket; use it in one thread, and a `with`. Methods raise OSError as the kernel does."""
+
+    def __init__(self) -> None:
+        self._sock = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        self._sock.connect((0, 0))  # from the kernel only
+        self._sock.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
+        self._seq = 0
+
+    def __enter__(self) -> Rtnetlink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._sock.close()
+
+    # --- rules --------------------------------------------------------------------------------
+
+    def rules(self, family: int) -> list[Rule]:
+        """Every `ip rule` of a family (4 or 6)."""
+        body = _RTMSG.pack(_AF[family], 0, 0, 0, 0, 0, 0, 0, 0)
+        return [_rule(m.payload) for m in self._dump(_GETRULE, body, f"listing ip -{family} rule")]
+
+    def add_rule(self, rule: Rule) -> None:
+        """EEXIST if it is there."""
+        self._ask(_NEWRULE, _EXCL_CREATE, _pack_rule(rule), f"adding {describe_rule(rule)}")
+
+    def delete_rule(self, rule: Rule) -> None:
+        """ENOENT if it is not there."""
+        self._ask(_DELRULE, 0, _pack_rule(rule), f"removing {describe_rule(rule)}")
+
+    # --- routes -------------------------------------------------------------------------------
+
+    def routes(self, family: int, table: int = 0, protocol: int = 0) -> list[TableRoute]:
+        """Routes of all tables or one, any protocol or one: the kernel filters."""
+        body = _RTMSG.pack(_AF[family], 0, 0, 0, 0, protocol, 0, 0, 0)
+        if table:
+            body += pack_attribute(_RTA_TABLE, _U32.pack(table))
+        try:
+            found = self._dump(_GETROUTE, body, f"listing ip -{family} route")
+        except FileNotFoundError:
+            return []  # no such table: nobody ever made it
+        routes = [_table_route(m.payload) for m in found]
+        return [r for r in routes if protocol in (0, r.protocol)]
+
+    def replace_route(self, route: TableRoute) -> None:
+        """Put in force for its key, in one step: no moment without it."""
+        body = _pack_route(route)
+        self._ask(_NEWROUTE, _REPLACE_CREATE, body, f"adding {describe_route(route)}")
+
+    def delete_route(self, route: TableRoute) -> None:
+        """ESRCH if it is not there."""
+        self._ask(_DELROUTE, 0, _pack_route(route), f"removing {describe_route(route)}")
+
+    def leaves(self, mark: int, destination: bytes) -> int:
+        """The interface index a packet with that mark would leave by; 0: by none.
+
+        `destination` is packed. What the kernel says is what a reroute will find (nf_reroute): ask
+        it before a verdict, because a reroute that fails is a silent drop.
+        """
+        family = 4 if len(destination) == 4 else 6
+        body = _RTMSG.pack(_AF[family], 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
+        body += pack_attribute(_RTA_DST, destination) + pack_attribute(_RTA_MARK, _U32.pack(mark))
+        self._seq += 1
+        self._sock.send(pack_message(_GETROUTE, 0, self._seq, body))
+        for message in self._read("looking up a route"):
+            if message.type == NLMSG_ERROR:
+                # ENETUNREACH: no route. The others are routes that say no (fib_props).
+                no = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
+                if message.error in no:
+                    return 0
+                raise os_error(message.error, "looking up a route")
+            kind, index = message.payload[7], 0
+            for number, value in attributes(message.payload[_RTMSG.size :]):
+                if number == _RTA_OIF:
+                    (index,) = _U32.unpack(value)
+            return int(index) if kind in (_UNICAST, _LOCAL) else 0
+        raise os_error(errno.EPROTO, "looking up a route: an answer to nothing")
+
+    # --- the wire -----------------------------------------------------------------------------
+
+    def _ask(self, kind: int, flags: int, body: bytes, what: str) -> None:
+        ack_request(self._sock, kind, flags, body, what)
+
+    def _dump(self, kind: int, body: bytes, what: str) -> list[Message]:
+        for _ in range(_DUMP_TRIES):
+            found, whole = self._dump_once(kind, body, what)
+            if whole:
+                return found
+        raise os_error(errno.EAGAIN, f"{what}: it changes faster than it can be read")
+
+    def _dump_once(self, kind: int, body: bytes, what: str) -> tuple[list[Message], bool]:
+        self._seq += 1
+        self._sock.send(pack_message(kind, NLM_F_DUMP, self._seq, body))
+        found: list[Message] = []
+        whole = True
+        while True:
+            for message in self._read(what):
+                whole &= not message.flags & _DUMP_INTR
+                if message.type in (NLMSG_DONE, NLMSG_ERROR):
+                    if message.error:
+                        raise os_error(message.error, what)
+                    return found, whole
+                found.append(message)
+
+    def _read(self, what: str) -> list[Message]:
+        try:
+            data = self._sock.recv(_READ_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise os_error(errno.ETIMEDOUT, f"{what}: the kernel gave no answer") from None
+        return [m for m in messages(data) if m.seq == self._seq]
+
+
+def describe_rule(rule: Rule) -> str:
+    """As `ip rule` writes it."""
+    words = [f"ip -{rule.family} rule pref {rule.preference}"]
+    if rule.dst_len:
+        words.append(f"to {_text(rule.family, rule.dst)}/{rule.dst_len}")
+    words.append(f"fwmark {rule.mark:#x}/{rule.mask:#x}")
+    words.append(f"lookup {rule.table}" if rule.table else f"action {rule.action}")
+    return " ".join(words)
+
+
+def describe_route(found: TableRoute) -> str:
+    """As `ip route` writes it."""
+    route = found.route
+    to = f"{_text(route.family, route.dst)}/{route.prefixlen}" if route.prefixlen else "default"
+    via = f" via {_text(0, route.gateway)}" if route.gateway else ""
+    where = f"dev #{found.index} table {found.table} metric {route.metric}"
+    return f"ip -{route.family} route {to}{via} {where}"
+
+
+def _text(family: int, packed: bytes) -> str:
+    size = len(packed) or (4 if family == 4 else 16)
+    return socket.inet_ntop(
+        socket.AF_INET if size == 4 else socket.AF_INET6, packed.ljust(size, b"\0")
+    )
+
+
+def _pack_rule(rule: Rule) -> bytes:
+    # Tables above 255 go into the attribute; the header's byte is then RT_TABLE_UNSPEC.
+    body = _RTMSG.pack(_AF[rule.family], rule.dst_len, 0, 0, 0, 0, 0, rule.action, 0)
+    if rule.dst_len:
+        body += pack_attribute(_FRA_DST, rule.dst)
+    for kind, value in (
+        (_FRA_PRIORITY, rule.preference),
+        (_FRA_MARK, rule.mark),
+        (_FRA_MASK, rule.mask),
+        (_FRA_TABLE, rule.table),
+    ):
+        body += pack_attribute(kind, _U32.pack(value))
+    if rule.suppress >= 0:
+        body += pack_attribute(_FRA_SUPPRESS, _U32.pack(rule.suppress))
+    return body + pack_attribute(_FRA_PROTOCOL, bytes([rule.protocol]))
+
+
+def _rule(payload: bytes) -> Rule:
+    family, dst_len, src_len, tos, table, _, _, action, flags = _RTMSG.unpack_from(payload)
+    found = dict(_numbered(payload))
+    suppress = _word(found, _FRA_SUPPRESS, 0xFFFFFFFF)
+    inverted = flags & 0x2  # FIB_RULE_INVERT
+    return Rule(
+        _FAMILY[family],
+        _word(found, _FRA_PRIORITY),
+        _word(found, _FRA_MARK),
+        _word(found, _FRA_MASK),
+        action,
+        _word(found, _FRA_TABLE, table),
+        -1 if suppress == 0xFFFFFFFF else suppress,
+        found.get(_FRA_DST, b"") if dst_len else b"",
+        dst_len,
+        found.get(_FRA_PROTOCOL, b"\0")[0],
+        bool(src_len or tos or inverted or found.keys() & _FRA_NARROW),
+    )
+
+
+def _pack_route(found: TableRoute) -> bytes:
+    route = found.route
+    near = route.family == 4 and not route.gateway
+    body = _RTMSG.pack(
+        _AF[route.family], route.prefixlen, 0, 0, 0, found.protocol,
+        _SCOPE_LINK if near else _SCOPE_UNIVERSE, _UNICAST, _ONLINK if found.onlink else 0,
+    )  # fmt: skip
+    if route.prefixlen:
+        body += pack_attribute(_RTA_DST, route.dst)
+    body += pack_attribute(_RTA_TABLE, _U32.pack(found.table))
+    body += pack_attribute(_RTA_OIF, _U32.pack(found.index))
+    if len(route.gateway) == len(route.dst or bytes(4 if route.family == 4 else 16)):
+        body += pack_attribute(_RTA_GATEWAY, route.gateway)
+    elif route.gateway:
+        family = struct.pack("=H", socket.AF_INET6)  # struct rtvia
+        body += pack_attribute(_RTA_VIA, family + route.gateway)
+    if route.metric:
+        body += pack_attribute(_RTA_PRIORITY, _U32.pack(route.metric))
+    if route.source:
+        body += pack_attribute(_RTA_PREFSRC, route.source)
+    return body
+
+
+def _table_route(payload: bytes) -> TableRoute:
+    family, size, _, _, table, protocol, _, _, flags = _RTMSG.unpack_from(payload)
+    found = dict(_numbered(payload))
+    via = found.get(_RTA_VIA, b"")[2:]
+    route = Route(
+        _FAMILY[family],
+        found.get(_RTA_DST, b"") if size else b"",
+        size,
+        found.get(_RTA_GATEWAY, via),
+        _word(found, _RTA_PRIORITY, METRIC6 if family == socket.AF_INET6 else 0),
+        found.get(_RTA_PREFSRC, b""),
+    )
+    return TableRoute(
+        _word(found, _RTA_TABLE, table),
+        _word(found, _RTA_OIF),
+        route,
+        bool(flags & _ONLINK),
+        protocol,
+    )
+
+
+def _numbered(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    return attributes(payload[_RTMSG.size :])
+
+
+def _word(found: dict[int, bytes], kind: int, default: int = 0) -> int:
+    value = found.get(kind)
+    return default if value is None else int(_U32.unpack(value)[0])

@@ -1,0 +1,391 @@
+"""The ways out: from what the kernel shows of interfaces, and files, to numbered links. Pure.
+
+An interface that can carry traffic away from this machine is a link by itself; a file in links.d
+only adds facts (a name, a price). A link's number is its place in the mark and names its routing
+table: it stays the same for as long as the link's identity is known.
+"""
+
+from __future__ import annotations
+
+import enum
+import fnmatch
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from arbiter.model import ANY_LINK
+
+FIRST_NUMBER, LAST_NUMBER = 1, 31
+"""Link numbers fit the five bits of model.MARK_LINK; 0 there is the default route."""
+RESERVED_NAMES = frozenset({ANY_LINK, "metered", "unmetered"})
+"""Words of `via=` that mean something else than one link."""
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+
+
+class LinkKind(enum.StrEnum):
+    """What a link is made of, as far as the kernel shows it."""
+
+    ETHERNET = "ethernet"
+    WIFI = "wifi"
+    CELLULAR = "cellular"
+    BLUETOOTH = "bluetooth"
+    USB = "usb"
+    VPN = "vpn"
+    DIALUP = "dialup"
+
+
+class Address(Struct, frozen=True):
+    """An address of an interface, packed, with its prefix length."""
+
+    packed: bytes
+    prefixlen: int
+
+
+class Route(Struct, frozen=True):
+    """A unicast route of table main over an interface. `dst` b"" with prefixlen 0 is a default;
+    `gateway` b"" is on-link. An IPv4 route may have an IPv6 gateway of 16 bytes (RFC 5549)."""
+
+    family: int
+    """4 or 6."""
+    dst: bytes
+    prefixlen: int
+    gateway: bytes = b""
+    metric: int = 0
+    source: bytes = b""
+    """Preferred source address; b"" for none."""
+
+
+class Interface(Struct, frozen=True):
+    """One interface as rtnetlink shows it (linux/if_link.h, rtnetlink(7))."""
+
+    index: int
+    name: str
+    kind: LinkKind
+    up: bool
+    """Administratively up, and carrier (IFF_UP and IFF_LOWER_UP)."""
+    mtu: int
+    addresses: tuple[Address, ...] = ()
+    """Global ones only: no link-local, tentative or deprecated address."""
+    routes: tuple[Route, ...] = ()
+    """Of table main; of other tables a default route only, of a family that has none in main (where
+    wg-quick, NetworkManager and mwan3 put theirs)."""
+    mac: str = ""
+    """The permanent hardware address, lower case (IFLA_PERM_ADDRESS); "" for what is no hardware,
+    and for hardware that invents an address each time it is plugged in."""
+
+
+class MatchFacts(Protocol):
+    """Which interfaces a file speaks of."""
+
+    @property
+    def interface(self) -> str:
+        """A name or an fnmatch(3) pattern; "" matches none."""
+
+    @property
+    def sim(self) -> str:
+        """Only with this SIM; "" for no such condition."""
+
+    @property
+    def apn(self) -> str:
+        """Only with this access point; "" for no such condition."""
+
+
+class LinkFacts(Protocol):
+    """What `assemble` reads of a file in links.d (arbiter/linkfiles.py)."""
+
+    @property
+    def name(self) -> str:
+        """The link's name; "" leaves it to arbiter."""
+
+    @property
+    def match(self) -> MatchFacts:
+        """Which interfaces it speaks of."""
+
+    @property
+    def metered(self) -> bool | None:
+        """Whether its bytes cost; None if the file does not say."""
+
+    @property
+    def price(self) -> object:
+        """Whatever prints as "0.02 EUR/MB"; None or "" if the file does not say."""
+
+    @property
+    def number(self) -> int | None:
+        """The number that the file fixes."""
+
+    @property
+    def origin(self) -> str:
+        """The file's path, for people."""
+
+
+class FoundLink(Struct, frozen=True):
+    """A link as it is now: what the kernel shows, and what a file adds."""
+
+    name: str
+    """As rules say it: [A-Za-z0-9_.-]{1,15}, unlike every other link's."""
+    number: int
+    """1-31: its place in the mark."""
+    interface: str
+    index: int
+    kind: LinkKind
+    up4: bool
+    """Whether it can carry IPv4 now: up, with an address and a default route of that family."""
+    up6: bool
+    mtu: int
+    """Bytes."""
+    gateway4: bytes
+    """Of the default route with the lowest metric; b"" if that is on-link, or there is none."""
+    gateway6: bytes
+    routes: tuple[Route, ...]
+    metered: bool | None = None
+    price: str = ""
+    file: str = ""
+    """The file that speaks of it; "" for none."""
+    identity: str = ""
+    """What its number is kept under: see `assemble` and `remember`."""
+
+
+# --- what is a link -------------------------------------------------------------------------
+
+
+def default_routes(interface: Interface, family: int) -> tuple[Route, ...]:
+    """Its default routes of `family` (4 or 6), the one that the kernel prefers first.
+
+    Two halves, 0.0.0.0/1 and 128.0.0.0/1, are a default route too: so OpenVPN's `redirect-gateway
+    def1` and others go before a default route without touching it.
+    """
+    routes = [route for route in interface.routes if route.family == family]
+    halves = {route.dst[:1] for route in routes if route.prefixlen == 1}
+    lengths = (0, 1) if {b"\x00", b"\x80"} <= halves else (0,)
+    found = [route for route in routes if route.prefixlen in lengths]
+    return tuple(sorted(found, key=lambda route: (-route.prefixlen, route.metric, route.dst)))
+
+
+def carries(interface: Interface, family: int) -> bool:
+    """Whether packets of `family` (4 or 6) can leave over it now.
+
+    Up, with a usable address of that family (masquerading needs one), and a default route.
+    """
+    length = 4 if family == 4 else 16
+    has_address = any(len(address.packed) == length for address in interface.addresses)
+    return interface.up and has_address and bool(default_routes(interface, family))
+
+
+def is_link(interface: Interface, files: Iterable[LinkFacts] = ()) -> bool:
+    """Whether it is a way out: a default route leads over it, or a file names it.
+
+    That is what it can do, not what it is called: a bridge with the default route is a link;
+    docker0, virbr0 and a container's veth have none and are not.
+    """
+    if interface.name == "lo":
+        return False
+    if default_routes(interface, 4) or default_routes(interface, 6):
+        return True
+    return any(_matches(file, interface) for file in files)
+
+
+# --- numbers --------------------------------------------------------------------------------
+
+
+class Numbers:
+    """The assignment of numbers 1-31 to identities. It keeps nothing: state goes in and out."""
+
+    @staticmethod
+    def assign(
+        identities: Iterable[str],
+        known: Mapping[str, int],
+        fixed: Mapping[str, int] | None = None,
+    ) -> dict[str, int]:
+        """Number every identity that is present, and go on remembering the absent ones.
+
+        `known` is the earlier result, in its order, which tells who is absent the longest: absent
+        ones stand first. A known identity keeps its number; a new one gets the lowest free one;
+        when all are taken, that of the identity absent longest; when 31 are present, none: it
+        is not in the result. `fixed` numbers come from files and are the one thing that moves
+        somebody else. Entries of `known` that cannot be true (no number of 1-31, or somebody
+        else's) are forgotten.
+        """
+        wanted = list(dict.fromkeys(identities))
+        pins = {name: n for name, n in (fixed or {}).items() if FIRST_NUMBER <= n <= LAST_NUMBER}
+        taken: dict[int, str] = {}
+        for name, number in pins.items():
+            taken.setdefault(number, name)
+        for name, number in known.items():
+            if FIRST_NUMBER <= number <= LAST_NUMBER and name not in taken.values():
+                taken.setdefault(number, name)
+        numbers = {name: number for number, name in taken.items()}
+        absent = [name for name in known if name in numbers and name not in wanted]
+        leavers = (name for name in absent if name not in pins)
+        free = (n for n in range(FIRST_NUMBER, LAST_NUMBER + 1) if n not in taken)
+        for name in wanted:
+            if name in numbers:
+                continue
+            number = next(free, 0)
+            if not number and (leaver := next(leavers, None)) is not None:
+                number = numbers.pop(leaver)
+            if number:
+                numbers[name] = number
+        order = dict.fromkeys([*absent, *wanted])
+        return {name: numbers[name] for name in order if name in numbers}
+
+
+def remember(known: Mapping[str, int], links: Iterable[FoundLink]) -> dict[str, int]:
+    """What to give `assemble` as `known` next time, and to keep over a restart, in this order."""
+    present = {link.identity: link.number for link in links}
+    taken = set(present.values())
+    absent = {
+        name: number
+        for name, number in known.items()
+        if name not in present and number not in taken
+    }
+    return {**absent, **present}
+
+
+# --- putting it together --------------------------------------------------------------------
+
+
+def assemble(
+    interfaces: Iterable[Interface],
+    files: Sequence[LinkFacts] = (),
+    known: Mapping[str, int] | None = None,
+) -> tuple[FoundLink, ...]:
+    """The links among `interfaces`, by number.
+
+    An interface that once was a link stays one while it exists, so that its loss is seen as a
+    link that is down. Identity: the name of a file that names it; else kind and hardware address;
+    else the interface's name. Of several interfaces that one file matches, all get its facts and
+    the first, by index, its name. Conditions on SIM and APN are not judged here: a file without
+    any is preferred. A 32nd link has no number, and is left out.
+    """
+    ordered = sorted(interfaces, key=lambda interface: interface.index)
+    identified, before = _identify(ordered, files)
+    # A link keeps its number when a file first names it.
+    earlier = known or {}
+    moved = {old: new for old, new in before.items() if new not in earlier}
+    earlier = {moved.get(name, name): number for name, number in earlier.items()}
+    present = {
+        identity: interface
+        for identity, interface in identified.items()
+        if is_link(interface, files) or (identity in earlier and interface.name != "lo")
+    }
+    fixed = {_file_identity(file): file.number for file in files if file.name and file.number}
+    numbers = Numbers.assign(present, earlier, fixed)
+    numbered = {numbers[name]: name for name in present if name in numbers}
+    order = [(number, numbered[number]) for number in sorted(numbered)]
+    names = _names([(number, identity, present[identity]) for number, identity in order])
+    return tuple(
+        _found(names[number], number, identity, present[identity], files)
+        for number, identity in order
+    )
+
+
+def _found(
+    name: str, number: int, identity: str, interface: Interface, files: Sequence[LinkFacts]
+) -> FoundLink:
+    file = _file_for(interface, files)
+    gateway = {
+        family: next((route.gateway for route in default_routes(interface, family)), b"")
+        for family in (4, 6)
+    }
+    return FoundLink(
+        name=name,
+        number=number,
+        interface=interface.name,
+        index=interface.index,
+        kind=interface.kind,
+        up4=carries(interface, 4),
+        up6=carries(interface, 6),
+        mtu=interface.mtu,
+        gateway4=gateway[4],
+        gateway6=gateway[6],
+        routes=interface.routes,
+        metered=file.metered if file else None,
+        price=str(file.price or "") if file else "",
+        file=file.origin if file else "",
+        identity=identity,
+    )
+
+
+def _matches(file: LinkFacts, interface: Interface) -> bool:
+    return fnmatch.fnmatchcase(interface.name, file.match.interface)
+
+
+def _file_for(interface: Interface, files: Sequence[LinkFacts]) -> LinkFacts | None:
+    """The file that speaks of it: the exact name first, then the one without conditions."""
+    matching = [file for file in files if _matches(file, interface)]
+    return min(
+        matching,
+        key=lambda file: (
+            file.match.interface != interface.name,
+            bool(file.match.sim or file.match.apn),
+        ),
+        default=None,
+    )
+
+
+def _file_identity(file: LinkFacts) -> str:
+    return f"file {file.name}"
+
+
+def _identify(
+    ordered: Sequence[Interface], files: Sequence[LinkFacts]
+) -> tuple[dict[str, Interface], dict[str, str]]:
+    """Identity → interface, and for those that a file names: the identity without it → with it.
+
+    A second interface with a hardware address goes by its name: it is a VLAN, or a forgery.
+    """
+    found: dict[str, Interface] = {}
+    before: dict[str, str] = {}
+    own_seen: set[str] = set()
+    for interface in ordered:
+        own = f"{interface.kind.value} {interface.mac}"
+        if not interface.mac or own in own_seen:
+            # A name may hold any byte; an identity is stored as text.
+            own = f"interface {interface.name.encode('unicode_escape').decode()}"
+        own_seen.add(own)
+        file = _file_for(interface, files)
+        if file and valid_name(file.name) and _file_identity(file) not in found:
+            before[own] = _file_identity(file)
+            found[_file_identity(file)] = interface
+        else:
+            found[own] = interface
+    return found, before
+
+
+# --- names ----------------------------------------------------------------------------------
+
+_DEFAULT_NAMES = {LinkKind.CELLULAR: "lte"}
+"""Other kinds are called what they are."""
+
+
+def valid_name(name: str) -> bool:
+    """Whether a rule can name a link so: [A-Za-z0-9_.-]{1,15}, and no word of `via=`."""
+    return _NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
+
+
+def _names(links: Sequence[tuple[int, str, Interface]]) -> dict[int, str]:
+    """Number → name: its file's, else its kind's, else its interface's; the lower number first.
+
+    So of two wifis the one that was there first stays `wifi`, over restarts too.
+    """
+    names: dict[int, str] = {}
+    for number, identity, _ in links:
+        if identity.startswith("file "):
+            names[number] = identity.removeprefix("file ")
+    for number, _, interface in links:
+        if number not in names:
+            taken = set(names.values())
+            wishes = _wishes(number, interface)
+            names[number] = next(n for n in wishes if valid_name(n) and n not in taken)
+    return names
+
+
+def _wishes(number: int, interface: Interface) -> Iterator[str]:
+    yield _DEFAULT_NAMES.get(interface.kind, interface.kind.value)
+    yield interface.name
+    yield f"link{number}"
+    # Only where somebody called another interface link5.
+    yield from (f"link{number}-{again}" for again in itertools.count(2))

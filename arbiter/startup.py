@@ -1,0 +1,85 @@
+"""What must be so before the daemon may start: rights, descriptors, and no other daemon."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+from pathlib import Path
+
+
+class DaemonError(Exception):
+    """The daemon cannot start; the text says why and what to do."""
+
+
+def allow_descriptors() -> None:
+    """As many as we may have: each watched process and each client needs one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+CAP_NET_ADMIN = 12
+"""linux/capability.h; rules, queue and routes need it."""
+
+
+def need_rights() -> None:
+    """Say at once what every later step would say in its own words."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff" and not int(value, 16) >> CAP_NET_ADMIN & 1:
+            raise DaemonError("arbiter run needs root (CAP_NET_ADMIN): try sudo arbiter run")
+
+
+RUN = Path("/run/arbiter")
+"""Root's own directory; what is in it means nothing after a reboot."""
+
+
+class Alone:
+    """The lock of one network namespace: two daemons would take each other's rules away."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path, self._fd = path, fd
+
+    def close(self) -> None:
+        """Let another daemon have the namespace."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def only_here() -> Alone:
+    """Take the lock of this network namespace. DaemonError if another daemon has it."""
+    namespace = Path("/proc/self/ns/net").stat().st_ino
+    path = RUN / f"netns-{namespace}.lock"
+    try:
+        RUN.mkdir(mode=0o755, parents=True, exist_ok=True)
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The one who ended may have removed the file between our open and our lock.
+            if path.exists() and path.stat().st_ino == os.fstat(fd).st_ino:
+                return Alone(path, fd)
+            os.close(fd)
+    except BlockingIOError:
+        os.close(fd)
+        text = "another arbiter decides the connections of this network namespace already"
+        raise DaemonError(f"{text} (it holds {path}); `arbiter status` shows it") from None
+    except OSError as error:
+        raise DaemonError(f"the lock {path} cannot be taken: {error.strerror}") from None
+
+
+def lock_state(state: Path) -> int:
+    """Hold the state directory for this daemon alone; gives the lock's descriptor."""
+    try:
+        state.mkdir(mode=0o750, parents=True, exist_ok=True)
+        fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        why = "it is no directory" if state.is_file() else error.strerror
+        text = f"the state directory {state} cannot be used: {why}"
+        raise DaemonError(f"{text}; choose another with --state") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        text = f"another arbiter runs with the state directory {state}"
+        raise DaemonError(f"{text}; stop it, or choose another with --state") from None
+    return fd

@@ -1,0 +1,304 @@
+"""The rules and tables a plan asks for, and that no packet of a link finds a way round them."""
+
+from __future__ import annotations
+
+import socket
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arbiter.links import Route
+from arbiter.model import MARK_DECIDED, MARK_DENIED, MARK_MASK
+from arbiter.routeplan import (
+    LOCAL,
+    MAIN,
+    PROTOCOL,
+    UNREACHABLE,
+    LinkRoutes,
+    RoutePlan,
+    Rule,
+    TableRoute,
+    conflicts,
+    link_mark,
+)
+
+
+def ip(text: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+
+
+LAN4 = Route(4, ip("10.1.0.0"), 24, source=ip("10.1.0.2"))
+OUT4 = Route(4, b"", 0, ip("10.1.0.1"), 100)
+LAN6 = Route(6, ip("2001:db8:1::"), 64, metric=256)
+OUT6 = Route(6, b"", 0, ip("2001:db8:1::1"), 100)
+WIFI = LinkRoutes(1, "wlan0", 5, True, True, (OUT4, LAN4, OUT6, LAN6))
+LTE = LinkRoutes(2, "wwan0", 6, True, True, (Route(4, b"", 0, metric=200), Route(6, b"", 0)))
+
+
+def of(plan: RoutePlan, mark: int, family: int) -> list[str]:
+    """What a packet with that mark meets, in order, as `pref action`."""
+    rules = sorted(plan.rules(), key=lambda rule: rule.preference)
+    return [
+        f"{rule.preference} {rule.table or 'unreachable'}"
+        for rule in rules
+        if rule.family == family and mark & rule.mask == rule.mark
+    ]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_links_packets_meet_the_lan_then_its_table_then_unreachable(family: int) -> None:
+    plan = RoutePlan((WIFI, LTE))
+    assert of(plan, 0x22000000, family) == ["905 254", "910 7002", "920 unreachable"]
+
+
+@pytest.mark.parametrize(("family", "longest"), [(4, 1), (6, 4)])
+def test_of_main_only_what_is_no_way_out_is_used(family: int, longest: int) -> None:
+    (rule,) = {r for r in RoutePlan((LTE,)).rules() if r.table == MAIN and r.family == family}
+    assert rule.suppress == longest
+
+
+def test_the_table_mirrors_the_links_routes_nearest_first() -> None:
+    found = RoutePlan((WIFI,)).routes()
+    assert [r.route for r in found] == [LAN4, LAN6, OUT4, OUT6]
+    assert {(r.table, r.index, r.onlink, r.protocol) for r in found} == {(7001, 5, False, PROTOCOL)}
+
+
+def test_a_gateway_that_no_route_reaches_is_taken_as_on_link() -> None:
+    far = Route(4, b"", 0, ip("172.31.1.1"))
+    (route,) = RoutePlan((msgspec.structs.replace(WIFI, routes=(far,)),)).routes()
+    assert route.onlink
+    near = Route(6, b"", 0, ip("fe80::1"))
+    (route,) = RoutePlan((msgspec.structs.replace(WIFI, routes=(near,)),)).routes()
+    assert not route.onlink
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_link_without_a_family_has_no_routes_of_it_and_all_its_rules(family: int) -> None:
+    up = RoutePlan((WIFI,))
+    down = RoutePlan((msgspec.structs.replace(WIFI, up4=family != 4, up6=family != 6),))
+    assert {r.route.family for r in down.routes()} == {4, 6} - {family}
+    assert down.rules() == up.rules()
+
+
+def test_link_local_and_multicast_routes_are_not_mirrored() -> None:
+    local = (Route(6, ip("fe80::"), 64), Route(6, ip("ff00::"), 8))
+    assert RoutePlan((msgspec.structs.replace(WIFI, routes=local),)).routes() == ()
+
+
+def test_ipv6_metrics_are_as_the_kernel_shows_them() -> None:
+    assert [r.route.metric for r in RoutePlan((LTE,)).routes()] == [200, 1024]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_links_on_one_subnet_answer_there_each_for_itself(family: int) -> None:
+    twin = LinkRoutes(2, "eth0", 6, True, True, (LAN4, LAN6, OUT4))
+    plan = RoutePlan((WIFI, twin))
+    assert of(plan, 0x22000000, family)[:2] == ["900 7002", "905 254"]
+    assert of(plan, 0x21000000, family)[:2] == ["900 7001", "905 254"]
+    own = [r for r in plan.rules() if r.preference == 900 and r.family == family]
+    lan = LAN4 if family == 4 else LAN6
+    assert {(r.dst, r.dst_len) for r in own} == {(lan.dst, lan.prefixlen)}
+
+
+def test_another_mask_moves_every_mark() -> None:
+    plan = RoutePlan((LTE,), mask=0x7F)
+    assert plan.mark(2) == 0x22
+    assert plan.mark_mask == 0x3F
+    assert of(plan, 0xABCD0022, 4) == ["905 254", "910 7002", "920 unreachable"]
+    assert all(rule.mask & ~0x7F == 0 for rule in plan.rules())
+    assert link_mark(31, 0x7F) == (0x3F, 0x3F)
+
+
+# --- promises for every plan ------------------------------------------------------------------
+
+routes = st.one_of(
+    st.sampled_from([LAN4, OUT4, LAN6, OUT6, Route(4, b"", 0), Route(6, b"", 0)]),
+    st.builds(
+        lambda dst, gateway, metric: Route(4, dst, 32, gateway, metric),
+        st.binary(min_size=4, max_size=4),
+        st.sampled_from([b"", b"\x0a\x01\x00\x01", ip("fe80::1")]),
+        st.integers(0, 0xFFFFFFFF),
+    ),
+    st.builds(
+        lambda dst: Route(6, dst, 128),
+        st.binary(min_size=16, max_size=16),
+    ),
+)
+links = st.builds(
+    lambda number, up4, up6, found: LinkRoutes(
+        number, f"if{number}", number + 3, up4, up6, tuple(found)
+    ),
+    st.integers(1, 31),
+    st.booleans(),
+    st.booleans(),
+    st.lists(routes, max_size=6),
+)
+plans = st.builds(
+    lambda found, shift: RoutePlan(tuple(found), mask=0x7F << shift),
+    st.lists(links, max_size=6, unique_by=lambda link: link.number),
+    st.integers(0, 25),
+)
+
+
+@given(plans, st.integers(1, 31), st.integers(0, 0xFFFFFFFF), st.sampled_from([4, 6]))
+def test_a_decided_links_packet_ends_at_unreachable_and_sees_no_other_links_table(
+    plan: RoutePlan, number: int, others: int, family: int
+) -> None:
+    mark = others & ~plan.mask & 0xFFFFFFFF | plan.mark(number)
+    seen = of(plan, mark, family)
+    assert seen[-1].endswith("unreachable")
+    tables = {entry.split()[1] for entry in seen} - {"unreachable", str(MAIN)}
+    assert tables <= {str(plan.table_of(number))}
+    assert bool(tables) == (number in [link.number for link in plan.links])
+
+
+@given(plans, st.integers(0, 0xFFFFFFFF), st.sampled_from([0, MARK_DECIDED, MARK_DENIED]))
+def test_packets_without_a_link_number_meet_no_rule(
+    plan: RoutePlan, others: int, bits: int
+) -> None:
+    shift = (plan.mask & -plan.mask).bit_length() - 1
+    mark = others & ~plan.mask & 0xFFFFFFFF | bits >> 24 << shift
+    assert of(plan, mark, 4) == of(plan, mark, 6) == []
+
+
+@given(plans, st.integers(0, 0xFFFFFFFF))
+def test_undecided_packets_meet_no_rule_whatever_their_bits(plan: RoutePlan, mark: int) -> None:
+    shift = (plan.mask & -plan.mask).bit_length() - 1
+    assert of(plan, mark & ~(MARK_DECIDED >> 24 << shift), 4) == []
+
+
+@given(plans)
+def test_tables_hold_what_is_up_once_a_key_and_through_its_own_interface(plan: RoutePlan) -> None:
+    found = plan.routes()
+    assert len({route.key for route in found}) == len(found)
+    for route in found:
+        (link,) = (x for x in plan.links if plan.table_of(x.number) == route.table)
+        assert link.up(route.route.family)
+        assert route.index == link.index
+    for link in plan.links:
+        mine = [r for r in found if r.table == plan.table_of(link.number)]
+        near = [n for n, r in enumerate(mine) if not r.route.gateway]
+        assert near == list(range(len(near))), "a gateway before the route that reaches it"
+        mirrored = {(r.family, r.dst, r.prefixlen) for r in link.routes if link.up(r.family)}
+        ours = {(r.route.family, r.route.dst, r.route.prefixlen) for r in mine}
+        assert {m for m in mirrored if m[1][:1] not in (b"\xfe", b"\xff")} <= ours <= mirrored
+
+
+@given(plans)
+def test_no_rule_is_named_twice_and_the_safety_net_comes_first(plan: RoutePlan) -> None:
+    rules = plan.rules()
+    assert len(set(rules)) == len(rules)
+    last = [rule.action == UNREACHABLE for rule in rules]
+    assert last == sorted(last, reverse=True)
+    assert sum(last) == 10
+    assert {rule.preference for rule in rules} <= plan.preferences
+
+
+# --- conflicts --------------------------------------------------------------------------------
+
+FOREIGN = 3  # RTPROT_BOOT: what `ip` says of itself
+DEFAULTS = (Rule(4, 0, table=LOCAL, protocol=2), Rule(4, 32766, table=MAIN, protocol=2))
+
+
+def test_what_arbiter_left_and_what_every_machine_has_is_no_conflict() -> None:
+    plan = RoutePlan((WIFI, LTE))
+    moved = RoutePlan((WIFI,), mask=0x7F)
+    assert conflicts(plan, (*DEFAULTS, *plan.rules(), *moved.rules()), plan.routes()) == ()
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Rule(4, 910, 5, 5, table=99, protocol=FOREIGN), ("preference 910", "route_pref")),
+        (Rule(6, 1200, table=7003, protocol=FOREIGN), ("ip -6", "table 7003", "route_table")),
+        (Rule(4, 100, table=51820, protocol=FOREIGN), ("every packet", "51820", "below 100")),
+    ],
+)
+def test_a_conflict_names_rule_and_setting(rule: Rule, words: tuple[str, ...]) -> None:
+    (text,) = conflicts(RoutePlan((LTE,)), (*DEFAULTS, rule), ())
+    for word in words:
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(4, 100, 1, 1, table=99, protocol=FOREIGN),
+        Rule(4, 100, table=99, protocol=FOREIGN, narrow=True),
+        Rule(4, 100, table=MAIN, suppress=0, protocol=FOREIGN),
+        Rule(4, 100, table=99, dst=ip("10.0.0.0"), dst_len=8, protocol=FOREIGN),
+        Rule(4, 5210, table=52, protocol=FOREIGN),
+        Rule(4, 1000, table=7000, protocol=FOREIGN),
+        Rule(4, 1000, table=7032, protocol=FOREIGN),
+    ],
+)
+def test_rules_that_do_not_meet_ours_are_left_in_peace(rule: Rule) -> None:
+    assert conflicts(RoutePlan((LTE,)), (*DEFAULTS, rule), ()) == ()
+
+
+def test_a_table_with_anothers_routes_is_a_conflict_and_said_once() -> None:
+    found = [TableRoute(7009, 3, Route(4, b"", 0, metric=n), protocol=FOREIGN) for n in (1, 2)]
+    (text,) = conflicts(RoutePlan((LTE,)), DEFAULTS, found)
+    assert "7009" in text
+    assert "route_table" in text
+    assert conflicts(RoutePlan((LTE,), table=8000), DEFAULTS, found) == ()
+
+
+# --- bad values -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0, 0x3F, 0x7F << 26, 0x7E000001, 0xFF000000])
+def test_a_mask_that_is_not_seven_adjacent_bits_is_refused(mask: int) -> None:
+    with pytest.raises(ValueError, match="seven adjacent bits"):
+        RoutePlan(mask=mask)
+
+
+@pytest.mark.parametrize("preference", [0, -1, 32746, 40000])
+def test_a_preference_behind_main_or_before_local_is_refused(preference: int) -> None:
+    with pytest.raises(ValueError, match="route_pref"):
+        RoutePlan(preference=preference)
+
+
+@pytest.mark.parametrize("table", [0, 240, 254, 0xFFFFFFFF])
+def test_a_table_base_that_would_take_the_systems_tables_is_refused(table: int) -> None:
+    with pytest.raises(ValueError, match="route_table"):
+        RoutePlan(table=table)
+
+
+@pytest.mark.parametrize("number", [-1, 0, 32])
+def test_a_number_that_the_mark_cannot_hold_is_refused(number: int) -> None:
+    with pytest.raises(ValueError, match="1-31"):
+        LinkRoutes(number, "wlan0", 1, True, True)
+    with pytest.raises(ValueError, match="1-31"):
+        link_mark(number)
+
+
+def test_two_links_of_one_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="two links"):
+        RoutePlan((WIFI, msgspec.structs.replace(LTE, number=1)))
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        Route(5, b"", 0),
+        Route(4, b"\0" * 16, 24),
+        Route(4, b"\0" * 4, 33),
+        Route(4, b"", 24),
+        Route(6, b"", 0, b"\0" * 4),
+        Route(4, b"", 0, b"\0" * 3),
+        Route(4, b"", 0, source=b"\0" * 16),
+        Route(4, b"", 0, metric=1 << 32),
+        Route(4, b"", 0, metric=-1),
+    ],
+)
+def test_a_route_that_cannot_be_is_refused(route: Route) -> None:
+    with pytest.raises(ValueError, match="wlan0"):
+        LinkRoutes(1, "wlan0", 1, True, True, (route,))
+
+
+def test_the_default_place_is_the_models() -> None:
+    assert RoutePlan().mark_mask == 0x3F000000
+    assert RoutePlan().mask == MARK_MASK
