@@ -15,9 +15,6 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-from msgspec import Struct
 
 from arbiter import protocol
 from arbiter.events import (
@@ -46,11 +43,20 @@ from arbiter.kernel.owner import OwnerLookup
 from arbiter.kernel.procevents import ProcEvents
 from arbiter.kernel.procfs import ProcessTable
 from arbiter.kernel.queue import Counters, Queue
+from arbiter.linkkeeper import LinkKeeper
 from arbiter.memory import Memory, now
 from arbiter.model import NoOwner, NoOwnerReason, Owner, Packet, Undecodable
 from arbiter.pipeline import Pipeline
+from arbiter.routeplan import RoutePlan
 from arbiter.settings import Settings, WhenAbsent
-from arbiter.startup import DaemonError, allow_descriptors, lock_state, need_rights, only_here
+from arbiter.startup import (
+    DaemonError,
+    Paths,
+    allow_descriptors,
+    lock_state,
+    need_rights,
+    only_here,
+)
 
 COUNTERS_EVERY = 2.0
 """Seconds between looks at the kernel's loss counters, while packets come."""
@@ -64,18 +70,6 @@ NOT_IN_FORCE = (
     "undecided; restart arbiter"
 )
 log = logging.getLogger("arbiter")
-
-
-class Paths(Struct, frozen=True):
-    """Where the daemon keeps its things."""
-
-    state: Path
-    socket: Path
-
-    @property
-    def database(self) -> Path:
-        """The store's file."""
-        return self.state / "arbiter.db"
 
 
 class Daemon:
@@ -141,7 +135,8 @@ class Daemon:
             mask=self.settings.mark_base,
         )
         self._backend = await asyncio.to_thread(firewall.probe_backend, self.settings.backend.value)
-        overlaps = firewall.overlaps(plan, *await asyncio.to_thread(firewall.look))
+        found = await asyncio.to_thread(firewall.look)
+        overlaps = firewall.overlaps(plan, *found, own_prefs=RoutePlan().preferences)
         if overlaps:
             raise DaemonError("\n".join(overlap.text for overlap in overlaps))
         self._exits = ExitWatch(
@@ -165,8 +160,10 @@ class Daemon:
             self._loop.add_reader(self._queue.fileno(), self._queue.handle)
             await self._desk.server.start()
             try:
-                await asyncio.to_thread(firewall.apply, plan, self._backend)
-                log.info("in force by %s: %s", self._backend.name, firewall.describe(plan))
+                self._links = LinkKeeper(
+                    plan, self._backend, self.paths.config, self.paths.state, self._dispatch
+                )
+                await self._links.start()
                 gc.collect()
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()
@@ -199,6 +196,7 @@ class Daemon:
         finally:
             for problem in await asyncio.to_thread(firewall.remove):
                 log.error("%s", problem)
+            await self._links.close()
             self._dispatch(Stopping(now()))  # what came meanwhile, and waits for its owner
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
@@ -231,6 +229,8 @@ class Daemon:
                     self._find_owner(packet)
                 case Report():
                     self._memory.report(effect)
+                    if effect.link and isinstance(effect.packet, Packet):
+                        self._links.routed(effect.link, effect.packet.flow)
                 case _:
                     self._do(effect)
                     self._arm()
@@ -381,7 +381,12 @@ class Daemon:
             held=len(self.pipeline.held),
             prompts=len(self._desk.server.prompts),
             counters=counters,
-            problems=(*problems, *self._queue.problems, *self._memory.problems()),
+            problems=(
+                *problems,
+                *self._links.problems(),
+                *self._queue.problems,
+                *self._memory.problems(),
+            ),
         )
 
 

@@ -218,6 +218,8 @@ class Report(Struct, frozen=True, gc=False):
     by: Peer | None = None
     waited: float = 0.0
     note: str = ""
+    link: int = 0
+    """The number of the link it leaves over; 0 for the default route."""
 
 
 Effect = (

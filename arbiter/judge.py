@@ -122,11 +122,14 @@ def subject(index: Index, packet: Packet, owner: Owner | NoOwner, wall: float) -
     return owner.processes[0]
 
 
-def carry_out(decision: Decision, links: Mapping[str, Link]) -> tuple[Verdict, str]:
+def carry_out(
+    decision: Decision, links: Mapping[str, Link], family: int = 4
+) -> tuple[Verdict, str]:
     """The verdict for a decision, and a note where it is not the plain one.
 
-    A route goes over the first link of its list that is up; with none up it is denied, because
-    a strict flow never leaves elsewhere.
+    A route goes over the first link of its list that carries this family (4 or 6) now; with none
+    it is denied at once, because a strict flow never leaves elsewhere, and a program that is
+    refused over IPv6 tries IPv4.
     """
     if decision.action is Action.DENY:
         return DENIED, ""
@@ -136,9 +139,9 @@ def carry_out(decision: Decision, links: Mapping[str, Link]) -> tuple[Verdict, s
         if name == ANY_LINK:
             return _accept(0), "over the default route"
         link = links.get(name)
-        if link is not None and link.up:
+        if link is not None and link.carries(family):
             return _accept(link.number), f"over {name}"
-    return DENIED, f"no link of {','.join(decision.via)} is up"
+    return DENIED, f"no link of {','.join(decision.via)} carries IPv{family} now"
 
 
 _ACCEPT = tuple(

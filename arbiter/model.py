@@ -88,6 +88,11 @@ class Flow(Struct, frozen=True, gc=False):
     daddr: bytes
     dport: int
 
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return 4 if len(self.daddr) == 4 else 6
+
 
 class Packet(Struct, frozen=True, gc=False):
     """A queued packet, decoded. `id` is the queue's packet id; `mark` its whole 32-bit mark."""
@@ -283,6 +288,13 @@ class Link(Struct, frozen=True, gc=False):
     number: int
     interface: str
     up: bool = True
+    up4: bool = True
+    """Whether it can carry IPv4, if it is up."""
+    up6: bool = True
+
+    def carries(self, family: int) -> bool:
+        """Whether it can carry IPv4 (4) or IPv6 (6) now."""
+        return self.up and (self.up4 if family == 4 else self.up6)
 
 
 # --- people ---------------------------------------------------------------------------------

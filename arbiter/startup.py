@@ -1,4 +1,4 @@
-"""What must be so before the daemon may start: rights, descriptors, and no other daemon."""
+"""What must be so before the daemon may start: paths, rights, descriptors, no other daemon."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ import fcntl
 import os
 import resource
 from pathlib import Path
+
+from msgspec import Struct
+
+
+class Paths(Struct, frozen=True):
+    """Where the daemon keeps its things."""
+
+    state: Path
+    socket: Path
+    config: Path
+    """The directory of links.d."""
+
+    @property
+    def database(self) -> Path:
+        """The store's file."""
+        return self.state / "arbiter.db"
 
 
 class DaemonError(Exception):

@@ -7,7 +7,18 @@ from collections import Counter
 from arbiter.events import Effect, Reason, Report, SetVerdict
 from arbiter.held import Held, HeldPackets
 from arbiter.judge import Judgement, carry_out
-from arbiter.model import DENY, DROPPED, Decision, Link, Now, Packet, Peer, Undecodable
+from arbiter.model import (
+    DENY,
+    DROPPED,
+    MARK_LINK,
+    MARK_LINK_SHIFT,
+    Decision,
+    Link,
+    Now,
+    Packet,
+    Peer,
+    Undecodable,
+)
 from arbiter.rules import Entry
 
 
@@ -33,11 +44,12 @@ class Verdicts:
         """The verdict of a held packet. Its ask, if any, is the caller's to settle."""
         packet = held.packet
         self._held.pop(packet.id)
-        verdict, how = carry_out(decision, self.links)
+        verdict, how = carry_out(decision, self.links, packet.flow.family)
         self._count(decision, reason)
         waited = now.mono - held.since
+        link = (verdict.mark & MARK_LINK) >> MARK_LINK_SHIFT
         report = Report(
-            now.wall, packet, held.owner, decision, reason, rule, by, waited, note or how
+            now.wall, packet, held.owner, decision, reason, rule, by, waited, note or how, link
         )
         return [SetVerdict(packet.id, verdict), report]
 

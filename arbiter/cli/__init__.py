@@ -18,6 +18,7 @@ COMMANDS = {
     "pending": "List the asks that wait for an answer.",
     "answer": "Answer one ask: allow, deny, or route via=LINK.",
     "rules": "Add, list and remove remembered rules.",
+    "links": "List the ways out that a rule can name: wifi, lte, vpn ...",
     "explain": "Say what the rules decide about a connection, and why.",
     "status": "Show how the daemon is.",
     "doctor": "Check what this kernel and machine can do, and what to install.",

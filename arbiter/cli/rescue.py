@@ -8,6 +8,7 @@ import click
 
 from arbiter.cli.common import fail
 from arbiter.kernel.firewall import FirewallError, installed, remove
+from arbiter.linkkeeper import remove_routing
 
 
 @click.command()
@@ -23,7 +24,7 @@ def rescue() -> None:
     except FirewallError as error:
         found = None
         click.echo(f"arbiter: what is there cannot be listed, removing all the same: {error}")
-    errors = remove()
+    errors = (*remove(), *remove_routing())
     if errors:
         fail("\n".join(errors))
     if found is not None and not found:

@@ -20,6 +20,7 @@ import msgspec
 from arbiter import settings as settings_room
 from arbiter.cli.common import CONFIG, SOCKET, STATE, fail, sudo_uid
 from arbiter.settings import Backend, Mode, Settings, SettingsError
+from arbiter.startup import Paths
 
 
 @click.command()
@@ -87,7 +88,7 @@ def run(
     if prompt is not None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         fail("--prompt needs a terminal; without one, run it alone and use `arbiter pending`", 2)
     with _logging(state if prompt is not None else None, verbose):
-        sys.exit(_run(settings, state, socket_path, prompt))
+        sys.exit(_run(settings, Paths(state, socket_path, config), prompt))
 
 
 def _settings(config: Path, given: dict[str, Any]) -> Settings:
@@ -125,11 +126,12 @@ def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
         handler.close()
 
 
-def _run(settings: Settings, state: Path, socket_path: Path, prompt: str | None) -> int:
+def _run(settings: Settings, paths: Paths, prompt: str | None) -> int:
     # Only now: these need the compiled parts, and a wrong option must not wait for them.
-    from arbiter.daemon import Daemon, Paths
+    from arbiter.daemon import Daemon
     from arbiter.kernel.firewall import FirewallError
     from arbiter.kernel.queue import QueueError
+    from arbiter.kernel.routes import RouteError
     from arbiter.server import ServerError
     from arbiter.startup import DaemonError
     from arbiter.store import StoreError
@@ -148,13 +150,13 @@ def _run(settings: Settings, state: Path, socket_path: Path, prompt: str | None)
         def ready() -> None:
             nonlocal child
             click.echo("ready")
-            if prompt is not None and socket_path != SOCKET:
-                where = f"ARBITER_SOCKET={socket_path.absolute()} "
-                where += f"ARBITER_DB={(state / 'arbiter.db').absolute()}"
+            if prompt is not None and paths.socket != SOCKET:
+                where = f"ARBITER_SOCKET={paths.socket.absolute()} "
+                where += f"ARBITER_DB={paths.database.absolute()}"
                 click.echo(f"for commands in another terminal: export {where}")
             sys.stdout.flush()
             if prompt is not None:
-                child = _start_prompt(prompt, socket_path, asker)
+                child = _start_prompt(prompt, paths.socket, asker)
                 loop.add_reader(pidfd := os.pidfd_open(child.pid), ended, pidfd)
 
         def ended(pidfd: int) -> None:
@@ -169,7 +171,7 @@ def _run(settings: Settings, state: Path, socket_path: Path, prompt: str | None)
             stop.set()
 
         try:
-            await Daemon(settings, Paths(state, socket_path), admins=admins).run(ready, stop)
+            await Daemon(settings, paths, admins=admins).run(ready, stop)
         finally:
             if child is not None and child.poll() is None:
                 child.terminate()
@@ -180,7 +182,7 @@ def _run(settings: Settings, state: Path, socket_path: Path, prompt: str | None)
         code = asyncio.run(live())
         click.echo("stopped: nothing of arbiter is left in the kernel; what you decided is kept")
         return code
-    except (DaemonError, FirewallError, QueueError, ServerError, StoreError) as error:
+    except (DaemonError, FirewallError, QueueError, RouteError, ServerError, StoreError) as error:
         fail(str(error))
 
 

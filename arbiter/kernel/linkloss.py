@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
@@ -31,7 +31,7 @@ from arbiter.kernel.netlink import (
     pack_message,
 )
 from arbiter.kernel.sockdiag import LISTEN, TCP, TIME_WAIT, UDP, UDPLITE
-from arbiter.model import MARK_MASK
+from arbiter.model import MARK_MASK, Flow
 from arbiter.routeplan import link_mark
 
 _CT_GET, _CT_DELETE = (1 << 8) | 1, (1 << 8) | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
@@ -92,9 +92,16 @@ def connections(number: int, mark_mask: int = MARK_MASK) -> tuple[Tracked, ...]:
 
 
 def destroy_sockets(
-    number: int, mark_mask: int = MARK_MASK, indexes: Collection[int] = ()
+    number: int,
+    mark_mask: int = MARK_MASK,
+    indexes: Collection[int] = (),
+    flows: Iterable[Flow] = (),
 ) -> Destroyed:
     """End the sockets of link `number`'s connections: their programs get ECONNABORTED at once.
+
+    `flows`: those known to have been routed over it. The kernel forgets masqueraded connections by
+    itself when their interface goes down (masq_device_event, nf_nat_masquerade.c), and then
+    conntrack names none; where only the carrier is lost it names all.
 
     `indexes`: interfaces to which sockets may be bound (SO_BINDTODEVICE hides them otherwise); give
     the link's. A listening socket, and a UDP socket that is not connected (it may serve others), is
@@ -107,7 +114,8 @@ def destroy_sockets(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
     ) as sock:
         sock.connect((0, 0))
-        for flow in connections(number, mark_mask):
+        known = (Tracked(f.proto, f.saddr, f.sport, f.daddr, f.dport) for f in flows)
+        for flow in dict.fromkeys((*connections(number, mark_mask), *known)):
             for index in (0, *indexes):
                 try:
                     count += _destroy(sock, flow, index)

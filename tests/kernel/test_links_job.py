@@ -1,0 +1,151 @@
+"""`route via=`: a connection leaves over the link that was chosen, and nowhere else."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from running import UDP_CLIENT, Arbiter, eventually, python
+
+from arbiter.lab import Lab
+from arbiter.lab.config import LAN_PEER4, LTE, SERVER4, SERVER6, WIFI
+from arbiter.model import Link
+
+CURL4 = ("curl", "-sS", "-m", "8", f"http://{SERVER4}/")
+CURL6 = ("curl", "-sS", "-m", "8", f"http://[{SERVER6}]/")
+
+
+def over(output: str) -> str:
+    """The link that a server's answer names."""
+    return output.split("link=")[1].split()[0]
+
+
+@pytest.mark.parametrize("argv", [CURL4, CURL6], ids=["IPv4", "IPv6"])
+def test_a_route_rule_takes_its_link_and_no_other(
+    clean_lab: Lab, tmp_path: Path, argv: tuple[str, ...]
+) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        arbiter.add("route via=lte app=/usr/bin/curl")
+        arbiter.add("allow app=/usr/bin/wget")
+        before = len(clean_lab.seen("wifi"))
+        for _ in range(3):
+            code, output, _ = arbiter.run(*argv)
+            assert (code, over(output)) == (0, "lte"), output
+        url = argv[-1].replace("/", "/", 1) + "bytes/1000000"
+        assert arbiter.run("curl", "-sS", "-g", "-m", "8", "-o", "/dev/null", url)[0] == 0
+        assert len(clean_lab.seen("wifi")) == before
+        code, output, _ = arbiter.run("wget", "-q", "-O", "-", "-T", "8", argv[-1])
+        assert (code, over(output)) == (0, "wifi"), output
+
+
+@pytest.mark.parametrize("server", [SERVER4, SERVER6])
+def test_datagrams_are_routed_too(clean_lab: Lab, tmp_path: Path, server: str) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        arbiter.add("route via=lte host=internet")
+        code, output, _ = arbiter.run(*python(UDP_CLIENT, server, "7", "5"))
+        assert (code, output.count("link=lte")) == (0, 5), output
+        assert arbiter.run("ping", "-c", "2", "-W", "4", server)[0] == 0
+
+
+def test_route_is_an_answer(clean_lab: Lab, tmp_path: Path) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        program = arbiter.program(*CURL4)
+        ask = arbiter.ask()
+        assert [(link["name"], link["up"]) for link in ask["links"]] == [
+            ("wifi", True),
+            ("lte", True),
+        ]
+        arbiter.answer("route via=lte", "--for", "forever")
+        output, _ = program.communicate(timeout=10)
+        assert over(output) == "lte"
+        assert over(arbiter.run(*CURL4)[1]) == "lte"
+        done = arbiter.command("answer", str(ask["id"]), "route via=vpn")
+        assert done.returncode == 1
+
+
+def test_a_lost_link_refuses_strict_flows_at_once_and_a_list_falls_back(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        arbiter.add("route via=lte app=/usr/bin/curl")
+        arbiter.add("route via=lte,any app=/usr/bin/wget")
+        wget = ("wget", "-q", "-O", "-", "-T", "8", f"http://{SERVER4}/")
+        assert over(arbiter.run(*CURL4)[1]) == over(arbiter.run(*wget)[1]) == "lte"
+        before = len(clean_lab.seen("wifi"))
+        clean_lab.run(["ip", "link", "set", LTE.interface, "down"])
+        log = tmp_path / "log"
+        eventually(lambda: "lte (wwan0, down)" in log.read_text())
+        code, _, seconds = arbiter.run(*CURL4)
+        assert (code, seconds < 1) == (7, True)
+        assert len(clean_lab.seen("wifi")) == before, "a strict flow left over another link"
+        assert over(arbiter.run(*wget)[1]) == "wifi"
+        clean_lab.mend("lte")
+        eventually(lambda: arbiter.run(*CURL4)[0] == 0)
+        assert over(arbiter.run(*CURL4)[1]) == "lte"
+
+
+def test_a_link_lost_in_mid_transfer_ends_its_connections_and_no_others(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        arbiter.add("route via=lte app=/usr/bin/curl")
+        arbiter.add("allow app=/usr/bin/wget")
+        url = f"http://{SERVER4}/slow/20"
+        lost = arbiter.program("curl", "-sS", "-m", "30", url)
+        kept = arbiter.program("wget", "-q", "-O", "/dev/null", "-T", "30", url)
+        eventually(lambda: arbiter.counter("queued") == 2)
+        clean_lab.run(["ip", "link", "set", LTE.interface, "down"])
+        began = time.monotonic()
+        assert lost.wait(10) != 0
+        assert time.monotonic() - began < 2
+        assert kept.poll() is None, "a connection of another link was cut"
+        assert arbiter.asks() == [], "what is left of it must not be asked about"
+
+
+def test_a_routed_flow_reaches_the_lan_all_the_same(clean_lab: Lab, tmp_path: Path) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        arbiter.add("route via=lte")
+        code, output, _ = arbiter.run("ping", "-c", "1", "-W", "4", LAN_PEER4)
+        assert code == 0, output
+
+
+def test_a_link_without_ipv6_is_refused_over_it_and_works_over_ipv4(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    with (
+        Lab("nosix", (WIFI, replace(LTE, ipv6=False))) as lab,
+        Arbiter(lab, tmp_path) as arbiter,
+    ):
+        arbiter.add("route via=lte host=internet")
+        code, _, seconds = arbiter.run(*CURL6)
+        assert (code, seconds < 1) == (7, True)
+        code, output, _ = arbiter.run("curl", "-sS", "-m", "8", "http://www.lab.test/")
+        assert (code, over(output)) == (0, "lte"), output
+
+
+def test_numbers_of_links_stay_over_a_restart_and_a_bad_file_is_told(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    arbiter = Arbiter(clean_lab, tmp_path)
+    folder = tmp_path / "config" / "links.d"
+    folder.mkdir()
+    (folder / "mobile.toml").write_text(
+        '[link]\nname = "mobile"\nmatch = { interface = "wwan*" }\nprice = "0.02 EUR/MB"\n'
+    )
+    (folder / "bad.toml").write_text('[link]\nname = "x"\nmatch = { interface = "a;b" }\n')
+    with arbiter:
+        assert any("bad.toml" in problem for problem in arbiter.status().problems)
+        arbiter.add("route via=mobile app=/usr/bin/curl")
+        assert over(arbiter.run(*CURL4)[1]) == "lte"
+    numbers = (tmp_path / "state" / "links.json").read_text()
+    with arbiter:
+        assert (tmp_path / "state" / "links.json").read_text() == numbers
+        assert over(arbiter.run(*CURL4)[1]) == "lte"
+
+
+def test_a_link_carries_a_family_only_where_it_is_up() -> None:
+    link = Link("lte", 2, "wwan0", up=True, up4=True, up6=False)
+    assert link.carries(4)
+    assert not link.carries(6)
+    assert not Link("lte", 2, "wwan0", up=False).carries(4)
