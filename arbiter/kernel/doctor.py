@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from arbiter.kernel.firewall import installed, overlap, probe
 from arbiter.kernel.firewall.plan import Plan
+from arbiter.routeplan import RoutePlan
 
 _CAP_NET_ADMIN = 12
 _CAP_SYS_PTRACE = 19
@@ -189,7 +190,7 @@ def _ipv6(_: Plan) -> Check:
 
 def _overlaps(plan: Plan) -> Check:
     try:
-        found = overlap.overlaps(plan, *overlap.look())
+        found = overlap.overlaps(plan, *overlap.look(), own_prefs=RoutePlan().preferences)
     except probe.FirewallError as error:
         return Check("marks", Level.WARN, f"cannot look for overlaps: {error}", "run as root")
     if found:
