@@ -99,8 +99,8 @@ class OpenAsk:
         self.state = State.OPEN
         self.peer: Peer | None = None
         self.answer: Decision | None = None
-        self.shown: tuple[int, bool, str, Example] | None = None
-        """(waiting, stale, note, example) as last sent to the prompts."""
+        self.shown: tuple[int, bool, str, float, Example] | None = None
+        """(waiting, stale, note, deadline, example) as last sent to the prompts."""
 
     @property
     def uid(self) -> int | None:
@@ -195,9 +195,9 @@ class AskBook:
         if ask.shown is not None:
             last, *rest = ask.shown
             small_change = count == last or 4 < count < 2 * last
-            if small_change and rest == [ask.stale, ask.note, ask.example]:
+            if small_change and rest == [ask.stale, ask.note, ask.deadline, ask.example]:
                 return []
-        ask.shown = (count, ask.stale, ask.note, ask.example)
+        ask.shown = (count, ask.stale, ask.note, ask.deadline, ask.example)
         return [ShowAsk(ask.id)]
 
     # --- closing ----------------------------------------------------------------------------

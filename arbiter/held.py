@@ -66,14 +66,21 @@ class HeldPackets:
         held.ask, held.uid = ask, uid
         self._waiting[uid] += 1
 
-    def waiting(self, uid: int | None) -> int:
-        """How many packets wait for an answer at the expense of `uid`."""
-        return self._waiting[uid]
-
     @property
     def waiting_in_all(self) -> int:
         """How many packets wait for an answer."""
         return self._waiting.total()
+
+    def crowd(self, uid: int | None, room: int) -> str:
+        """Why one more of `uid` may not wait, where `room` packets may in all; "" if it may.
+
+        Nobody may take more than half of the room: one user's flood is not everybody's.
+        """
+        if self.waiting_in_all >= room:
+            return f"{room} packets wait for an answer already"
+        if self._waiting[uid] >= max(1, room // 2):
+            return f"{room // 2} packets of this user wait for an answer already"
+        return ""
 
     def pop(self, packet_id: int) -> Held:
         """Let a packet go, for its verdict."""

@@ -168,7 +168,7 @@ class Pipeline:
             # The ask stays open: whoever comes next can answer it for the next try.
             effects += give(now, held, self._fallback, Reason.UNATTENDED)
             return [*effects, *self.asks.show(ask)]
-        crowd = self._crowd(key.uid)
+        crowd = self.held.crowd(key.uid, settings.packets_held)
         if crowd:
             # As if lost: its sender tries again, and whatever a rule decides still goes.
             effects += self._verdicts.drop(now, held, Reason.OVERFLOW, crowd)
@@ -180,15 +180,6 @@ class Pipeline:
             ask.deadline = now.wall + held.deadline - now.mono
         ask.waiting[packet.id] = None
         return [*effects, *self.asks.show(ask)]
-
-    def _crowd(self, uid: int | None) -> str:
-        """Why there is no room to wait; "" if there is. Nobody may take more than half of it."""
-        room = self.settings.packets_held
-        if self.held.waiting_in_all >= room:
-            return f"{room} packets wait for an answer already"
-        if self.held.waiting(uid) >= max(1, room // 2):
-            return f"{room // 2} packets of this user wait for an answer already"
-        return ""
 
     def _example(self, now: Now, held: Held) -> Example:
         assert held.owner is not None
@@ -230,7 +221,7 @@ class Pipeline:
             else:
                 subject = self.rules.subject(packet, owner, now.wall)
                 ask.example = Example(packet, owner, subject)
-            effects += self.asks.show(ask)
+            effects += self._show(now, ask)
         return effects
 
     def _waiting(self, ask: OpenAsk) -> list[Held]:
@@ -238,6 +229,14 @@ class Pipeline:
         retransmits, must not be answered in another."""
         found = (self.held.get(packet_id) for packet_id in ask.waiting)
         return [held for held in found if held is not None]
+
+    def _show(self, now: Now, ask: OpenAsk) -> list[Effect]:
+        """Send the ask as it is, counting down to the deadline of the first that waits."""
+        for held in self._waiting(ask)[:1]:
+            deadline = now.wall + held.deadline - now.mono
+            if abs(deadline - ask.deadline) > 0.5:  # the clocks drift, and that is no news
+                ask.deadline = deadline
+        return self.asks.show(ask)
 
     def _other_example(self, now: Now, ask: OpenAsk) -> None:
         """Show the first packet that still waits."""
@@ -326,9 +325,7 @@ class Pipeline:
                 changed[ask.id] = ask
             effects += self._overdue(now, held)
         for ask in changed.values():
-            for held in self._waiting(ask)[:1]:
-                ask.deadline = now.wall + held.deadline - now.mono
-            effects += self.asks.show(ask)
+            effects += self._show(now, ask)
         effects += _retire(self.rules.end_due(now.wall), "its time is over")
         for ask in self.asks:
             if ask.stale and ask.state is State.OPEN and ask.expires <= now.mono:
@@ -337,12 +334,13 @@ class Pipeline:
         return effects
 
     def _overdue(self, now: Now, held: Held) -> list[Effect]:
-        """The fallback; but rules that need no owner hold where none was found in time."""
+        """The fallback, if no rule says otherwise: one that needs no owner where none was found in
+        time, or one that was made while the answer was on its way to the disk."""
         if held.owner is None:
             held.owner = NoOwner(NoOwnerReason.NO_SOCKET, detail="not found in time")
-            judgement = self.rules.judge(held.packet, held.owner, now.wall)
-            if judgement is not None:
-                return self._verdicts.judged(now, held, judgement)
+        judgement = self.rules.judge(held.packet, held.owner, now.wall)
+        if judgement is not None:
+            return self._verdicts.judged(now, held, judgement)
         return self._verdicts.give(now, held, self._fallback, Reason.DEADLINE)
 
     def _process_exited(self, now: Now, process: ProcessId) -> list[Effect]:
@@ -362,7 +360,7 @@ class Pipeline:
             subject = ask.example.subject
             if subject is not None and self._exited(ask.example.owner):
                 ask.note = f"{subject.app.name} has exited"
-            effects += self.asks.show(ask)
+            effects += self._show(now, ask)
         return effects
 
     def _exited(self, owner: Owner | NoOwner | None) -> bool:
