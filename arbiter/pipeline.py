@@ -177,9 +177,8 @@ class Pipeline:
         ask.note = ""
         if not ask.waiting:
             ask.example = self._example(now, held)
-            ask.deadline = now.wall + held.deadline - now.mono
         ask.waiting[packet.id] = None
-        return [*effects, *self.asks.show(ask)]
+        return [*effects, *self._show(now, ask)]
 
     def _example(self, now: Now, held: Held) -> Example:
         assert held.owner is not None
@@ -232,8 +231,9 @@ class Pipeline:
 
     def _show(self, now: Now, ask: OpenAsk) -> list[Effect]:
         """Send the ask as it is, counting down to the deadline of the first that waits."""
-        for held in self._waiting(ask)[:1]:
-            deadline = now.wall + held.deadline - now.mono
+        first = min((held.deadline for held in self._waiting(ask)), default=None)
+        if first is not None:
+            deadline = now.wall + first - now.mono
             if abs(deadline - ask.deadline) > 0.5:  # the clocks drift, and that is no news
                 ask.deadline = deadline
         return self.asks.show(ask)

@@ -185,6 +185,15 @@ def test_after_a_deadline_the_ask_shows_the_deadline_of_who_still_waits() -> Non
     assert only_ask(play).deadline == START.wall + 15
 
 
+def test_another_deadline_is_told_even_where_the_count_alone_would_not_be() -> None:
+    play = Playbook(deadline=10.0)
+    play.queue(1).wait(5)
+    for id in range(2, 10):
+        play.queue(id, sport=id)
+    play.skip().wait(5)  # 8 were told last, and 8 wait now
+    assert [effect.ask for effect in play.all(ShowAsk)] == [1]
+
+
 def test_when_the_shown_packet_is_decided_the_ask_shows_one_that_waits() -> None:
     play = Playbook()
     play.queue(1)
