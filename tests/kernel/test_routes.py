@@ -616,6 +616,14 @@ def tracked(lab: Lab, number: int) -> tuple[linkloss.Tracked, ...]:
     return lab.inside(lambda: linkloss.connections(number))
 
 
+def await_tracked(lab: Lab, number: int, wanted: set[tuple[int, int]]) -> None:
+    """Wait for these (protocol, port): a datagram is sent before its verdict is given."""
+    until = time.monotonic() + 5
+    while (found := {(f.proto, f.sport) for f in tracked(lab, number)}) != wanted:
+        assert time.monotonic() < until, found
+        time.sleep(0.01)
+
+
 @both
 def test_losing_a_link_ends_its_sockets_within_a_second_and_no_others(
     split: Host, server: str
@@ -657,6 +665,7 @@ def test_sockets_bound_to_the_link_and_connected_udp_are_ended_too(split: Host) 
         bound.connect((SERVER4, 80))
         connected.connect((SERVER4, 80))
         connected.send(b"x")
+        await_tracked(lab, 2, {(6, bound.getsockname()[1]), (17, connected.getsockname()[1])})
         assert lab.inside(lambda: linkloss.destroy_sockets(2, indexes=[index])).sockets == 2
         for sock in (bound, connected):
             with pytest.raises(OSError, match="abort"):
@@ -683,11 +692,7 @@ def test_a_listener_and_an_unconnected_udp_socket_are_never_ended(split: Host) -
         listener.bind(("0.0.0.0", port))
         listener.listen()
         loose.sendto(b"x", (SERVER4, 80))
-        wanted = {(6, port), (17, loose.getsockname()[1])}
-        until = time.monotonic() + 5  # a datagram is sent before its verdict is given
-        while (found := {(f.proto, f.sport) for f in tracked(lab, 2)}) != wanted:
-            assert time.monotonic() < until, found
-            time.sleep(0.01)
+        await_tracked(lab, 2, {(6, port), (17, loose.getsockname()[1])})
         assert lab.inside(lambda: linkloss.destroy_sockets(2)).sockets == 0
         with split.connect("127.0.0.1", port):
             listener.accept()[0].close()
