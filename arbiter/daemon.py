@@ -157,12 +157,13 @@ class Daemon:
             mark_mask=plan.mask,
         )
         try:
+            # Before the first client can ask how the links are.
+            self._links = LinkKeeper(
+                plan, self._backend, self.paths.config, self.paths.state, self._dispatch
+            )
             self._loop.add_reader(self._queue.fileno(), self._queue.handle)
             await self._desk.server.start()
             try:
-                self._links = LinkKeeper(
-                    plan, self._backend, self.paths.config, self.paths.state, self._dispatch
-                )
                 await self._links.start()
                 gc.collect()
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
@@ -194,6 +195,7 @@ class Daemon:
         try:
             self._dispatch(Stopping(now()))
         finally:
+            await self._links.stop()  # or a change of links could put the ruleset back
             for problem in await asyncio.to_thread(firewall.remove):
                 log.error("%s", problem)
             await self._links.close()

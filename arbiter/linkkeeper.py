@@ -66,6 +66,7 @@ class LinkKeeper:
         self._seen: tuple[Interface, ...] = ()
         self._fresh = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self._watch_problem = ""
         self._problems: tuple[str, ...] = ()
         self.links: tuple[FoundLink, ...] = ()
@@ -85,12 +86,17 @@ class LinkKeeper:
         await self._follow(first=True)
         self._task = asyncio.create_task(self._run())
 
-    async def close(self) -> None:
-        """Stop following, and take the routing away; the ruleset is the caller's."""
+    async def stop(self) -> None:
+        """Follow no more. What is being put in force is waited for: its thread cannot be ended,
+        and must not come after whoever takes the ruleset away."""
         await self._watch.close()
+        self._stopping = True
+        self._fresh.set()
         if self._task is not None:
-            self._task.cancel()
             await asyncio.wait([self._task])
+
+    async def close(self) -> None:
+        """Take the routing away, after `stop`; the ruleset is the caller's."""
         for problem in await asyncio.to_thread(remove_routing):
             log.error("%s", problem)
 
@@ -119,6 +125,8 @@ class LinkKeeper:
     async def _run(self) -> None:
         while True:
             await self._fresh.wait()
+            if self._stopping:
+                return
             try:
                 await self._follow()
             except (firewall.FirewallError, routes.RouteError, OSError) as error:

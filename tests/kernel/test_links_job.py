@@ -149,3 +149,26 @@ def test_a_link_carries_a_family_only_where_it_is_up() -> None:
     assert link.carries(4)
     assert not link.carries(6)
     assert not Link("lte", 2, "wwan0", up=False).carries(4)
+
+
+def test_links_that_come_while_arbiter_stops_bring_nothing_back(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    """A new interface with a default route changes the ruleset: not after its end."""
+    make = "ip link add extra0 type veth peer name extra1 && ip link set extra0 up"
+    make += " && ip link set extra1 up && ip addr add 10.9.0.2/24 dev extra0"
+    make += " && ip route add default via 10.9.0.1 dev extra0 metric 900; sleep 0.2; ip link del extra0; sleep 0.1"
+    flap = f"while :; do {make}; done 2>/dev/null"
+    for _ in range(3):
+        arbiter = Arbiter(clean_lab, tmp_path).start()
+        flapping = clean_lab.popen(["sh", "-c", flap])
+        try:
+            log = tmp_path / "log"
+            eventually(lambda log=log: "extra0" in log.read_text())  # type: ignore[misc]
+            assert arbiter.stop() == 0
+        finally:
+            flapping.kill()
+            flapping.wait()
+        assert "ARBITER" not in clean_lab.run(["iptables-save"]).stdout
+        assert "proto 65" not in clean_lab.run(["ip", "rule"]).stdout
+        log.unlink()
