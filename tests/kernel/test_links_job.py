@@ -157,7 +157,8 @@ def test_links_that_come_while_arbiter_stops_bring_nothing_back(
     """A new interface with a default route changes the ruleset: not after its end."""
     make = "ip link add extra0 type veth peer name extra1 && ip link set extra0 up"
     make += " && ip link set extra1 up && ip addr add 10.9.0.2/24 dev extra0"
-    make += " && ip route add default via 10.9.0.1 dev extra0 metric 900; sleep 0.2; ip link del extra0; sleep 0.1"
+    make += " && ip route add default via 10.9.0.1 dev extra0 metric 900"
+    make += "; sleep 0.2; ip link del extra0; sleep 0.1"
     flap = f"while :; do {make}; done 2>/dev/null"
     for _ in range(3):
         arbiter = Arbiter(clean_lab, tmp_path).start()
