@@ -6,7 +6,6 @@ used whole or not at all, and one that cannot be used never takes the others dow
 
 from __future__ import annotations
 
-import enum
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,16 +15,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from arbiter.model import ANY_LINK, MARK_LINK, MARK_LINK_SHIFT
+from arbiter.model import MARK_LINK, MARK_LINK_SHIFT, RESERVED_LINKS, OverBudget
 from arbiter.tariff import EXACT, MAX_BYTES, UNITS, Budget, Period, Price
 from arbiter.tomlfile import FileError, line_of, nearest, parse, shown, shown_value, unknown
 
 MAX_TEXT = 16_384
 """Characters of a link file; more is refused unread."""
 MAX_NUMBER = MARK_LINK >> MARK_LINK_SHIFT
-RESERVED = (ANY_LINK, "metered", "unmetered")
-"""Words of `via=` that are no link's name."""
-
 LINK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 """As in arbiter.rules.rule, so that a rule can name every link; a test holds them together."""
 INTERFACE = re.compile(r"[A-Za-z0-9_.@*?-]{1,15}")
@@ -37,14 +33,6 @@ APN = re.compile(r"[A-Za-z0-9._-]{1,100}")
 """Labels as in DNS, 100 bytes at most (3GPP TS 23.003, 9.1); some operators' have a "_"."""
 AMOUNT = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
 CURRENCY = re.compile(r"[A-Z]{3}")
-
-
-class OverBudget(enum.StrEnum):
-    """What happens to a new connection over a link whose budget is used up."""
-
-    ASK = "ask"
-    DENY = "deny"
-    ALLOW = "allow"
 
 
 class Match(Struct, frozen=True):
@@ -221,8 +209,9 @@ def _name(value: object) -> str:
     text = _text(value, "lte")
     if not LINK_NAME.fullmatch(text):
         raise _Wrong("a link name has 1 to 15 letters, digits, '_', '.' or '-'")
-    if text.lower() in RESERVED:
-        raise _Wrong(f"{', '.join(RESERVED)} have a meaning of their own in via=: choose another")
+    if text.lower() in RESERVED_LINKS:
+        words = ", ".join(sorted(RESERVED_LINKS))
+        raise _Wrong(f"{words} have a meaning of their own in via=: choose another")
     return _dots(text)
 
 

@@ -16,12 +16,10 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from arbiter.model import ANY_LINK
+from arbiter.model import RESERVED_LINKS
 
 FIRST_NUMBER, LAST_NUMBER = 1, 31
 """Link numbers fit the five bits of model.MARK_LINK; 0 there is the default route."""
-RESERVED_NAMES = frozenset({ANY_LINK, "metered", "unmetered"})
-"""Words of `via=` that mean something else than one link."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 
 
@@ -363,7 +361,7 @@ _DEFAULT_NAMES = {LinkKind.CELLULAR: "lte"}
 
 def valid_name(name: str) -> bool:
     """Whether a rule can name a link so: [A-Za-z0-9_.-]{1,15}, and no word of `via=`."""
-    return _NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
+    return _NAME.fullmatch(name) is not None and name not in RESERVED_LINKS
 
 
 def _names(links: Sequence[tuple[int, str, Interface]]) -> dict[int, str]:

@@ -247,12 +247,28 @@ ANY_LINK = "any"
 """In `via`: the default route, whatever it is."""
 
 
+METERED, UNMETERED = "metered", "unmetered"
+"""In `via`: every link that is (not) billed by what it carries."""
+RESERVED_LINKS = frozenset({ANY_LINK, METERED, UNMETERED})
+"""Words of `via` that mean something else than one link."""
+
+
+class TrafficClass(enum.StrEnum):
+    """How a connection's packets are marked for queueing disciplines (tc(8))."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+    BACKGROUND = "background"
+
+
 class Decision(Struct, frozen=True, gc=False):
     """allow, deny, or route: allow over the first link of `via` that is up."""
 
     action: Action
     via: tuple[str, ...] = ()
-    """For route: link names in order of preference; last may be "any"."""
+    """For route: link names or classes in order of preference; last may be "any"."""
+    traffic: TrafficClass | None = None
+    """Not for deny."""
 
 
 ALLOW = Decision(Action.ALLOW)
@@ -281,6 +297,24 @@ DROPPED = Verdict(VerdictKind.DROP)
 """As if lost: the sender may try again. Used where a queue bound overflows."""
 
 
+class OverBudget(enum.StrEnum):
+    """What happens to a new connection over a link whose budget is used up."""
+
+    ASK = "ask"
+    DENY = "deny"
+    ALLOW = "allow"
+
+
+class Spent(Struct, frozen=True, gc=False):
+    """A link's budget is used up, and what that means for new connections over it."""
+
+    since: float
+    """Epoch seconds when it was seen to be. What a person decided later, they decided knowing."""
+    then: OverBudget
+    text: str
+    """The budget and what was used of it, for people: `512 MB of 500 MB/month used`."""
+
+
 class Link(Struct, frozen=True, gc=False):
     """A way out. `number` (1-31) is its place in the mark; `up` whether it can carry now."""
 
@@ -291,6 +325,22 @@ class Link(Struct, frozen=True, gc=False):
     up4: bool = True
     """Whether it can carry IPv4, if it is up."""
     up6: bool = True
+    index: int = 0
+    """The interface's; 0 where it is not known."""
+    metered: bool | None = None
+    """Whether its bytes are billed; None where nobody knows."""
+    roaming: bool | None = None
+    sim: str = ""
+    """The ICCID of the SIM in it; "" for none, or where nobody knows. "" never matches."""
+    networks: tuple[str, ...] = ()
+    """What it is connected to, as `network=` says it: gateway:…, ssid:…, sim:…."""
+    price: str = ""
+    """`0.02 EUR/MB`, or ""."""
+    budget: str = ""
+    """`500 MB/month`, or ""."""
+    left: int | None = None
+    """Bytes left of the budget in this period; None without a budget."""
+    spent: Spent | None = None
 
     def carries(self, family: int) -> bool:
         """Whether it can carry IPv4 (4) or IPv6 (6) now."""

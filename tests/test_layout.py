@@ -17,6 +17,7 @@ FLOORS = {
     "arbiter.model": 0,
     "arbiter.tomlfile": 0,
     "arbiter.tariff": 0,
+    "arbiter.netfacts": 0,
     "arbiter.links": 1,
     "arbiter.linkfiles": 1,
     "arbiter.routeplan": 2,

@@ -16,11 +16,11 @@ from arbiter.linkfiles import (
     LinkFile,
     LinkFileError,
     Match,
-    OverBudget,
     load,
     load_all,
     masked,
 )
+from arbiter.model import OverBudget
 from arbiter.rules import rule
 from arbiter.tariff import MAX_BYTES, UNITS, Budget, Period, Price
 

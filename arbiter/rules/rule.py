@@ -256,6 +256,14 @@ class Query(Struct, frozen=True, gc=False):
     hook: Hook = Hook.OUT
     processes: tuple[tuple[int, int], ...] = ()
     """(pid, start) of those holding the socket."""
+    sims: tuple[str, ...] = ()
+    """ICCIDs of the SIMs that are in use on links that are up; never ""."""
+    networks: tuple[str, ...] = ()
+    """The networks that links which are up are on: gateway:MAC, ssid:NAME, sim:ICCID."""
+    metered: bool | None = None
+    """Whether the link it would leave over by default is metered; None: nobody knows."""
+    roaming: bool | None = None
+    """Whether that link is roaming."""
 
 
 class Match(Struct, frozen=True):
