@@ -9,7 +9,7 @@ import msgspec
 
 from arbiter import protocol
 from arbiter.asks import AskBook, OpenAsk, State
-from arbiter.model import ANY_LINK, Action, Decision, Link, Peer
+from arbiter.model import ANY_LINK, RESERVED_LINKS, Action, Decision, Link, Peer
 from arbiter.protocol import RefusedReason
 from arbiter.rules import (
     LifetimeKind,
@@ -129,7 +129,7 @@ def _decision(answer: protocol.Answer, links: Mapping[str, Link]) -> Decision:
         text = 'each link of a route is named once, and "any" comes last'
         raise AnswerError(RefusedReason.INVALID, text)
     for name in answer.via:
-        if name != ANY_LINK and name not in links:
+        if name not in RESERVED_LINKS and name not in links:
             known = ", ".join(sorted(links)) or "none"
             text = f"there is no link {protocol.clean(name, 40)!r} (known: {known})"
             raise AnswerError(RefusedReason.INVALID, text)

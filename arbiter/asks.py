@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from arbiter import protocol
 from arbiter.events import Announce, Effect, ShowAsk, WithdrawAsk
 from arbiter.judge import answerer
-from arbiter.model import Decision, NoOwner, Owner, Packet, Peer, Process
+from arbiter.model import DENY, Decision, NoOwner, Owner, Packet, Peer, Process
 from arbiter.protocol import RefusedReason, WithdrawReason
 from arbiter.rules import Entry, format_decision, format_rule
 
@@ -62,6 +62,7 @@ class OpenAsk:
         "deadline",
         "example",
         "expires",
+        "fallback",
         "id",
         "key",
         "note",
@@ -81,6 +82,7 @@ class OpenAsk:
         created: float,
         expires: float,
         why: str,
+        fallback: Decision = DENY,
     ) -> None:
         self.id = id
         self.key = key
@@ -92,6 +94,8 @@ class OpenAsk:
         self.expires = expires
         """Monotonic seconds when nobody cares any more; put off by each new packet."""
         self.why = why
+        self.fallback = fallback
+        """What its packets get where nobody answers in time: allow or deny."""
         self.note = ""
         """What happened to the program since: "curl has exited"."""
         self.waiting: dict[int, None] = {}
@@ -175,10 +179,19 @@ class AskBook:
         return []
 
     def open(
-        self, key: Key, example: Example, *, created: float, expires: float, why: str
+        self,
+        key: Key,
+        example: Example,
+        *,
+        created: float,
+        expires: float,
+        why: str,
+        fallback: Decision = DENY,
     ) -> OpenAsk:
         """A new ask; its key must have none, and `full` must have said "" for it."""
-        ask = OpenAsk(self._next, key, example, created=created, expires=expires, why=why)
+        ask = OpenAsk(
+            self._next, key, example, created=created, expires=expires, why=why, fallback=fallback
+        )
         self._next += 1
         self._by_id[ask.id] = ask
         self._by_key[ask.key] = ask

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from arbiter import protocol
 from arbiter.model import (
+    DROPPED,
     Decision,
     Link,
     NoOwner,
@@ -111,6 +112,17 @@ class LinksChanged(Struct, frozen=True, gc=False):
     links: tuple[Link, ...]
 
 
+class RunVia(Struct, frozen=True, gc=False):
+    """A process asks that it and its children go over link `via`, until it exits."""
+
+    now: Now
+    client: int
+    peer: Peer
+    process: tuple[int, int]
+    """(pid, start)."""
+    via: str
+
+
 class Tick(Struct, frozen=True, gc=False):
     """Time has come to what `Pipeline.next_wake` named."""
 
@@ -133,6 +145,7 @@ Event = (
     | PromptsChanged
     | ProcessExited
     | LinksChanged
+    | RunVia
     | Tick
     | Stopping
 )
@@ -183,6 +196,21 @@ class Refuse(Struct, frozen=True, gc=False):
     message: protocol.Refused
 
 
+class Notify(Struct, frozen=True, gc=False):
+    """Tell every prompt that may see what concerns `uid` (None: every prompt there is) something
+    that needs no answer."""
+
+    uid: int | None
+    text: str
+
+
+class Reply(Struct, frozen=True, gc=False):
+    """Tell one client that its message was carried out."""
+
+    client: int
+    message: protocol.Running
+
+
 class Remember(Struct, frozen=True, gc=False):
     """Put a rule on disk; `Remembered` or `RememberFailed` must follow."""
 
@@ -220,6 +248,8 @@ class Report(Struct, frozen=True, gc=False):
     note: str = ""
     link: int = 0
     """The number of the link it leaves over; 0 for the default route."""
+    verdict: Verdict = DROPPED
+    """What the kernel was told."""
 
 
 Effect = (
@@ -229,6 +259,8 @@ Effect = (
     | WithdrawAsk
     | Announce
     | Refuse
+    | Notify
+    | Reply
     | Remember
     | Retire
     | WatchProcess

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from arbiter import __version__, protocol, views
-from arbiter.events import Announce, Answered, Event, PromptsChanged, Refuse, WithdrawAsk
+from arbiter.events import (
+    Announce,
+    Answered,
+    Event,
+    Notify,
+    PromptsChanged,
+    Refuse,
+    Reply,
+    RunVia,
+    WithdrawAsk,
+)
 from arbiter.kernel.procfs import details
 from arbiter.memory import now
 from arbiter.model import Peer
@@ -27,11 +37,15 @@ class FrontDesk:
         *,
         status: Callable[[int], None],
         changed: Callable[[], None],
+        used: Callable[[str], Mapping[str, int]],
+        started: Callable[[int], int | None],
     ) -> None:
         self._pipeline = pipeline
         self._dispatch = dispatch
         self._status = status
         self._changed = changed
+        self._used = used
+        self._started = started
         self.server = Server(socket, self, admins=admins)
         self.started = time.time()
         self._cwds: dict[int, str] = {}
@@ -60,6 +74,15 @@ class FrontDesk:
         self._cwds.pop(effect.message.ask, None)
         self.server.broadcast(effect.uid, lambda _: effect.message, commands=True)
 
+    def notify(self, effect: Notify) -> None:
+        """Tell prompts what needs no answer."""
+        message = protocol.Notice(time.time(), effect.text)
+        self.server.broadcast(effect.uid, lambda _: message, everyone=effect.uid is None)
+
+    def reply(self, effect: Reply) -> None:
+        """Tell one client that its message was carried out."""
+        self.server.send(effect.client, effect.message)
+
     def refuse(self, effect: Refuse) -> None:
         """Tell one client that its message was not carried out."""
         self.server.send(effect.client, effect.message)
@@ -67,13 +90,10 @@ class FrontDesk:
     def _ask_for(self, ask_id: int, peer: Peer) -> protocol.Ask:
         ask = self._pipeline.asks.get(ask_id)
         assert ask is not None
-        return views.ask_message(
-            ask,
-            peer,
-            protocol.Choice(self._pipeline.settings.fallback.value),
-            self._pipeline.links.values(),
-            self._cwds.get(ask_id, ""),
-        )
+        subject = ask.example.subject
+        used = self._used(subject.app.id) if subject is not None else {}
+        links = views.link_views(self._pipeline.ways, ask.example.packet, used)
+        return views.ask_message(ask, peer, links, self._cwds.get(ask_id, ""))
 
     # --- from clients -----------------------------------------------------------------------
 
@@ -108,3 +128,13 @@ class FrontDesk:
                 self._changed()
             case protocol.Query():
                 self._status(client)
+            case protocol.RunVia(link):
+                self._run_via(client, peer, link)
+
+    def _run_via(self, client: int, peer: Peer, link: str) -> None:
+        start = self._started(peer.pid)
+        if start is None:
+            text = "your process cannot be seen from here (another pid namespace?)"
+            self.server.send(client, protocol.Refused(protocol.RefusedReason.INVALID, text))
+            return
+        self._dispatch(RunVia(now(), client, peer, (peer.pid, start), link))

@@ -12,7 +12,7 @@ from arbiter.model import Flow, NoOwner, Owner, Packet
 class Held:
     """One packet without a verdict yet. `owner` is None while it is looked up."""
 
-    __slots__ = ("ask", "deadline", "owner", "packet", "since", "uid")
+    __slots__ = ("ask", "deadline", "owner", "packet", "since", "uid", "waits")
 
     def __init__(self, packet: Packet, since: float, deadline: float) -> None:
         self.packet = packet
@@ -21,7 +21,9 @@ class Held:
         """Both monotonic seconds."""
         self.owner: Owner | NoOwner | None = None
         self.ask: int | None = None
-        """The ask it waits for; None while its owner is looked up."""
+        """The ask it waits for; None while its owner is looked up, or it waits for a link."""
+        self.waits = False
+        """Its owner is known, and it waits for an answer or a link."""
         self.uid: int | None = None
         """Whose room it takes while it waits."""
 
@@ -61,14 +63,21 @@ class HeldPackets:
         heapq.heappush(self._heap, (deadline, packet.id))
         return held
 
-    def wait(self, held: Held, ask: int, uid: int | None) -> None:
-        """It waits for an answer from now on, at the expense of `uid`."""
-        held.ask, held.uid = ask, uid
+    def wait(self, held: Held, ask: int | None, uid: int | None) -> None:
+        """It waits for an answer (None: for a link) from now on, at the expense of `uid`."""
+        held.ask, held.uid, held.waits = ask, uid, True
         self._waiting[uid] += 1
+
+    def wait_no_more(self, held: Held) -> None:
+        """It is to be decided anew."""
+        held.waits = False
+        self._waiting[held.uid] -= 1
+        if not self._waiting[held.uid]:
+            del self._waiting[held.uid]
 
     @property
     def waiting_in_all(self) -> int:
-        """How many packets wait for an answer."""
+        """How many packets wait for an answer or a link."""
         return self._waiting.total()
 
     def crowd(self, uid: int | None, room: int) -> str:
@@ -85,10 +94,8 @@ class HeldPackets:
     def pop(self, packet_id: int) -> Held:
         """Let a packet go, for its verdict."""
         held = self._by_id.pop(packet_id)
-        if held.ask is not None:
-            self._waiting[held.uid] -= 1
-            if not self._waiting[held.uid]:
-                del self._waiting[held.uid]
+        if held.waits:
+            self.wait_no_more(held)
         siblings = self._flows[held.packet.flow]
         del siblings[packet_id]
         if not siblings:

@@ -1,27 +1,34 @@
-"""What the rules say of one packet, and which verdict carries a decision out. Pure."""
+"""What the rules say of one packet. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from arbiter.model import (
     ALLOW,
-    ANY_LINK,
-    DENIED,
-    MARK_DECIDED,
-    MARK_LINK_SHIFT,
     Action,
     Decision,
-    Link,
     NoOwner,
     Owner,
     Packet,
     Process,
-    Verdict,
-    VerdictKind,
 )
 from arbiter.rules import Entry, Index, Query
+
+
+class Context(NamedTuple):
+    """Where the machine is when a packet comes: what `sim=`, `network=`, `metered=` and `roaming=`
+    of a rule are held against (see rules.Query)."""
+
+    sims: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    metered: bool | None = None
+    roaming: bool | None = None
+
+
+NOWHERE = Context()
+"""Nothing is known."""
 
 
 class Judgement(NamedTuple):
@@ -43,7 +50,7 @@ def answerer(owner: Owner | NoOwner) -> int | None:
     return owner.uid if len(uids) == 1 else None
 
 
-def queries(packet: Packet, owner: Owner | NoOwner) -> Iterable[Query]:
+def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) -> Iterable[Query]:
     """One question to the rules for each different app that holds the socket.
 
     Which processes of that app hold it matters to rules that end with a process.
@@ -61,6 +68,10 @@ def queries(packet: Packet, owner: Owner | NoOwner) -> Iterable[Query]:
             dport=flow.dport,
             proto=flow.proto,
             hook=packet.hook,
+            sims=context.sims,
+            networks=context.networks,
+            metered=context.metered,
+            roaming=context.roaming,
         )
         return
     holders: dict[tuple[str, tuple[str, ...]], list[Process]] = {}
@@ -78,10 +89,20 @@ def queries(packet: Packet, owner: Owner | NoOwner) -> Iterable[Query]:
             proto=flow.proto,
             hook=packet.hook,
             processes=tuple((process.pid, process.start) for process in processes),
+            sims=context.sims,
+            networks=context.networks,
+            metered=context.metered,
+            roaming=context.roaming,
         )
 
 
-def judge(index: Index, packet: Packet, owner: Owner | NoOwner, wall: float) -> Judgement | None:
+def judge(
+    index: Index,
+    packet: Packet,
+    owner: Owner | NoOwner,
+    wall: float,
+    context: Context = NOWHERE,
+) -> Judgement | None:
     """The remembered decision on a packet, or None where a person must be asked.
 
     A socket that several apps hold may go only where each of them may: one denial denies, one
@@ -89,7 +110,7 @@ def judge(index: Index, packet: Packet, owner: Owner | NoOwner, wall: float) -> 
     """
     entries: list[Entry] = []
     undecided = False
-    for query in queries(packet, owner):
+    for query in queries(packet, owner, context):
         entry = index.lookup(query, wall)
         if entry is None:
             undecided = True
@@ -108,46 +129,21 @@ def judge(index: Index, packet: Packet, owner: Owner | NoOwner, wall: float) -> 
     return Judgement(entries[0].rule.decision, entries[0])
 
 
-def subject(index: Index, packet: Packet, owner: Owner | NoOwner, wall: float) -> Process | None:
+def subject(
+    index: Index,
+    packet: Packet,
+    owner: Owner | NoOwner,
+    wall: float,
+    context: Context = NOWHERE,
+) -> Process | None:
     """The process that a question is about: the first whose app no rule decides yet.
 
     An answer about another would be remembered, and the same asked again for ever.
     """
     if isinstance(owner, NoOwner):
         return None
-    for query in queries(packet, owner):
+    for query in queries(packet, owner, context):
         if index.lookup(query, wall) is None:
             holders = [p for p in owner.processes if (p.pid, p.start) in query.processes]
             return holders[0]
     return owner.processes[0]
-
-
-def carry_out(
-    decision: Decision, links: Mapping[str, Link], family: int = 4
-) -> tuple[Verdict, str]:
-    """The verdict for a decision, and a note where it is not the plain one.
-
-    A route goes over the first link of its list that carries this family (4 or 6) now; with none
-    it is denied at once, because a strict flow never leaves elsewhere, and a program that is
-    refused over IPv6 tries IPv4.
-    """
-    if decision.action is Action.DENY:
-        return DENIED, ""
-    if decision.action is Action.ALLOW:
-        return _accept(0), ""
-    for name in decision.via:
-        if name == ANY_LINK:
-            return _accept(0), "over the default route"
-        link = links.get(name)
-        if link is not None and link.carries(family):
-            return _accept(link.number), f"over {name}"
-    return DENIED, f"no link of {','.join(decision.via)} carries IPv{family} now"
-
-
-_ACCEPT = tuple(
-    Verdict(VerdictKind.ACCEPT, MARK_DECIDED | number << MARK_LINK_SHIFT) for number in range(32)
-)
-
-
-def _accept(link: int) -> Verdict:
-    return _ACCEPT[link]

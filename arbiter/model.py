@@ -22,6 +22,12 @@ MARK_DENIED = 0x40000000
 MARK_LINK = 0x1F000000
 MARK_LINK_SHIFT = 24
 
+TABLE = 7000
+"""Default base of routing tables: link n has table 7000+n."""
+PREFERENCE = 900
+"""Default base of `ip rule`s: before Mullvad (5199), Tailscale (5210), l3mdev (1000) and wg-quick
+(32764)."""
+
 
 class Now(Struct, frozen=True, gc=False):
     """The time of an event, read once at the edge.
@@ -359,6 +365,8 @@ class Peer(Struct, frozen=True, gc=False):
     """Root, or a member of group `arbiter`."""
     frontend: str = ""
     """What the frontend calls itself, cleaned: terminal, tui, ..."""
+    pid: int = 0
+    """Of the process that connected; 0 where it is not known."""
 
     def may_answer(self, uid: int | None) -> bool:
         """Own processes only; admins for all, and for flows whose user nobody knows."""

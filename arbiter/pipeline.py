@@ -24,6 +24,7 @@ from arbiter.events import (
     Event,
     FindOwner,
     LinksChanged,
+    Notify,
     OwnerFound,
     PacketQueued,
     ProcessExited,
@@ -33,14 +34,18 @@ from arbiter.events import (
     Remember,
     Remembered,
     RememberFailed,
+    Reply,
     Retire,
     RulesChanged,
+    RunVia,
     Stopping,
     Tick,
     WatchProcess,
 )
 from arbiter.given import GivenOnce
 from arbiter.held import Held, HeldPackets
+from arbiter.judge import Judgement
+from arbiter.linknews import news
 from arbiter.model import (
     ALLOW,
     DENY,
@@ -54,11 +59,12 @@ from arbiter.model import (
     Peer,
     Undecodable,
 )
-from arbiter.protocol import WithdrawReason
+from arbiter.protocol import RefusedReason, WithdrawReason
 from arbiter.rulebook import ProcessId, RuleBook
 from arbiter.rules import Entry
-from arbiter.settings import Fallback, Mode, Settings, WhenAbsent, WhenUnattended
+from arbiter.settings import Fallback, LinkDown, Mode, Settings, WhenAbsent, WhenUnattended
 from arbiter.verdicts import Verdicts
+from arbiter.ways import NEVER, Obstacle, Run, Way, Ways
 
 
 class Pipeline:
@@ -71,7 +77,8 @@ class Pipeline:
         self.held = HeldPackets()
         self.peers: tuple[Peer, ...] = ()
         self.counters: Counter[str] = Counter()
-        self._verdicts = Verdicts(self.held, self.counters)
+        self.ways = Ways()
+        self._verdicts = Verdicts(self.held, self.ways, self.counters)
         self._given = GivenOnce()
         self._alive: set[ProcessId] = set()
         """Processes that are watched and have not exited."""
@@ -79,11 +86,15 @@ class Pipeline:
         passes = observing or settings.fallback is Fallback.ALLOW
         self._fallback = ALLOW if passes else DENY
         self._stopped: Decision | None = None
+        self._for_link: dict[int, Key] = {}
+        """Ids of held packets that wait for a link, in the order they came."""
+        self._linked = False
+        """Whether the first `LinksChanged` has come: it is no news."""
 
     @property
     def links(self) -> dict[str, Link]:
         """The links there are, by name."""
-        return self._verdicts.links
+        return self.ways.links
 
     def handle(self, event: Event) -> list[Effect]:
         """What is to be done about `event`, in this order."""
@@ -108,8 +119,9 @@ class Pipeline:
                 self.peers = peers
                 return []
             case LinksChanged(now, links):
-                self._verdicts.links = {link.name: link for link in links}
-                return self._retry(now)
+                return self._links_changed(now, links)
+            case RunVia():
+                return self._run_via(event)
             case Stopping(now):
                 return self._stopping(now)
 
@@ -133,15 +145,59 @@ class Pipeline:
         if held is None or held.owner is not None:
             return []  # its deadline came before its owner did
         held.owner = owner
-        judgement = self.rules.judge(held.packet, owner, now.wall)
-        if judgement is not None:
-            return self._verdicts.judged(now, held, judgement)
-        return self._undecided(now, held, owner)
+        return self._decide(now, held, owner)
+
+    def _decide(self, now: Now, held: Held, owner: Owner | NoOwner) -> list[Effect]:
+        """By the rules, if they do and nothing is in the way of what they say."""
+        packet = held.packet
+        judgement = self.rules.judge(packet, owner, now.wall, self.ways.context(packet))
+        if judgement is None:
+            return self._undecided(now, held, owner)
+        way = self._verdicts.way_of(held, judgement)
+        if way.obstacle is None:
+            return self._verdicts.judged(now, held, judgement, way)
+        match self._about(way.obstacle):
+            case LinkDown.ASK:
+                return self._undecided(now, held, owner, way.note)
+            case LinkDown.WAIT:
+                return self._wait_for_link(now, held, owner, judgement, way)
+            case LinkDown.REFUSE:
+                return self._verdicts.judged(now, held, judgement, way)
+
+    def _about(self, obstacle: Obstacle) -> LinkDown:
+        """What is done about it now. Without people to ask it stays in the way."""
+        about = self.settings.link_down if obstacle is Obstacle.DOWN else LinkDown.ASK
+        if self._stopped is not None:
+            return LinkDown.REFUSE
+        if about is LinkDown.ASK and self.settings.mode is not Mode.ASK:
+            return LinkDown.REFUSE
+        return about
+
+    def _wait_for_link(
+        self, now: Now, held: Held, owner: Owner | NoOwner, judgement: Judgement, way: Way
+    ) -> list[Effect]:
+        """Hold it for a link that may come back before its deadline, and say so."""
+        key = key_of(held.packet, owner)
+        crowd = self.held.crowd(key.uid, self.settings.packets_held)
+        if crowd:
+            return self._verdicts.drop(now, held, Reason.OVERFLOW, crowd)
+        told = key in self._for_link.values()
+        self.held.wait(held, None, key.uid)
+        self._for_link[held.packet.id] = key
+        if told:
+            return []
+        who = owner.processes[0].app.name if isinstance(owner, Owner) else "a connection"
+        left = f"{held.deadline - now.mono:.0f} s"
+        return [Notify(key.uid, f"{who} waits: {way.note}; it is refused in {left}")]
 
     # --- no rule decides --------------------------------------------------------------------
 
-    def _undecided(self, now: Now, held: Held, owner: Owner | NoOwner) -> list[Effect]:
+    def _undecided(
+        self, now: Now, held: Held, owner: Owner | NoOwner, obstacle: str = ""
+    ) -> list[Effect]:
+        """`obstacle`: why what the rules say cannot be done; then nobody's silence means allow."""
         packet, settings, give = held.packet, self.settings, self._verdicts.give
+        fallback = DENY if obstacle else self._fallback
         if self._stopped is not None:
             return give(now, held, self._stopped, Reason.STOPPING)
         key = key_of(packet, owner)
@@ -159,14 +215,14 @@ class Pipeline:
             full = self.asks.full(key)
             if full:
                 note = f"not asked: {full}"
-                return effects + give(now, held, self._fallback, Reason.OVERFLOW, note=note)
-            ask = self._open(now, held, key)
+                return effects + give(now, held, fallback, Reason.OVERFLOW, note=note)
+            ask = self._open(now, held, key, obstacle)
         ask.expires = now.mono + settings.ask_ttl
         effects += self._watch(_holders(owner))
         unattended = not any(peer.may_answer(ask.uid) for peer in self.peers)
         if unattended and settings.when_unattended is WhenUnattended.FALLBACK:
             # The ask stays open: whoever comes next can answer it for the next try.
-            effects += give(now, held, self._fallback, Reason.UNATTENDED)
+            effects += give(now, held, fallback, Reason.UNATTENDED, note=obstacle)
             return [*effects, *self.asks.show(ask)]
         crowd = self.held.crowd(key.uid, settings.packets_held)
         if crowd:
@@ -182,34 +238,46 @@ class Pipeline:
 
     def _example(self, now: Now, held: Held) -> Example:
         assert held.owner is not None
-        subject = self.rules.subject(held.packet, held.owner, now.wall)
+        context = self.ways.context(held.packet)
+        subject = self.rules.subject(held.packet, held.owner, now.wall, context)
         return Example(held.packet, held.owner, subject)
 
-    def _open(self, now: Now, held: Held, key: Key) -> OpenAsk:
+    def _open(self, now: Now, held: Held, key: Key, obstacle: str) -> OpenAsk:
         self.counters["asks"] += 1
         example = self._example(now, held)
+        context = self.ways.context(held.packet)
         return self.asks.open(
             key,
             example,
             created=now.wall,
             expires=now.mono + self.settings.ask_ttl,
-            why=self.rules.why_asked(example.packet, example.owner),
+            why=obstacle or self.rules.why_asked(example.packet, example.owner, context),
+            fallback=DENY if obstacle else self._fallback,
         )
 
     def _retry(self, now: Now) -> list[Effect]:
-        """The rules have changed: try everything that waits again, and withdraw what is moot."""
+        """Rules or links have changed: try everything that waits again, withdraw what is moot."""
         effects: list[Effect] = []
+        for held in self._take_for_link():
+            assert held.owner is not None
+            effects += self._decide(now, held, held.owner)
         for ask in self.asks:
             if ask.state is State.STORING:
                 continue
             for held in self._waiting(ask):
-                assert held.owner is not None
-                judgement = self.rules.judge(held.packet, held.owner, now.wall)
-                if judgement is not None:
+                judgement = self._judge(now, held)
+                if judgement is None:
+                    continue
+                way = self._verdicts.way_of(held, judgement)
+                if way.obstacle is None or self._about(way.obstacle) is LinkDown.REFUSE:
                     del ask.waiting[held.packet.id]
-                    effects += self._verdicts.judged(now, held, judgement)
+                    effects += self._verdicts.judged(now, held, judgement, way)
             packet, owner, _ = ask.example
-            example = self.rules.judge(packet, owner, now.wall)
+            context = self.ways.context(packet)
+            example = self.rules.judge(packet, owner, now.wall, context)
+            if example is not None and self._asked_about(example, ask):
+                effects += self._show(now, ask)
+                continue
             if example is not None and example.entry is not None and not ask.waiting:
                 text = f"rule {example.entry.id} decides it now"
                 effects += self.asks.withdraw(ask, WithdrawReason.RULE, text)
@@ -218,10 +286,32 @@ class Pipeline:
             if example is not None:
                 self._other_example(now, ask)
             else:
-                subject = self.rules.subject(packet, owner, now.wall)
+                subject = self.rules.subject(packet, owner, now.wall, context)
                 ask.example = Example(packet, owner, subject)
             effects += self._show(now, ask)
         return effects
+
+    def _judge(self, now: Now, held: Held) -> Judgement | None:
+        assert held.owner is not None
+        context = self.ways.context(held.packet)
+        return self.rules.judge(held.packet, held.owner, now.wall, context)
+
+    def _asked_about(self, judgement: Judgement, ask: OpenAsk) -> bool:
+        """Whether what the rules say of an ask's example is what the question is about: it still
+        cannot be done."""
+        packet, owner, _ = ask.example
+        decided = judgement.entry.created if judgement.entry is not None else NEVER
+        run = self.ways.run_of(owner)
+        way = self.ways.take(judgement.decision, packet, decided, run)
+        return way.obstacle is not None and self._about(way.obstacle) is LinkDown.ASK
+
+    def _take_for_link(self) -> list[Held]:
+        """The packets that wait for a link, which no longer do."""
+        found = [held for id in self._for_link if (held := self.held.get(id)) is not None]
+        self._for_link.clear()
+        for held in found:
+            self.held.wait_no_more(held)
+        return found
 
     def _waiting(self, ask: OpenAsk) -> list[Held]:
         """The packets that wait for an ask, in the order they came: a QUIC flight, or a flow's
@@ -289,12 +379,13 @@ class Pipeline:
         ask.waiting.clear()
         effects: list[Effect] = []
         for held in released:
-            assert held.owner is not None
-            rule = self.rules.judge(held.packet, held.owner, now.wall)
+            rule = self._judge(now, held)
             if rule is not None and rule.entry is not None and rule.entry != entry:
-                # A rule that is more specific was made meanwhile, by somebody else.
-                effects += self._verdicts.judged(now, held, rule)
-                continue
+                way = self._verdicts.way_of(held, rule)
+                if way.obstacle is None or self._about(way.obstacle) is not LinkDown.ASK:
+                    # A rule that is more specific was made meanwhile, by somebody else.
+                    effects += self._verdicts.judged(now, held, rule, way)
+                    continue
             by_rule = entry if rule is not None and rule.entry == entry else None
             effects += self._verdicts.give(
                 now, held, ask.answer, Reason.ANSWER, rule=by_rule, by=ask.peer, note=note
@@ -323,6 +414,7 @@ class Pipeline:
             if ask is not None:
                 ask.waiting.pop(held.packet.id, None)
                 changed[ask.id] = ask
+            self._for_link.pop(held.packet.id, None)
             effects += self._overdue(now, held)
         for ask in changed.values():
             effects += self._show(now, ask)
@@ -338,15 +430,37 @@ class Pipeline:
         time, or one that was made while the answer was on its way to the disk."""
         if held.owner is None:
             held.owner = NoOwner(NoOwnerReason.NO_SOCKET, detail="not found in time")
-        judgement = self.rules.judge(held.packet, held.owner, now.wall)
+        judgement = self._judge(now, held)
         if judgement is not None:
             return self._verdicts.judged(now, held, judgement)
         return self._verdicts.give(now, held, self._fallback, Reason.DEADLINE)
+
+    # --- links ------------------------------------------------------------------------------
+
+    def _links_changed(self, now: Now, links: tuple[Link, ...]) -> list[Effect]:
+        before = self.ways.links
+        self.ways.change(links)
+        told = news(before, self.ways.links) if self._linked else ()
+        self._linked = True
+        for ask in self.asks:
+            ask.shown = None  # it shows the links: send it again
+        return [*(Notify(None, text) for text in told), *self._retry(now)]
+
+    def _run_via(self, event: RunVia) -> list[Effect]:
+        link = self.links.get(event.via)
+        if link is None:
+            known = ", ".join(self.links) or "none"
+            text = f"there is no link {protocol.clean(event.via, 40)!r} (known: {known})"
+            return [Refuse(event.client, protocol.Refused(RefusedReason.INVALID, text))]
+        self.ways.start_run(Run(event.process, event.peer.uid, event.via))
+        watch = self._watch((event.process,))
+        return [*watch, Reply(event.client, protocol.Running(link.name, link.up))]
 
     def _process_exited(self, now: Now, process: ProcessId) -> list[Effect]:
         """Its rules end. Its TCP handshakes go: no socket is left for an answer to reach; a
         datagram it sent before it ended still may go its way, and waits on."""
         self._alive.discard(process)
+        self.ways.end_run(process)
         effects = _retire(self.rules.end_with(process), "its program has exited")
         for ask in self.asks:
             for held in self._waiting(ask):
@@ -379,6 +493,7 @@ class Pipeline:
         """Nothing stays held; what still comes and no rule decides goes the same way."""
         self._stopped = ALLOW if self.settings.when_absent is WhenAbsent.PASS else DENY
         effects: list[Effect] = []
+        self._for_link.clear()
         for held in self.held:
             effects += self._verdicts.give(now, held, self._stopped, Reason.STOPPING)
         for ask in self.asks:

@@ -68,6 +68,16 @@ class Changed(Struct, frozen=True, tag="changed", tag_field="type", forbid_unkno
     """The rules in the database were changed by a command: look now, not at the next tick."""
 
 
+class RunVia(Struct, frozen=True, tag="run_via", tag_field="type", forbid_unknown_fields=True):
+    """From now on the sender's process and its children connect over `link` only, until it exits.
+
+    It decides over which link, never whether: rules and asks go on as before. The daemon replies
+    `running` or `refused`.
+    """
+
+    link: str
+
+
 class Query(Struct, frozen=True, tag="query", tag_field="type", forbid_unknown_fields=True):
     """Asks for a `status` message."""
 
@@ -136,6 +146,19 @@ class LinkView(Struct, frozen=True):
 
     name: str
     up: bool
+    """Whether it can carry this connection (its family) now."""
+    default: bool = False
+    """The connection leaves over it if it is allowed, and not routed."""
+    metered: bool | None = None
+    roaming: bool | None = None
+    price: str = ""
+    """`0.02 EUR/MB`."""
+    budget: str = ""
+    """`500 MB/month`."""
+    left: int | None = None
+    """Bytes left of the budget in this period."""
+    used: int = 0
+    """Bytes that this program used over it this month."""
 
 
 class Ask(Struct, frozen=True, tag="ask", tag_field="type"):
@@ -198,6 +221,22 @@ class Decided(Struct, frozen=True, tag="decided", tag_field="type"):
     """Why it could not be remembered, where it should have been."""
 
 
+class Notice(Struct, frozen=True, tag="notice", tag_field="type"):
+    """Something a person should know, and need not answer: a link was lost, its SIM changed."""
+
+    time: float
+    """Epoch seconds."""
+    text: str
+
+
+class Running(Struct, frozen=True, tag="running", tag_field="type"):
+    """The reply to `run_via`: it is so from now on."""
+
+    link: str
+    up: bool
+    """Whether that link can carry anything now."""
+
+
 class RefusedReason(enum.StrEnum):
     """What is wrong with a message."""
 
@@ -240,8 +279,8 @@ class Status(Struct, frozen=True, tag="status", tag_field="type"):
     """What is wrong now, each with its next step."""
 
 
-ClientMessage = Hello | Answer | Changed | Query
-DaemonMessage = Welcome | Ask | Withdraw | Decided | Refused | Status
+ClientMessage = Hello | Answer | Changed | RunVia | Query
+DaemonMessage = Welcome | Ask | Withdraw | Decided | Notice | Running | Refused | Status
 Message = ClientMessage | DaemonMessage
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from arbiter.judge import Judgement, judge, queries, subject
+from arbiter.judge import NOWHERE, Context, Judgement, judge, queries, subject
 from arbiter.model import NoOwner, Owner, Packet, Process
 from arbiter.rules import Entry, Index, format_rule, why_not
 
@@ -24,13 +24,17 @@ class RuleBook:
         self._of_process: dict[ProcessId, dict[int, Entry]] = {}
         self._ended: OrderedDict[int, tuple[Entry, str]] = OrderedDict()
 
-    def judge(self, packet: Packet, owner: Owner | NoOwner, wall: float) -> Judgement | None:
+    def judge(
+        self, packet: Packet, owner: Owner | NoOwner, wall: float, context: Context = NOWHERE
+    ) -> Judgement | None:
         """What the rules say; None where a person must be asked."""
-        return judge(self.index, packet, owner, wall)
+        return judge(self.index, packet, owner, wall, context)
 
-    def subject(self, packet: Packet, owner: Owner | NoOwner, wall: float) -> Process | None:
+    def subject(
+        self, packet: Packet, owner: Owner | NoOwner, wall: float, context: Context = NOWHERE
+    ) -> Process | None:
         """The process that a question about this packet must be about."""
-        return subject(self.index, packet, owner, wall)
+        return subject(self.index, packet, owner, wall, context)
 
     def change(self, added: Iterable[Entry], removed: Iterable[int]) -> list[ProcessId]:
         """Take rules out and put others in; gives the processes that new ones end with."""
@@ -64,9 +68,9 @@ class RuleBook:
             self._ended.popitem(last=False)
         return tuple(entry.id for entry in ended)
 
-    def why_asked(self, packet: Packet, owner: Owner | NoOwner) -> str:
+    def why_asked(self, packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) -> str:
         """Why a person is asked: what ended, what is odd, or that nothing decides it yet."""
-        asked = tuple(queries(packet, owner))
+        asked = tuple(queries(packet, owner, context))
         for entry, why in reversed(self._ended.values()):
             if any(why_not(entry.rule, query) is None for query in asked):
                 return f"rule {entry.id} ({format_rule(entry.rule)}) ended: {why}"

@@ -132,13 +132,15 @@ class Server:
         make: Callable[[Peer], protocol.DaemonMessage],
         *,
         commands: bool = False,
+        everyone: bool = False,
     ) -> None:
-        """To every prompt (and command, if wanted) that may answer for `uid`, worded for its
-        rights."""
+        """To every prompt (and command, if wanted) that may answer for `uid` (or to `everyone`),
+        worded for its rights."""
         cache: dict[bool, bytes] = {}
         for client in tuple(self._clients.values()):
             peer = client.peer
-            if (commands or client.role is Role.PROMPT) and peer.may_answer(uid):
+            wanted = commands or client.role is Role.PROMPT
+            if wanted and (everyone or peer.may_answer(uid)):
                 if peer.admin not in cache:
                     cache[peer.admin] = protocol.encode(make(peer))
                 _write_bytes(client.writer, cache[peer.admin], client.max_unsent)
@@ -154,10 +156,10 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        uid, gid = _credentials(writer)
+        pid, uid, gid = _credentials(writer)
         self._per_user[uid] = self._per_user.get(uid, 0) + 1
         try:
-            await self._serve(reader, writer, uid, gid)
+            await self._serve(reader, writer, pid, uid, gid)
             await _finish(writer)
         except (ConnectionError, asyncio.CancelledError):
             pass  # it went, or we stop: either way it is closed below
@@ -170,7 +172,12 @@ class Server:
             writer.close()
 
     async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, uid: int, gid: int
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        pid: int,
+        uid: int,
+        gid: int,
     ) -> None:
         full = len(self._tasks) > MAX_CLIENTS and uid != 0 and uid not in self._admins
         if full or self._per_user[uid] > MAX_CLIENTS_PER_USER:
@@ -195,7 +202,8 @@ class Server:
             assert problem is not None
             _write(writer, problem)
             return
-        peer = Peer(peer.uid, peer.user, peer.admin, protocol.clean(hello.name, 64))
+        name = protocol.clean(hello.name, 64)
+        peer = Peer(peer.uid, peer.user, peer.admin, name, pid)
         id, self._next = self._next, self._next + 1
         client = self._clients[id] = _Client(writer, peer, hello.role)
         try:
@@ -307,12 +315,12 @@ async def _finish(writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
 
-def _credentials(writer: asyncio.StreamWriter) -> tuple[int, int]:
-    """uid and gid of the process that connected (unix(7), SO_PEERCRED)."""
+def _credentials(writer: asyncio.StreamWriter) -> tuple[int, int, int]:
+    """pid, uid and gid of the process that connected (unix(7), SO_PEERCRED)."""
     sock: socket.socket = writer.get_extra_info("socket")
     packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, gid = struct.unpack("3i", packed)
-    return uid, gid
+    pid, uid, gid = struct.unpack("3i", packed)
+    return pid, uid, gid
 
 
 def _peer(uid: int, gid: int, admins: frozenset[int]) -> Peer:

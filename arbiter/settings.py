@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from arbiter.model import MARK_MASK
+from arbiter.model import MARK_MASK, PREFERENCE, TABLE
 from arbiter.tomlfile import FileError, line_of, nearest, parse, shown, shown_value, unknown
 
 MAX_TEXT = 65_536
@@ -50,6 +50,14 @@ class WhenUnattended(enum.StrEnum):
     FALLBACK = "fallback"
 
 
+class LinkDown(enum.StrEnum):
+    """What happens to a new connection that a rule routes over a link that is down."""
+
+    REFUSE = "refuse"
+    WAIT = "wait"
+    ASK = "ask"
+
+
 class Backend(enum.StrEnum):
     """Which program carries the ruleset to the kernel."""
 
@@ -67,12 +75,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """How long a packet is held for an answer, before the fallback."""
     when_absent: WhenAbsent = WhenAbsent.BLOCK
     when_unattended: WhenUnattended = WhenUnattended.HOLD
+    link_down: LinkDown = LinkDown.REFUSE
     queue_num: int = 10
     queue_length: int = 8192
     """Packets that the kernel keeps for us; more are dropped or pass, as `when_absent` says."""
     backend: Backend = Backend.AUTO
     mark_base: int = MARK_MASK
     """Mask of the bits in packet and conntrack marks that are ours: seven in a row."""
+    route_table: int = TABLE
+    """Link n has this routing table + n."""
+    route_pref: int = PREFERENCE
+    """Preference of the first `ip rule`; the last is 20 behind."""
     asks_per_app: int = 64
     asks_per_user: int = 512
     asks_total: int = 2048
@@ -87,6 +100,8 @@ RANGES = MappingProxyType(
         "deadline": (0.1, 3600.0),
         "queue_num": (0, 65_535),
         "queue_length": (1, 1_048_576),
+        "route_table": (255, 4_294_967_264),
+        "route_pref": (1, 32_745),
         "asks_per_app": (1, 100_000),
         "asks_per_user": (1, 100_000),
         "asks_total": (1, 100_000),

@@ -6,29 +6,41 @@ from collections import Counter
 
 from arbiter.events import Effect, Reason, Report, SetVerdict
 from arbiter.held import Held, HeldPackets
-from arbiter.judge import Judgement, carry_out
+from arbiter.judge import Judgement
 from arbiter.model import (
+    ACCEPTED,
+    DENIED,
     DENY,
     DROPPED,
     MARK_LINK,
     MARK_LINK_SHIFT,
+    Action,
     Decision,
-    Link,
     Now,
     Packet,
     Peer,
     Undecodable,
 )
 from arbiter.rules import Entry
+from arbiter.ways import NEVER, Way, Ways
 
 
 class Verdicts:
     """The only maker of SetVerdict. What is held is taken out as its verdict is given."""
 
-    def __init__(self, held: HeldPackets, counters: Counter[str]) -> None:
+    def __init__(self, held: HeldPackets, ways: Ways, counters: Counter[str]) -> None:
         self._held = held
+        self._ways = ways
         self._counters = counters
-        self.links: dict[str, Link] = {}
+
+    def way(self, held: Held, decision: Decision, decided: float) -> Way:
+        """How a decision of epoch second `decided` would be carried out now."""
+        return self._ways.take(decision, held.packet, decided, self._ways.run_of(held.owner))
+
+    def way_of(self, held: Held, judgement: Judgement) -> Way:
+        """The same for what the rules say."""
+        entry = judgement.entry
+        return self.way(held, judgement.decision, NEVER if entry is None else entry.created)
 
     def give(
         self,
@@ -40,38 +52,54 @@ class Verdicts:
         rule: Entry | None = None,
         by: Peer | None = None,
         note: str = "",
+        way: Way | None = None,
     ) -> list[Effect]:
-        """The verdict of a held packet. Its ask, if any, is the caller's to settle."""
+        """The verdict of a held packet. Its ask, if any, is the caller's to settle.
+
+        Without a `way`, a person's word (`by`) is as of now, and goes over a link that is over its
+        budget; what nobody said does not.
+        """
         packet = held.packet
+        if way is None:
+            way = self.way(held, decision, 0.0 if by is None else NEVER)
         self._held.pop(packet.id)
-        verdict, how = carry_out(decision, self.links, packet.flow.family)
         self._count(decision, reason)
         waited = now.mono - held.since
-        link = (verdict.mark & MARK_LINK) >> MARK_LINK_SHIFT
+        link = (way.verdict.mark & MARK_LINK) >> MARK_LINK_SHIFT
+        text = "; ".join(part for part in (note, way.note) if part)
         report = Report(
-            now.wall, packet, held.owner, decision, reason, rule, by, waited, note or how, link
+            now.wall,
+            packet,
+            held.owner,
+            decision,
+            reason,
+            rule,
+            by,
+            waited,
+            text,
+            link,
+            way.verdict,
         )
-        return [SetVerdict(packet.id, verdict), report]
+        return [SetVerdict(packet.id, way.verdict), report]
 
-    def judged(self, now: Now, held: Held, judgement: Judgement) -> list[Effect]:
+    def judged(
+        self, now: Now, held: Held, judgement: Judgement, way: Way | None = None
+    ) -> list[Effect]:
         """The verdict that the rules say."""
+        way = self.way_of(held, judgement) if way is None else way
         if judgement.entry is None:
             note = "open since before arbiter saw it"
-            return self.give(now, held, judgement.decision, Reason.OLDER, note=note)
-        return self.give(now, held, judgement.decision, Reason.RULE, rule=judgement.entry)
+            return self.give(now, held, judgement.decision, Reason.OLDER, note=note, way=way)
+        rule = judgement.entry
+        return self.give(now, held, judgement.decision, Reason.RULE, rule=rule, way=way)
 
     def at_once(
-        self,
-        now: Now,
-        packet: Packet | Undecodable,
-        decision: Decision,
-        reason: Reason,
-        note: str = "",
+        self, now: Now, packet: Undecodable, decision: Decision, reason: Reason, note: str = ""
     ) -> list[Effect]:
-        """The verdict of a packet that was never held."""
-        verdict, how = carry_out(decision, self.links)
+        """The verdict of a packet that was never held; `decision` is allow or deny."""
+        verdict = DENIED if decision.action is Action.DENY else ACCEPTED
         self._count(decision, reason)
-        report = Report(now.wall, packet, None, decision, reason, note=note or how)
+        report = Report(now.wall, packet, None, decision, reason, note=note, verdict=verdict)
         return [SetVerdict(packet.id, verdict), report]
 
     def lose(self, now: Now, packet: Packet, note: str) -> list[Effect]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from arbiter import protocol
@@ -11,7 +11,6 @@ from arbiter.asks import OpenAsk
 from arbiter.events import Report
 from arbiter.model import (
     App,
-    Link,
     NoOwner,
     Owner,
     Packet,
@@ -23,6 +22,7 @@ from arbiter.model import (
 from arbiter.protocol import clean
 from arbiter.records import Record, json_list
 from arbiter.rules import conditions, format_decision, scope_of
+from arbiter.ways import Ways
 
 
 class Room(NamedTuple):
@@ -77,8 +77,7 @@ SERVICES = {
 def ask_message(
     ask: OpenAsk,
     peer: Peer,
-    fallback: protocol.Choice,
-    links: Iterable[Link],
+    links: tuple[protocol.LinkView, ...],
     cwd: str = "",
 ) -> protocol.Ask:
     """An ask as this peer sees it: the scopes are those that its answer can make.
@@ -86,9 +85,8 @@ def ask_message(
     Its line is never longer than protocol.MAX_MESSAGE.
     """
     scopes = tuple(protocol.Scope(id, conditions(rule)) for id, rule in offered(ask, peer).items())
-    views = tuple(protocol.LinkView(link.name, link.up) for link in links)
     for room in ROOMS:
-        message = _ask(ask, room, scopes, fallback, views, cwd)
+        message = _ask(ask, room, scopes, links, cwd)
         if len(protocol.encode(message)) <= MAX_ASK:
             break
     return message
@@ -98,7 +96,6 @@ def _ask(
     ask: OpenAsk,
     room: Room,
     scopes: tuple[protocol.Scope, ...],
-    fallback: protocol.Choice,
     links: tuple[protocol.LinkView, ...],
     cwd: str,
 ) -> protocol.Ask:
@@ -128,11 +125,32 @@ def _ask(
         scopes=scopes,
         created=ask.created,
         deadline=ask.deadline,
-        fallback=fallback,
+        fallback=protocol.Choice(ask.fallback.action.value),
         waiting=len(ask.waiting),
         no_owner=_no_owner(owner),
         links=links,
         stale=ask.stale,
+    )
+
+
+def link_views(
+    ways: Ways, packet: Packet, used: Mapping[str, int]
+) -> tuple[protocol.LinkView, ...]:
+    """The links as a route answer may name them; `used`: bytes of this program, by link."""
+    default = ways.default(packet)
+    return tuple(
+        protocol.LinkView(
+            name=link.name,
+            up=link.carries(packet.flow.family),
+            default=default is not None and link.name == default.name,
+            metered=link.metered,
+            roaming=link.roaming,
+            price=link.price,
+            budget=link.budget,
+            left=link.left,
+            used=used.get(link.name, 0),
+        )
+        for link in ways.links.values()
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from arbiter.model import ANY_LINK
+from arbiter.model import ANY_LINK, UNMETERED
 from arbiter.protocol import Answer, Ask, Scope
 from prompts import render
 
@@ -68,8 +68,10 @@ class Card:
 
     @property
     def links(self) -> tuple[str, ...]:
-        """What route may name: the daemon's links, and the default route."""
-        names = [link.name for link in self.ask.links[:9] if link.name != ANY_LINK]
+        """What route may name: the daemon's links, those that cost nothing, the default route."""
+        names = [link.name for link in self.ask.links[:9]]
+        if any(link.metered for link in self.ask.links) and len(names) < 9:
+            names.append(UNMETERED)
         return (*names, ANY_LINK)
 
 

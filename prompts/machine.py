@@ -14,8 +14,10 @@ from arbiter.protocol import (
     Ask,
     Choice,
     Decided,
+    Notice,
     Refused,
     RefusedReason,
+    Running,
     Status,
     Welcome,
     Withdraw,
@@ -23,6 +25,7 @@ from arbiter.protocol import (
 from prompts import render
 from prompts.cards import Card, Gone, Out, Quit, Say, Send, Style
 from prompts.client import Event, Lost, Unread
+from prompts.linkwords import link_details
 
 GUARD_SECONDS = 0.3
 """For so long after an ask appeared no key answers it: the key was meant for something else."""
@@ -146,8 +149,10 @@ class Machine:
                 return [
                     Say(f"! a message could not be read: {render.tidy(event.text)}", Style.WARN)
                 ]
-            case Status():
-                return []  # only replies to a query, and this frontend sends none
+            case Notice():
+                return [Say(f"· {render.tidy(event.text)}", Style.WARN)]
+            case Status() | Running():
+                return []  # only replies to what this frontend never sends
 
     def _welcome(self, welcome: Welcome) -> list[Out]:
         self.welcome, self.notice = welcome, ""
@@ -163,9 +168,7 @@ class Machine:
             if self.current is None and self.gone is None:
                 self._show(ask.id)
             return
-        if (ask.processes, ask.destination, ask.scopes, ask.links) != (
-            card.ask.processes, card.ask.destination, card.ask.scopes, card.ask.links,
-        ):  # fmt: skip
+        if _subject(ask) != _subject(card.ask):
             ids = [scope.id for scope in render.scopes(ask)]
             card.scope = ids.index(card.chosen.id) if card.chosen.id in ids else 0
             card.picked, card.read = (), False
@@ -245,8 +248,9 @@ class Machine:
             return self._answer(card, _ANSWERS[key], now)
         elif key == "i":
             card.read = True
-            width = max(len(label) for label, _ in render.details(card.ask))
-            return [Say(f"  {label:{width}}  {text}") for label, text in render.details(card.ask)]
+            details = [*render.details(card.ask), *link_details(card.ask)]
+            width = max(len(label) for label, _ in details)
+            return [Say(f"  {label:{width}}  {text}") for label, text in details]
         else:
             self._choose(card, key)
         return []
@@ -338,6 +342,12 @@ class Machine:
         if card := self.cards.get(answer.ask):
             card.sent = None
         return [Say(f"! not answered: {render.tidy(text)}", Style.WARN)]
+
+
+def _subject(ask: Ask) -> tuple[object, ...]:
+    """What a person has read of an ask: with another of these it is another question."""
+    links = tuple(link.name for link in ask.links)
+    return ask.processes, ask.destination, ask.scopes, links
 
 
 _ANSWERS = {"a": Choice.ALLOW, "d": Choice.DENY, "r": Choice.ROUTE}

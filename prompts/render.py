@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from arbiter.model import ANY_LINK
+from arbiter.model import ANY_LINK, METERED, UNMETERED
 from arbiter.protocol import AppView, Ask, Choice, Decided, ProcessView, Scope, Withdraw, clean
 from arbiter.protocol import WithdrawReason as Why
 
@@ -156,7 +156,6 @@ def details(ask: Ask) -> list[tuple[str, str]]:
     out.append(("why", tidy(ask.why)))
     out += [("scope", f"{tidy(s.id)}: {tidy(s.conditions) or 'every connection'}")
             for s in ask.scopes]  # fmt: skip
-    out += [("link", tidy(link.name) + ("" if link.up else ", down")) for link in ask.links]
     return [(label, text) for label, text in out if text]
 
 
@@ -243,12 +242,17 @@ def means(
         to = "anywhere" if not host else _HOSTS.get(host, host)
         to += (f", port {port}" if port else "") + (f", by {proto}" if proto else "")
         rest = [f"where {key}={value}" for key, value in found.items()]
-    over = f", over {', else '.join(_LINKS.get(x, tidy(x)) for x in via)}" if via else ""
+    over = f", over {', else '.join(LINK_WORDS.get(x, tidy(x)) for x in via)}" if via else ""
     over += " only" if via and ANY_LINK not in via else ""
     return ", ".join([f"{who} {verb} to {to}{over}", *rest, lifetime_words(lifetime)])
 
 
-_LINKS = {ANY_LINK: "the default route"}
+LINK_WORDS = {
+    ANY_LINK: "the default route",
+    METERED: "a metered link",
+    UNMETERED: "a link that is not metered",
+}
+"""What `via` can name beside links."""
 _HOSTS = {
     "lan": "any address of the local network",
     "internet": "any address on the internet",

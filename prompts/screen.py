@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from arbiter.protocol import Choice, clean
 from prompts import render
 from prompts.cards import Card, Say, Style
+from prompts.linkwords import default_link, link_words
 from prompts.machine import Machine
 
 Span = tuple[str, Style]
@@ -180,6 +181,9 @@ def _ask(page: _Page, machine: Machine, card: Card, now: float) -> None:
     drops = {"from": 8, "command": 7, "program": 6, "why": 5}
     for label, text in render.facts(ask):
         page.labelled(drops.get(label, 6), label, text, most=1 if label == "command" else 2)
+    over = default_link(ask)
+    if over and (len(ask.links) > 1 or ":" in over):
+        page.labelled(6, "over", over)
     scopes = render.scopes(ask)
     number = f"{card.scope + 1} of {len(scopes)}: " if len(scopes) > 1 else ""
     page.labelled(3, "scope", number + render.scope_words(card.chosen))
@@ -187,8 +191,8 @@ def _ask(page: _Page, machine: Machine, card: Card, now: float) -> None:
     page.labelled(3, "for", " ".join(f"[{x}]" if x == card.lifetime else x for x in known))
     choice = Choice.ROUTE if machine.picking else Choice.ALLOW
     if machine.picking:
-        names = ask_links(card)
-        page.labelled(1, "links", "  ".join(f"{key} {name}" for key, name in names))
+        for at, line in enumerate(ask_links(card)):
+            page.labelled(1, "" if at else "links", line)
     via = card.picked if machine.picking else ()
     rule = render.rule_line(card.chosen, card.lifetime, choice, via)
     page.rule(rule or "none: nothing is remembered")
@@ -201,14 +205,17 @@ def _ask(page: _Page, machine: Machine, card: Card, now: float) -> None:
         page.text(0, f"{card.sent.decision} sent, waiting for the daemon", Style.DIM)
 
 
-def ask_links(card: Card) -> list[tuple[str, str]]:
-    """(digit, name) of the links to route over; 0 is the default route."""
-    down = {link.name for link in card.ask.links if not link.up}
-    digits = [*map(str, range(1, len(card.links))), "0"]
-    return [
-        (digit, render.tidy(name) + (" (down)" if name in down else ""))
-        for digit, name in zip(digits, card.links, strict=True)
-    ]
+def ask_links(card: Card) -> list[str]:
+    """`1 wifi`, `2 lte: 0.02 EUR/MB`: the links to route over, by digit; 0 is the default route."""
+    known = {link.name: link for link in card.ask.links}
+    lines = []
+    for place, name in enumerate(card.links):
+        words = render.LINK_WORDS.get(name, "")
+        if name in known:
+            words = link_words(card.ask, known[name])
+        digit = place + 1 if place < len(card.links) - 1 else 0
+        lines.append(f"{digit} {render.tidy(name)}" + (f": {words}" if words else ""))
+    return lines
 
 
 def _keys(machine: Machine, card: Card, waiting: int) -> list[tuple[str, str]]:
@@ -257,7 +264,7 @@ class _Page:
         indent = _LABEL if self.width >= 40 else 2
         lines: list[Line] = []
         if indent < _LABEL:
-            lines.append(((f"{label}:", Style.DIM),))
+            lines += [((f"{label}:", Style.DIM),)] if label else []
         for index, part in enumerate(self._wrap(text, self.width - indent, most)):
             head = label if index == 0 and indent == _LABEL else ""
             lines.append(((f"{head:{indent}}", Style.DIM), (part, Style.PLAIN)))

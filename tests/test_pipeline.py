@@ -20,6 +20,7 @@ from playbook import (
 from arbiter.events import (
     Announce,
     FindOwner,
+    Notify,
     OwnerFound,
     PacketQueued,
     Reason,
@@ -507,7 +508,7 @@ def test_a_route_takes_the_first_link_that_is_up() -> None:
     play.links(Link("wifi", 1, "wlan0", up=False), Link("lte", 2, "wwan0"))
     lte = Verdict(VerdictKind.ACCEPT, MARK_DECIDED | 2 << 24)
     play.queue(1) >> FindOwner >> verdict(1, lte) >> Report
-    play.links()
+    play.links() >> Notify(None, "link wifi is gone") >> Notify(None, "link lte is gone")
     play.queue(2, sport=2) >> FindOwner >> verdict(2, ACCEPTED)
 
 

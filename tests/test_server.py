@@ -173,9 +173,9 @@ class Client:
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     running = Daemon(tmp_path / "socket")
 
-    def credentials(writer: asyncio.StreamWriter) -> tuple[int, int]:
+    def credentials(writer: asyncio.StreamWriter) -> tuple[int, int, int]:
         uid, running.uid = running.uid, 0
-        return uid, uid
+        return os.getpid(), uid, uid
 
     monkeypatch.setattr(server, "_credentials", credentials)
     running.run(running.server.start)
@@ -518,7 +518,7 @@ def test_only_admins_make_the_daemon_read_its_rules_anew(daemon: Daemon) -> None
     assert changes == [0]
 
 
-def test_the_uid_is_the_kernels_word_for_who_connected() -> None:
+def test_pid_and_uid_are_the_kernels_word_for_who_connected() -> None:
     left, right = socket.socketpair()
     with left, right:
 
@@ -526,7 +526,8 @@ def test_the_uid_is_the_kernels_word_for_who_connected() -> None:
             def get_extra_info(self, name: str) -> socket.socket:
                 return left
 
-        assert server._credentials(Writer()) == (os.getuid(), os.getgid())  # type: ignore[arg-type]  # all it uses
+        found = server._credentials(Writer())  # type: ignore[arg-type]  # all it uses
+        assert found == (os.getpid(), os.getuid(), os.getgid())
 
 
 def entry(name: str, uid: int) -> pwd.struct_passwd:

@@ -269,7 +269,7 @@ def test_a_rule_longer_than_the_screen_must_be_read_first() -> None:
 def test_route_takes_links_in_the_order_of_their_digits_with_any_last() -> None:
     scene = Scene(example_ask()) << "r" << "2" << "0" << "1"
     assert "route via=lte,wifi,any app=/usr/bin/curl" in scene.text
-    assert "2 lte (down)" in scene.text
+    assert "2 lte: down, 0.02 EUR/MB" in scene.text
     scene << "2" << "r"
     assert scene.sent == [answer(Choice.ROUTE, via=("wifi", "any"))]
 

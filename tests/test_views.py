@@ -25,7 +25,6 @@ from arbiter.model import (
     App,
     AppKind,
     Decision,
-    Link,
     NoOwner,
     NoOwnerReason,
     Owner,
@@ -37,7 +36,7 @@ from arbiter.protocol import Choice
 from arbiter.rules import Entry, Layer, conditions, parse
 from arbiter.views import ask_message, record_of
 
-LINKS = (Link("wifi", 1, "wlan0"), Link("lte", 2, "wwan0", up=False))
+LINKS = (protocol.LinkView("wifi", True), protocol.LinkView("lte", False))
 
 
 def open_ask(who: Owner | NoOwner | None = None, /, why: str = "no rule", **where: Any) -> OpenAsk:
@@ -46,7 +45,7 @@ def open_ask(who: Owner | NoOwner | None = None, /, why: str = "no rule", **wher
 
 
 def shown(ask: OpenAsk, peer: Peer = ALICE, cwd: str = "") -> protocol.Ask:
-    return ask_message(ask, peer, Choice.DENY, LINKS, cwd)
+    return ask_message(ask, peer, LINKS, cwd)
 
 
 # --- asks -----------------------------------------------------------------------------------
@@ -75,7 +74,7 @@ def test_an_ask_says_who_where_why_and_what_may_be_chosen() -> None:
         deadline=START.wall + 30,
         fallback=Choice.DENY,
         waiting=2,
-        links=(protocol.LinkView("wifi", True), protocol.LinkView("lte", False)),
+        links=LINKS,
     )
     assert [scope.id for scope in message.scopes] == ["connection", "host", "port", "parent", "app"]
 
@@ -204,10 +203,11 @@ def test_the_worst_that_the_kernel_lets_a_process_say_fits_its_line(char: str) -
     worst = Process(
         10, 100, 1000, one, path, argv=(char * 131072,) * 500, ancestors=ancestors, note=char * 5000
     )
-    links = [Link(f"{'l' * 12}{n:03}", n, "eth0") for n in range(1, 32)]
+    name, text = "l" * 15, "999999999.123456789012 EUR/MB"
+    links = (protocol.LinkView(name, True, True, True, True, text, text, 10**18, 10**18),) * 31
     for peer in (ALICE, ROOT):
         ask = open_ask(Owner(1000, char * 300, (worst,) * 300), why=char * 9999)
-        line = protocol.encode(ask_message(ask, peer, Choice.DENY, links, path))
+        line = protocol.encode(ask_message(ask, peer, links, path))
         assert len(line) <= protocol.MAX_MESSAGE
 
 
@@ -229,7 +229,7 @@ def test_scopes_at_their_bound_leave_room_for_the_rest(length: int) -> None:
         note=text,
     )
     message = ask_message(
-        open_ask(Owner(1000, "alice", (worst,) * 9), why=text * 9), ROOT, Choice.DENY, LINKS, text
+        open_ask(Owner(1000, "alice", (worst,) * 9), why=text * 9), ROOT, LINKS, text
     )
     assert len(protocol.encode(message)) <= protocol.MAX_MESSAGE
     if length <= 640:

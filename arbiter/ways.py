@@ -1,0 +1,215 @@
+"""Which link a decision takes for a packet, and what may stand in its way. Pure.
+
+A decision names links; whether one of them can carry the packet now, and whether its budget
+allows it, is looked up here at the last moment, for each connection anew.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from arbiter.judge import Context, answerer
+from arbiter.model import (
+    ANY_LINK,
+    DENIED,
+    MARK_DECIDED,
+    MARK_LINK_SHIFT,
+    METERED,
+    UNMETERED,
+    Action,
+    Decision,
+    Link,
+    NoOwner,
+    OverBudget,
+    Owner,
+    Packet,
+    Verdict,
+    VerdictKind,
+)
+
+NEVER = math.inf
+"""As `decided`: of a connection that is open already, which no budget cuts."""
+
+
+class Obstacle(enum.Enum):
+    """Why a decision cannot simply be carried out."""
+
+    DOWN = enum.auto()
+    """No link that it names carries the packet now."""
+    OVER = enum.auto()
+    """The link's budget was used up after the decision was made, and a person is to be asked."""
+
+
+class Way(NamedTuple):
+    """The verdict for a packet: with an obstacle, that of nobody doing anything about it."""
+
+    verdict: Verdict
+    note: str = ""
+    obstacle: Obstacle | None = None
+
+
+class Run(NamedTuple):
+    """`arbiter run-via`: this process and its children go over one link."""
+
+    process: tuple[int, int]
+    """(pid, start)."""
+    uid: int
+    via: str
+
+
+class Ways:
+    """The links there are, in the order in which the kernel prefers them, and who is to use one."""
+
+    def __init__(self) -> None:
+        self.links: dict[str, Link] = {}
+        self._by_index: dict[int, Link] = {}
+        self._here = Context()
+        self._contexts: dict[int, Context] = {}
+        self._runs: dict[int, Run] = {}
+
+    def change(self, links: Iterable[Link]) -> None:
+        """These are the links now."""
+        self.links = {link.name: link for link in links}
+        self._by_index = {link.index: link for link in self.links.values() if link.index}
+        up = [link for link in self.links.values() if link.up]
+        self._here = Context(
+            sims=tuple(dict.fromkeys(link.sim for link in up if link.sim)),
+            networks=tuple(dict.fromkeys(name for link in up for name in link.networks)),
+        )
+        self._contexts = {}
+
+    def context(self, packet: Packet) -> Context:
+        """Where the machine is, and how the link is that the packet leaves over by default."""
+        found = self._contexts.get(packet.outdev)
+        if found is None:
+            link = self._by_index.get(packet.outdev)
+            found = self._here
+            if link is not None:
+                found = found._replace(metered=link.metered, roaming=link.roaming)
+            if packet.outdev in self._by_index:  # others are not kept: there may be any number
+                self._contexts[packet.outdev] = found
+        return found
+
+    def default(self, packet: Packet) -> Link | None:
+        """The link that the packet leaves over if nothing routes it."""
+        return self._by_index.get(packet.outdev)
+
+    def numbered(self, number: int) -> Link | None:
+        """The link of that number."""
+        return next((link for link in self.links.values() if link.number == number), None)
+
+    # --- the way of one packet --------------------------------------------------------------
+
+    def take(
+        self, decision: Decision, packet: Packet, decided: float, run: Run | None = None
+    ) -> Way:
+        """How a decision of epoch second `decided` is carried out for a packet now.
+
+        A route goes over the first link of its list that carries this family and whose budget
+        lets it; with none it is denied, because a strict flow never leaves elsewhere, and a
+        program that is refused over IPv6 tries IPv4. `run` narrows a decision to its link, and
+        never widens it.
+        """
+        if decision.action is Action.DENY:
+            return _DENIED
+        if run is not None:
+            narrowed = self._narrow(decision, run)
+            if narrowed is None:
+                rule = f"it is routed via={','.join(decision.via)}"
+                return Way(DENIED, f"run-via {run.via} asks for another link, and {rule}")
+            decision = narrowed
+        if decision.action is Action.ALLOW:
+            link = self._by_index.get(packet.outdev)
+            if link is None or link.spent is None:
+                return _ALLOWED
+            return self._within_budget(link, decided) or Way(_ACCEPT[0], link.spent.text)
+        return self._route(decision.via, packet, decided)
+
+    def _route(self, via: tuple[str, ...], packet: Packet, decided: float) -> Way:
+        family = packet.flow.family
+        over: list[str] = []
+        for name, link in self._candidates(via, packet):
+            if link is None:
+                return Way(_ACCEPT[0], "over the default route")
+            if name != ANY_LINK and not link.carries(family):
+                continue
+            stopped = self._within_budget(link, decided)
+            if stopped is not None and stopped.obstacle is not None:
+                return stopped
+            if stopped is not None:
+                over.append(stopped.note)
+                continue
+            if name == ANY_LINK:
+                return Way(_ACCEPT[0], "over the default route")
+            return Way(_ACCEPT[link.number], f"over {link.name}")
+        if over:
+            return Way(DENIED, "; ".join(over))
+        return Way(DENIED, f"no link of {','.join(via)} carries IPv{family} now", Obstacle.DOWN)
+
+    def _candidates(
+        self, via: tuple[str, ...], packet: Packet
+    ) -> Iterator[tuple[str, Link | None]]:
+        """(word, link) in the order to try them; no link for the default route of no link."""
+        for name in via:
+            if name == ANY_LINK:
+                yield name, self._by_index.get(packet.outdev)
+            elif name in (METERED, UNMETERED):
+                yield from ((name, link) for link in self._of_class(name))
+            elif name in self.links:
+                yield name, self.links[name]
+
+    def _of_class(self, word: str) -> Iterator[Link]:
+        # What nobody knows about may cost: it is no unmetered link.
+        wanted = word == METERED
+        return (link for link in self.links.values() if link.metered is wanted)
+
+    def _within_budget(self, link: Link, decided: float) -> Way | None:
+        """None if its budget lets the packet go; else what happens instead."""
+        spent = link.spent
+        if spent is None or spent.then is OverBudget.ALLOW or decided > spent.since:
+            return None
+        if spent.then is OverBudget.DENY:
+            return Way(DENIED, f"{link.name} is over its budget: {spent.text}")
+        return Way(DENIED, f"{link.name} is over its budget: {spent.text}", Obstacle.OVER)
+
+    # --- run-via ----------------------------------------------------------------------------
+
+    def start_run(self, run: Run) -> None:
+        """From now on the process and its children go over one link."""
+        self._runs[run.process[0]] = run
+
+    def end_run(self, process: tuple[int, int]) -> None:
+        """The process is gone."""
+        run = self._runs.get(process[0])
+        if run is not None and run.process == process:
+            del self._runs[process[0]]
+
+    def run_of(self, owner: Owner | NoOwner | None) -> Run | None:
+        """The run that one of the socket's holders belongs to. A run of root's takes all users'."""
+        if not self._runs or not isinstance(owner, Owner):
+            return None
+        for process in owner.processes:
+            for pid in (process.pid, *(ancestor.pid for ancestor in process.ancestors)):
+                run = self._runs.get(pid)
+                if run is not None and run.uid in (0, answerer(owner)):
+                    return run
+        return None
+
+    def _narrow(self, decision: Decision, run: Run) -> Decision | None:
+        """The decision over the run's link only; None where it may not go there."""
+        link = self.links.get(run.via)
+        if decision.action is Action.ROUTE and link is not None:
+            words = {run.via, ANY_LINK, METERED if link.metered else UNMETERED}
+            if words.isdisjoint(decision.via):
+                return None
+        return Decision(Action.ROUTE, (run.via,), decision.traffic)
+
+
+_ACCEPT = tuple(
+    Verdict(VerdictKind.ACCEPT, MARK_DECIDED | number << MARK_LINK_SHIFT) for number in range(32)
+)
+_DENIED = Way(DENIED)
+_ALLOWED = Way(_ACCEPT[0])
