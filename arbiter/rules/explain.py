@@ -214,7 +214,7 @@ def _context_words(value: int) -> str:
 
 
 def _count(context: int) -> str:
-    return ("no", "one", "two", "three", "four")[NO_CONTEXT - context]
+    return ("none", "one", "two", "three", "four")[NO_CONTEXT - context]
 
 
 def _host_words(value: int, entry: Entry) -> str:
