@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from arbiter.model import ALLOW, DENY, PORT_PROTOS, Action, Decision, Hook
+from arbiter.model import ALLOW, DENY, PORT_PROTOS, Action, Decision, Hook, TrafficClass
 from arbiter.rules import (
     FOREVER,
     Address,
@@ -33,13 +33,21 @@ texts = st.text(st.characters(), max_size=40)  # surrogates and control characte
 links = st.text("abcXYZ019_.-", min_size=1, max_size=15)
 
 
-def _route(names: list[str], any_last: bool) -> Decision:
+def _route(names: list[str], any_last: bool, traffic: TrafficClass | None) -> Decision:
     via = [name for name in dict.fromkeys(names) if name != "any"]
-    return Decision(Action.ROUTE, (*via, "any") if any_last or not via else tuple(via))
+    return Decision(Action.ROUTE, (*via, "any") if any_last or not via else tuple(via), traffic)
 
 
-decisions = st.sampled_from([ALLOW, DENY]) | st.builds(
-    _route, st.lists(links, max_size=4), st.booleans()
+classes = st.none() | st.sampled_from(TrafficClass)
+decisions = (
+    st.sampled_from([ALLOW, DENY])
+    | st.builds(Decision, st.just(Action.ALLOW), st.just(()), classes)
+    | st.builds(
+        _route,
+        st.lists(links | st.sampled_from(["metered", "unmetered"]), max_size=4),
+        st.booleans(),
+        classes,
+    )
 )
 
 
@@ -64,6 +72,16 @@ ports = st.lists(port_pairs, min_size=1, max_size=5).map(lambda pairs: merged(tu
 lifetimes = st.sampled_from(
     [Lifetime(kind) for kind in LifetimeKind if kind is not LifetimeKind.SPAN]
 ) | st.builds(Lifetime, st.just(LifetimeKind.SPAN), st.integers(1, MAX_SPAN))
+sims = st.text("0123456789", min_size=18, max_size=20)
+networks = (
+    st.binary(min_size=6, max_size=6).map(lambda mac: f"gateway:{mac.hex(':')}")
+    | st.binary(min_size=1, max_size=32).map(
+        lambda raw: f"ssid:{raw.decode('utf-8', 'surrogateescape')}"
+    )
+    | st.text(min_size=1, max_size=8).map(lambda text: f"ssid:{text}")
+    | sims.map("sim:{}".format)
+)
+flags = st.none() | st.booleans()
 users = texts.filter(lambda text: not is_number(text)) | st.integers(0, MAX_UID).map(str)
 
 
@@ -81,6 +99,10 @@ def rules(draw: st.DrawFn) -> Rule:
         ports=draw(ports) if with_ports else (),
         proto=draw(st.none() | protos),
         hook=draw(st.none() | st.sampled_from(Hook)),
+        network=draw(st.just("") | networks),
+        sim=draw(st.just("") | sims),
+        roaming=draw(flags),
+        metered=draw(flags),
         lifetime=draw(lifetimes),
     )
 
@@ -106,11 +128,24 @@ RANGES: tuple[tuple[tuple[int, int], ...], ...] = (
     ((1, 1023),),
 )
 PROCESSES = ((7, 70), (8, 80))
+SIMS = ("8943000000000000001", "8943000000000000002")
+NETWORKS = ("ssid:Home", "gateway:02:00:00:00:00:01", f"sim:{SIMS[0]}")
 TIMES = (100.0, 200.0, 300.0)
+SMALL_DECISIONS = (
+    ALLOW,
+    DENY,
+    Decision(Action.ROUTE, ("lte",)),
+    Decision(Action.ROUTE, ("unmetered", "any"), TrafficClass.BULK),
+)
 
 
 def _maybe(draw: st.DrawFn, values: Any, none: Any) -> Any:
     return draw(st.sampled_from((none, *values)))
+
+
+def _seldom(draw: st.DrawFn, values: Any, none: Any) -> Any:
+    """Mostly `none`: with every condition set, no rule would ever match."""
+    return draw(st.sampled_from((*[none] * 4, *values)))
 
 
 @st.composite
@@ -131,7 +166,7 @@ def small_entries(draw: st.DrawFn, ids: st.SearchStrategy[int]) -> Entry:
         )
     )
     rule = Rule(
-        draw(st.sampled_from([ALLOW, DENY, Decision(Action.ROUTE, ("lte",))])),
+        draw(st.sampled_from(SMALL_DECISIONS)),
         app=_maybe(draw, APPS, ""),
         parent=_maybe(draw, PARENTS, ""),
         user=_maybe(draw, USERS, ""),
@@ -139,6 +174,10 @@ def small_entries(draw: st.DrawFn, ids: st.SearchStrategy[int]) -> Entry:
         ports=ranges,
         proto=draw(st.sampled_from([None, 6, 17] if ranges else [None, *PROTOS])),
         hook=_maybe(draw, (Hook.OUT, Hook.IN), None),
+        network=_seldom(draw, NETWORKS, ""),
+        sim=_seldom(draw, SIMS, ""),
+        roaming=_seldom(draw, (True, False), None),
+        metered=_seldom(draw, (True, False), None),
         lifetime=lifetime,
     )
     return Entry(
@@ -168,4 +207,8 @@ def small_queries(draw: st.DrawFn) -> Query:
         proto=draw(st.sampled_from(PROTOS)),
         hook=draw(st.sampled_from([Hook.OUT, Hook.IN])),
         processes=tuple(draw(st.lists(st.sampled_from(PROCESSES), max_size=2))),
+        sims=tuple(draw(st.lists(st.sampled_from(SIMS), max_size=2))),
+        networks=tuple(draw(st.lists(st.sampled_from(NETWORKS), max_size=3))),
+        metered=draw(st.sampled_from([None, True, False])),
+        roaming=draw(st.sampled_from([None, True, False])),
     )

@@ -540,6 +540,12 @@ def test_explain_says_by_exit_code_1_that_a_person_would_be_asked(
         (("--host", "1.2.3.4", "--hook", "sideways"), "sideways"),
         (("--host", "1.2.3.4", "--user", "4294967295"), "a uid is 0 to"),
         (("--host", "1.2.3.4", "--user", "007"), "leading zeros"),
+        (("--host", "1.2.3.4", "--sim", "1234"), "18 to 20 digits"),
+        (("--host", "1.2.3.4", "--sim", ""), "18 to 20 digits"),
+        (("--host", "1.2.3.4", "--network", "Home"), "did you mean ssid:Home?"),
+        (("--host", "1.2.3.4", "--network", "\udcff\x1b"), "is no network"),
+        (("--host", "1.2.3.4", "--metered", "maybe"), "maybe"),
+        (("--host", "1.2.3.4", "--roaming", ""), "--roaming"),
         ((), "--host"),
     ],
 )
@@ -548,6 +554,34 @@ def test_a_question_that_makes_no_sense_is_a_usage_error(
 ) -> None:
     done = arbiter("explain", *argv)
     assert done.code == 2 and text in done.err
+
+
+SIM = "89430123456789012345"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "context"),
+    [
+        ("network=ssid:Home", ("--network", "ssid:Home", "--network", "ssid:Work")),
+        ("network=gateway:02:00:5e:10:00:0a", ("--network", "gateway:02-00-5E-10-00-0A")),
+        (f"sim={SIM}", ("--sim", f"{SIM}F")),
+        (f"network=sim:{SIM} sim={SIM}", ("--sim", SIM)),
+        (f"network=sim:{SIM} sim={SIM}", ("--network", f"sim:{SIM}")),
+        ("roaming=no", ("--roaming", "no")),
+        ("metered=yes", ("--metered", "yes")),
+        ("roaming=yes metered=no", ("--metered", "no", "--roaming", "yes")),
+    ],
+)
+def test_explain_knows_of_the_context_what_it_is_told(
+    arbiter: Callable[..., Done], conditions: str, context: tuple[str, ...]
+) -> None:
+    line = f"route via=unmetered,any class=bulk {conditions}"
+    assert arbiter("rules", "add", line).code == 0
+    query = ("explain", "--host", "192.0.2.7")
+    done = arbiter(*query, *context)
+    assert done.code == 0 and done.out.startswith(f"{line}\n"), done
+    done = arbiter(*query)
+    assert done.code == 1 and f"rule 1 does not match ({line})" in done.out
 
 
 @pytest.mark.parametrize("user", ["no-such-user", "\u00b2", "\u0661\u0662", "\udcff", "4000001"])

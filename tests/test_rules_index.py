@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Iterable
 
@@ -24,6 +25,8 @@ from arbiter.rules import (
 )
 
 NOW = 150.0
+SIM, OTHER_SIM = "89430123456789012345", "89430123456789099999"
+GATEWAY = "gateway:02:00:5e:10:00:0a"
 
 
 def entry(
@@ -51,10 +54,20 @@ def query(
     user: str = "alice",
     hook: Hook = Hook.OUT,
     processes: tuple[tuple[int, int], ...] = ((7, 70),),
+    sims: tuple[str, ...] = (SIM,),
+    networks: tuple[str, ...] = ("ssid:Home", f"sim:{SIM}"),
+    metered: bool | None = True,
+    roaming: bool | None = False,
 ) -> Query:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     packed = socket.inet_pton(family, host)
-    return Query(app, parents, uid, user, packed, port, proto, hook, processes)
+    return Query(
+        *(app, parents, uid, user, packed, port, proto, hook, processes),
+        sims=sims,
+        networks=networks,
+        metered=metered,
+        roaming=roaming,
+    )
 
 
 def naive(entries: Iterable[Entry], asked: Query, now: float) -> list[Entry]:
@@ -88,7 +101,17 @@ PRECEDENCE = [
     "deny app=/usr/bin/curl port=443",
     "deny app=/usr/bin/curl proto=tcp",
     "deny app=/usr/bin/curl user=alice",
+    f"deny app=/usr/bin/curl hook=out network=ssid:Home sim={SIM} roaming=no metered=yes",
+    "deny app=/usr/bin/curl hook=out metered=yes",
     "deny app=/usr/bin/curl hook=out",
+    f"allow app=/usr/bin/curl network=ssid:Home sim={SIM} roaming=no metered=yes",
+    f"allow app=/usr/bin/curl network=sim:{SIM} roaming=no metered=yes",
+    f"deny app=/usr/bin/curl sim={SIM} roaming=no",
+    "route via=lte app=/usr/bin/curl roaming=no metered=yes",
+    "allow app=/usr/bin/curl network=ssid:Home metered=yes",
+    f"deny app=/usr/bin/curl sim={SIM}",
+    "route via=unmetered,any app=/usr/bin/curl metered=yes",
+    "allow class=bulk app=/usr/bin/curl roaming=no",
     "deny app=/usr/bin/curl",
     "route via=lte app=/usr/bin/curl",
     "allow app=/usr/bin/curl",
@@ -98,6 +121,7 @@ PRECEDENCE = [
     "deny proto=tcp",
     "deny user=alice",
     "deny hook=out",
+    "allow metered=yes",
     "deny",
 ]
 
@@ -222,6 +246,40 @@ MATCHING = [
     ("allow proto=udp", query(), False),
     ("allow hook=in", query(), False),
     ("allow hook=in", query(hook=Hook.IN), True),
+    (f"allow sim={SIM}", query(), True),
+    (f"allow sim={SIM}", query(sims=(OTHER_SIM, SIM)), True),
+    (f"allow sim={SIM}", query(sims=(OTHER_SIM,)), False),
+    (f"allow sim={SIM}", query(sims=()), False),
+    (f"allow sim={SIM}", query(sims=("",)), False),
+    (f"allow sim={SIM}", query(app=""), True),
+    ("allow network=ssid:Home", query(), True),
+    ("allow network=ssid:home", query(), False),
+    ("allow network=ssid:Home", query(networks=()), False),
+    (f"allow network={GATEWAY}", query(), False),
+    (f"allow network={GATEWAY}", query(networks=("ssid:Home", GATEWAY)), True),
+    (f"allow network=sim:{SIM}", query(sims=()), True),
+    (f"allow network=sim:{SIM}", query(networks=()), False),
+    (f"allow network=sim:{OTHER_SIM} sim={SIM}", query(), False),
+    (
+        f"allow network=sim:{OTHER_SIM} sim={SIM}",
+        query(networks=(f"sim:{SIM}", f"sim:{OTHER_SIM}")),
+        True,
+    ),
+    ("allow metered=yes", query(metered=True), True),
+    ("allow metered=no", query(metered=True), False),
+    ("allow metered=yes", query(metered=False), False),
+    ("allow metered=no", query(metered=False), True),
+    ("allow metered=yes", query(metered=None), False),
+    ("allow metered=no", query(metered=None), False),
+    ("allow roaming=yes", query(roaming=True), True),
+    ("allow roaming=no", query(roaming=True), False),
+    ("allow roaming=yes", query(roaming=False), False),
+    ("allow roaming=no", query(roaming=False), True),
+    ("allow roaming=yes", query(roaming=None), False),
+    ("allow roaming=no", query(roaming=None), False),
+    ("allow roaming=yes metered=no", query(roaming=True, metered=False), True),
+    ("allow roaming=yes metered=no", query(roaming=False, metered=True), False),
+    ("allow", query(sims=(), networks=(), metered=None, roaming=None), True),
 ]
 
 
@@ -271,6 +329,36 @@ def test_a_process_rule_serves_that_process_only() -> None:
         assert "process 7" in (why_not(made, query(processes=others), NOW) or "")
 
 
+def test_each_of_several_parents_processes_networks_and_sims_is_tried_with_each_other() -> None:
+    made = [
+        entry(
+            id,
+            f"allow parent={parent} network={network} sim={sim} for=process",
+            process=process,
+        )
+        for id, (parent, network, sim, process) in enumerate(
+            itertools.product(
+                ("/bin/sh", "/bin/login", "/none"),
+                ("ssid:Home", GATEWAY, "ssid:Work"),
+                (SIM, OTHER_SIM, "8" * 19),
+                ((7, 70), (8, 80), (9, 90)),
+            )
+        )
+    ]
+    asked = query(
+        parents=("/bin/sh", "/bin/login", "/bin/sh"),
+        networks=("ssid:Home", GATEWAY),
+        sims=(OTHER_SIM, SIM),
+        processes=((8, 80), (7, 70)),
+    )
+    index = Index(made)
+    match = index.explain(asked, NOW)
+    assert match is not None
+    assert [match.entry, *match.beaten] == naive(made, asked, NOW)
+    assert len(match.beaten) == 2**4 - 1
+    assert index.lookup(asked, NOW) == match.entry
+
+
 @pytest.mark.parametrize(
     ("line", "fields"),
     [
@@ -306,7 +394,18 @@ WHY = [
     ("port=443-445", "proto=tcp", "it names 3 ports, the other no port"),
     ("proto=tcp", "user=alice", "it names the protocol, the other does not"),
     ("user=alice", "hook=out", "it names the user, the other does not"),
-    ("hook=out", "", "it names the hook, the other does not"),
+    ("hook=out", "metered=yes", "it names the hook, the other does not"),
+    ("metered=yes", "", "it names one condition of context, the other none"),
+    (
+        f"network=ssid:Home sim={SIM} metered=yes",
+        "roaming=no metered=yes",
+        "it names three conditions of context, the other two",
+    ),
+    (
+        f"network=ssid:Home sim={SIM} roaming=no metered=yes",
+        "roaming=no",
+        "it names four conditions of context, the other one",
+    ),
 ]
 
 
@@ -348,6 +447,31 @@ def test_explain_says_deny_wins_and_names_a_lone_winner() -> None:
         ("allow proto=udp", query(), "its protocol is udp, not tcp"),
         ("allow hook=in", query(), "its hook is in, not out"),
         (r'allow app="\x1b[2J"', query(), r'its app is "\x1b[2J", not /usr/bin/curl'),
+        (f"allow sim={OTHER_SIM}", query(), f"the SIM {OTHER_SIM} is not in use"),
+        ("allow network=ssid:Work", query(), "this machine is not on network ssid:Work"),
+        (
+            r'allow network="ssid:\x1b[2J"',
+            query(),
+            r'this machine is not on network "ssid:\x1b[2J"',
+        ),
+        ("allow metered=no", query(), "it would leave over a metered link"),
+        ("allow metered=yes", query(metered=False), "it would not leave over a metered link"),
+        (
+            "allow metered=yes",
+            query(metered=None),
+            "nobody knows whether the link it would leave over is metered",
+        ),
+        ("allow roaming=yes", query(), "the link it would leave over is not roaming"),
+        (
+            "allow roaming=no",
+            query(roaming=True),
+            "the link it would leave over is roaming",
+        ),
+        (
+            "allow roaming=no",
+            query(roaming=None),
+            "nobody knows whether the link it would leave over is roaming",
+        ),
     ],
 )
 def test_why_not_names_the_first_condition_that_fails(line: str, asked: Query, why: str) -> None:

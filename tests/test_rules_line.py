@@ -9,7 +9,8 @@ import rule_strategies as strategies
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from arbiter.model import ALLOW, DENY, Action, Decision, Hook
+from arbiter import linkfiles
+from arbiter.model import ALLOW, DENY, Action, Decision, Hook, TrafficClass
 from arbiter.rules import (
     FOREVER,
     ONCE,
@@ -27,7 +28,7 @@ from arbiter.rules import (
     parse,
     parse_lifetime,
 )
-from arbiter.rules.rule import MAX_SPAN
+from arbiter.rules.rule import MAX_SPAN, SIM
 
 
 def _span(seconds: int) -> Lifetime:
@@ -81,6 +82,39 @@ CANONICAL = [
     ('allow app="/opt/My App/x"', Rule(ALLOW, app="/opt/My App/x")),
     (r'allow app="a\"b\\c\n\x1b#\u{202e}\u{dcff}"', Rule(ALLOW, app='a"b\\c\n\x1b#\u202e\udcff')),
     ("allow app=/home/é/日本=x", Rule(ALLOW, app="/home/é/日本=x")),
+    (
+        "allow class=bulk app=/usr/bin/rsync",
+        Rule(Decision(Action.ALLOW, (), TrafficClass.BULK), app="/usr/bin/rsync"),
+    ),
+    (
+        "route via=wifi,any class=background app=/a",
+        Rule(Decision(Action.ROUTE, ("wifi", "any"), TrafficClass.BACKGROUND), app="/a"),
+    ),
+    (
+        "route via=unmetered,metered,any class=interactive",
+        Rule(Decision(Action.ROUTE, ("unmetered", "metered", "any"), TrafficClass.INTERACTIVE)),
+    ),
+    (
+        "deny app=/a hook=out network=ssid:Home sim=89430123456789012345 roaming=yes metered=no "
+        "for=boot",
+        Rule(
+            DENY,
+            app="/a",
+            hook=Hook.OUT,
+            network="ssid:Home",
+            sim="89430123456789012345",
+            roaming=True,
+            metered=False,
+            lifetime=Lifetime(LifetimeKind.BOOT),
+        ),
+    ),
+    ("deny roaming=no metered=yes", Rule(DENY, roaming=False, metered=True)),
+    ("allow network=gateway:02:00:5e:10:00:0a", Rule(ALLOW, network="gateway:02:00:5e:10:00:0a")),
+    ("allow network=sim:894301234567890123", Rule(ALLOW, network="sim:894301234567890123")),
+    ('allow network="ssid:Café \\"1\\""', Rule(ALLOW, network='ssid:Café "1"')),
+    (r'allow network="ssid:\x00\u{dcff}\u{202e}"', Rule(ALLOW, network="ssid:\0\udcff\u202e")),
+    ("allow network=ssid:" + "é" * 16, Rule(ALLOW, network="ssid:" + "é" * 16)),
+    ("allow network=ssid:gateway:x", Rule(ALLOW, network="ssid:gateway:x")),
 ]
 
 
@@ -109,6 +143,16 @@ def test_a_canonical_line_and_its_rule_are_the_same_both_ways(line: str, rule: R
         ("allow for=1d24h", "allow for=2d"),
         ("allow for=7d", "allow for=1w"),
         ("allow for=1w2d3h4m5s", "allow for=788645s"),
+        ("allow metered=no roaming=yes app=/a", "allow app=/a roaming=yes metered=no"),
+        ("allow app=/a class=bulk", "allow class=bulk app=/a"),
+        ("route class=bulk via=lte", "route via=lte class=bulk"),
+        ("allow sim=8943012345678901234F", "allow sim=8943012345678901234"),
+        ("allow network=sim:8943012345678901234f", "allow network=sim:8943012345678901234"),
+        (
+            "allow network=gateway:02-00-5E-10-00-0A",
+            "allow network=gateway:02:00:5e:10:00:0a",
+        ),
+        (r'allow network="ssid:\u{dcc3}\u{dca9}"', "allow network=ssid:é"),
     ],
 )
 def test_other_spellings_become_the_canonical_one(line: str, canonical: str) -> None:
@@ -169,7 +213,54 @@ ERRORS = [
     ("allow app=", 6, "app= has no value", ""),
     ('allow app=""', 6, "app= has no value", ""),
     ("allow app", 6, "app= has no value", ""),
-    ("allow network=home", 6, "network= is not supported by this version", ""),
+    ("allow network=", 6, "network= has no value", ""),
+    ('allow sim=""', 6, "sim= has no value", ""),
+    ("allow roaming", 6, "roaming= has no value", ""),
+    ("deny class=bulk", 5, "deny takes no class=", ""),
+    ("deny app=/a class=bulk", 12, "deny takes no class=", ""),
+    ("deny via=lte class=bulk", 5, "deny takes no via=", "route"),
+    ("allow class=Bulk", 12, "Bulk is no class", "bulk"),
+    ("allow class=voip", 12, "voip is no class", "interactive"),
+    ("allow class=0x20", 12, "it is interactive, bulk, background", ""),
+    ("allow qos=bulk", 6, "qos is no condition", "class="),
+    ("allow ssid=Home", 6, "ssid is no condition", "network=ssid:"),
+    ("allow gateway=02:00:5e:10:00:0a", 6, "is no condition", "network=gateway:"),
+    ("allow iccid=1", 6, "iccid is no condition", "sim="),
+    ("allow roam=no", 6, "roam is no condition", "roaming="),
+    ("allow network=home", 14, "gateway:MAC, ssid:NAME or sim:ICCID", "ssid:home"),
+    ('allow network="My Home"', 14, "is no network", '"ssid:My Home"'),
+    ("allow network=SSID:Home", 14, "is no network", "ssid:Home"),
+    ("allow network=wifi:Home", 14, "is no network", "ssid:Home"),
+    ("allow network=gatway:02:00:5E:10:00:0A", 14, "no network", "gateway:02:00:5e:10:00:0a"),
+    ("allow network=02:00:5E:10:00:0A", 14, "no network", "gateway:02:00:5e:10:00:0a"),
+    ("allow network=8943012345678901234F", 14, "no network", "sim:8943012345678901234"),
+    ("allow network=192.0.2.0/24", 14, "the destination is host=", "host=192.0.2.0/24"),
+    ("allow network=fe80::1", 14, "the destination is host=", "host=fe80::1"),
+    ("allow network=gateway:192.0.2.1", 22, "a gateway is its MAC address", ""),
+    ("allow network=gateway:", 22, "a gateway is its MAC address", ""),
+    ("allow network=gateway:02:00:5e:10:00", 22, "a gateway is its MAC address", ""),
+    ("allow network=gateway:02:00:5e:10:00:0g", 22, "a gateway is its MAC address", ""),
+    ("allow network=gateway:0200.5E10.000A", 22, "MAC address", "gateway:02:00:5e:10:00:0a"),
+    ("allow network=gateway:02005e10000a", 22, "MAC address", "gateway:02:00:5e:10:00:0a"),
+    ("allow network=gateway:02:00:5e:10:00:0\u0661", 22, "a gateway is its MAC address", ""),
+    ("allow network=ssid:", 19, "1 to 32 bytes, not 0", ""),
+    ("allow network=ssid:" + "é" * 17, 19, "1 to 32 bytes, not 34", ""),
+    ("allow network=" + "x" * 33, 14, "is no network", ""),
+    (r'allow network="ssid:\u{d800}"', 19, "an SSID holds bytes", ""),
+    ("allow network=sim:1234", 18, "18 to 20 digits", ""),
+    ("allow network=sim:", 18, "18 to 20 digits", ""),
+    ("allow sim=F", 10, "18 to 20 digits", ""),
+    ("allow sim=89430123456789012345F6", 10, "18 to 20 digits", ""),
+    ('allow sim="8943 0123 4567 8901 2345"', 10, "without spaces", "89430123456789012345"),
+    ("allow sim=sim:89430123456789012345", 10, "18 to 20 digits", "89430123456789012345"),
+    ("allow sim=8943012345678901234\u0665", 10, "18 to 20 digits", ""),
+    ("allow sim=894301234567890123456", 10, "18 to 20 digits", ""),
+    ("allow roaming=true", 14, "true is neither yes nor no", "yes"),
+    ("allow roaming=No", 14, "No is neither yes nor no", "no"),
+    ("allow metered=false", 14, "false is neither yes nor no", "no"),
+    ("allow metered=0", 14, "0 is neither yes nor no", "no"),
+    ("allow metered=unknown", 14, "unknown is neither yes nor no", ""),
+    ("allow metered=yes metered=yes", 18, "metered= stands twice", ""),
     ("allow app=/a time=8-17", 13, "time= is not supported by this version", ""),
     ("allow host=example.org", 11, "names are not supported by this version", ""),
     ("allow host=*.debian.org", 11, "names are not supported by this version", ""),
@@ -213,6 +304,10 @@ ERRORS = [
     ("allow via=lte", 6, "allow takes no via=", "route"),
     ("route via=any,lte", 10, '"any" comes last', ""),
     ("route via=lte,wifi,lte", 10, "once", ""),
+    ("route via=metered,lte,metered", 10, "once", ""),
+    ("route via=unmetered,any,metered", 10, '"any" comes last', ""),
+    ("route class=bulk app=/a", 0, "route needs via=", "route via=any"),
+    ("allow via=unmetered", 6, "allow takes no via=", "route"),
     ("route via=lte,", 14, "a link name has", ""),
     ("route via=lte,eth0;rm", 14, "a link name has", ""),
     ("route via=sixteen-letters-", 10, "a link name has", ""),
@@ -259,8 +354,10 @@ def test_a_pretty_error_holds_nothing_that_a_terminal_would_obey() -> None:
     assert all(part.isprintable() for part in caught.value.pretty(line).split("\n"))
 
 
-_WORDS = r"""allow deny route via= any lte app= parent= user= host= port= proto= hook= for= lan
-10.0.0.0/8 ::1 443 1-2 tcp icmp out once 1h30m forever " \ # = , - / \n \u{ \x41 } 0 é"""
+_WORDS = r"""allow deny route via= any lte class= bulk network= ssid: gateway: sim: sim= roaming=
+metered= yes no 02:00:5e:10:00:0A 8943012345678901234F app= parent= user= host= port=
+proto= hook= for= lan 10.0.0.0/8 ::1 443 1-2 tcp icmp out once 1h30m forever
+" \ # = , - / \n \u{ \x41 } 0 é"""
 _pieces = st.sampled_from([*_WORDS.split(), " ", "  ", "\t", "\n", "\udcff"])
 _lines = st.lists(_pieces, max_size=25).map("".join) | st.text(max_size=60)
 
@@ -286,6 +383,11 @@ KEYS: dict[str, Callable[[Rule], object]] = {
     "proto=": lambda rule: rule.proto is not None,
     "hook=": lambda rule: rule.hook,
     "via=": lambda rule: rule.decision.via,
+    "class=": lambda rule: rule.decision.traffic,
+    "network=": lambda rule: rule.network,
+    "sim=": lambda rule: rule.sim,
+    "roaming=": lambda rule: rule.roaming is not None,
+    "metered=": lambda rule: rule.metered is not None,
 }
 
 
@@ -312,7 +414,7 @@ def test_a_condition_in_the_line_is_never_lost(line: str) -> None:
 def test_a_damaged_line_is_refused_or_keeps_every_other_condition(
     rule: Rule, data: st.DataObject
 ) -> None:
-    rule = rule.replace(app="/usr/bin/x", parent="", user="")
+    rule = rule.replace(app="/usr/bin/x", parent="", user="", network="ssid:Home")
     words = format_rule(rule).split(" ")
     place = data.draw(st.integers(0, len(words) - 1))
     at = data.draw(st.integers(0, len(words[place])))
@@ -335,6 +437,20 @@ def test_a_damaged_line_is_refused_or_keeps_every_other_condition(
     [
         (lambda: Rule(Decision(Action.ALLOW, ("lte",))), "takes no via="),
         (lambda: Rule(Decision(Action.ROUTE)), "needs via="),
+        (lambda: Rule(Decision(Action.DENY, (), TrafficClass.BULK)), "takes no class="),
+        (lambda: Rule(ALLOW, sim="8943012345678901234F"), "18 to 20 digits"),
+        (lambda: Rule(ALLOW, sim="894301234567890123\n"), "18 to 20 digits"),
+        (lambda: Rule(ALLOW, sim="1", network="ssid:Home"), "18 to 20 digits"),
+        (lambda: Rule(ALLOW, network="Home"), "gateway:MAC, ssid:NAME or sim:ICCID"),
+        (lambda: Rule(ALLOW, network="gateway:02:00:5E:10:00:0A"), "MAC address"),
+        (lambda: Rule(ALLOW, network="gateway:02-00-5e-10-00-0a"), "MAC address"),
+        (lambda: Rule(ALLOW, network="gateway:"), "MAC address"),
+        (lambda: Rule(ALLOW, network="sim:"), "18 to 20 digits"),
+        (lambda: Rule(ALLOW, network="sim:8943012345678901234F"), "18 to 20 digits"),
+        (lambda: Rule(ALLOW, network="ssid:"), "1 to 32 bytes"),
+        (lambda: Rule(ALLOW, network="ssid:" + "x" * 33), "1 to 32 bytes"),
+        (lambda: Rule(ALLOW, network="ssid:\ud800"), "holds bytes"),
+        (lambda: Rule(ALLOW, network="ssid:\udcc3\udca9"), "written as their text"),
         (lambda: Rule(ALLOW, ports=((80, 80), (81, 81))), "sorted and merged"),
         (lambda: Rule(ALLOW, ports=((81, 80),)), "not a range"),
         (lambda: Rule(ALLOW, ports=((1, 65536),)), "not a range"),
@@ -355,3 +471,20 @@ def test_a_damaged_line_is_refused_or_keeps_every_other_condition(
 def test_a_value_that_no_line_can_say_cannot_be_made(make: Callable[[], object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def test_a_rule_and_a_link_file_mean_the_same_by_a_sim() -> None:
+    assert SIM.pattern == linkfiles.SIM.pattern + r"\Z"
+    for text in ("8943012345678901234F", "8943012345678901234f", "89430123456789012345"):
+        rule = parse(f"allow sim={text}")
+        assert linkfiles.Match(sim=rule.sim).fits("wwan0", text)
+        assert parse(f"allow network=sim:{text}").network == f"sim:{rule.sim}"
+
+
+@strategies.UNHURRIED
+@given(st.binary(min_size=1, max_size=32))
+def test_every_ssid_can_be_written_whatever_bytes_it_has(raw: bytes) -> None:
+    """As a link shows it: UTF-8, and surrogates for what is none (PEP 383)."""
+    network = f"ssid:{raw.decode('utf-8', 'surrogateescape')}"
+    rule = Rule(ALLOW, network=network)
+    assert parse(format_rule(rule)).network == network

@@ -22,6 +22,8 @@ from arbiter.rules import never_matches, over_broad, parse
         ("deny host=2001:db8::/32 proto=icmp", "icmpv6"),
         ("deny host=192.0.2.1 proto=icmpv6", "proto=icmp"),
         ("deny hook=in", "outgoing"),
+        ("deny network=gateway:00:00:00:00:00:00", "ip neigh"),
+        ("deny network=gateway:ff:ff:ff:ff:ff:ff", "ip neigh"),
     ],
 )
 def test_a_rule_that_can_never_match_says_why(line: str, word: str) -> None:
@@ -39,6 +41,15 @@ def test_a_rule_that_can_never_match_says_why(line: str, word: str) -> None:
         "deny app=flatpak:org.x host=lan",
         "deny host=2001:db8::/32 proto=icmpv6",
         "deny host=192.0.2.1 proto=icmp hook=out",
+        "deny network=gateway:02:00:5e:10:00:0a",
+        "deny network=gateway:03:bf:0a:00:00:01",
+        "deny network=ssid:00:00:00:00:00:00",
+        # The machine may have two SIMs, and the second one another network.
+        "deny network=sim:89430123456789012345 sim=89430123456789099999",
+        # Such as a link that roams and costs nothing, or the other way round.
+        "deny roaming=yes metered=no",
+        "route via=unmetered,any roaming=no metered=yes",
+        "route via=metered metered=yes",
     ],
 )
 def test_other_rules_pass(line: str) -> None:
@@ -49,3 +60,5 @@ def test_a_bare_decision_is_said_to_be_for_everything() -> None:
     assert "allows every connection" in over_broad(parse("allow for=1h"))
     assert "denies every connection" in over_broad(parse("deny"))
     assert over_broad(parse("deny proto=udp")) == ""
+    assert "allows every connection" in over_broad(parse("allow class=bulk"))
+    assert over_broad(parse("deny metered=yes")) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import pwd
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,8 +13,11 @@ import click
 from arbiter.cli.common import db_option, fail, json_option, show_json
 from arbiter.cli.rules import boot_id, open_store, rule_object
 from arbiter.model import PROTO_NUMBERS, Hook, proto_name
-from arbiter.rules import Index, Query, format_rule, why_not
+from arbiter.rules import Index, Query, RuleError, format_rule, why_not
+from arbiter.rules.context import read_network, read_sim
 from arbiter.rules.rule import is_number, user_fault
+
+_YES_NO = click.Choice(["yes", "no"])
 
 
 @click.command()
@@ -24,6 +28,14 @@ from arbiter.rules.rule import is_number, user_fault
 @click.option("--proto", default="tcp", show_default=True, help="tcp, udp, icmp, ..., or 0-255.")
 @click.option("--user", default="", help="The user's name or uid.")
 @click.option("--hook", type=click.Choice([h.value for h in Hook]), default=Hook.OUT.value)
+@click.option("--sim", "sims", multiple=True, help="A SIM in use, by its ICCID; repeatable.")
+@click.option(
+    *("--network", "networks"),
+    multiple=True,
+    help="A network it is on: gateway:MAC, ssid:NAME or sim:ICCID; repeatable.",
+)
+@click.option("--roaming", type=_YES_NO, help="Is the default link roaming? Else unknown.")
+@click.option("--metered", type=_YES_NO, help="Is the default link metered? Else unknown.")
 @db_option
 @json_option
 def explain(
@@ -34,14 +46,22 @@ def explain(
     proto: str,
     user: str,
     hook: str,
+    sims: tuple[str, ...],
+    networks: tuple[str, ...],
+    roaming: str | None,
+    metered: str | None,
     db: Path,
     as_json: bool,
 ) -> None:
     """Say what the rules decide about a connection: which rule wins, why, and what it beat.
 
+    Where the machine is and what its default link costs is not looked up: say what it would be
+    with --sim, --network, --roaming and --metered.
+
     Exit code 0 if a rule decides it, 1 if a person would be asked.
     """
     uid, name = _user(user)
+    sims, networks = _places(sims, networks)
     query = Query(
         app=app,
         parents=parents,
@@ -51,6 +71,10 @@ def explain(
         dport=port,
         proto=_proto(proto),
         hook=Hook(hook),
+        sims=sims,
+        networks=networks,
+        metered=None if metered is None else metered == "yes",
+        roaming=None if roaming is None else roaming == "yes",
     )
     now = time.time()
     with open_store(db, readonly=True) as store:
@@ -89,6 +113,24 @@ def _address(text: str) -> bytes:
         return ipaddress.ip_address(text.strip("[]")).packed
     except ValueError:
         fail(f"--host {text!r} is not an address; give one such as 192.0.2.7 or 2001:db8::7", 2)
+
+
+def _places(
+    sims: tuple[str, ...], networks: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The SIMs in use, and the networks: each SIM is a network, as it is of a link that is up."""
+    used = [_read(read_sim, "--sim", text) for text in sims]
+    on = [_read(read_network, "--network", text) for text in networks]
+    used += [each.removeprefix("sim:") for each in on if each.startswith("sim:")]
+    return tuple(used), (*on, *(f"sim:{sim}" for sim in used))
+
+
+def _read(read: Callable[[str, int], str], option: str, text: str) -> str:
+    try:
+        return read(text, 0)
+    except RuleError as error:
+        hint = f"; did you mean {error.suggestion}?" if error.suggestion else ""
+        fail(f"{option} {text!r}: {error.text}{hint}", 2)
 
 
 def _proto(text: str) -> int:

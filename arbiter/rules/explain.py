@@ -13,6 +13,7 @@ from arbiter.rules.rank import (
     HOST_ADDRESS,
     HOST_FAMILY,
     HOST_SCOPE,
+    NO_CONTEXT,
     NO_HOST,
     NO_PORT,
     NOT_SET,
@@ -57,6 +58,8 @@ def why_not(rule: Rule | Entry, query: Query, now: float | None = None) -> str |
         or _host(conditions.host, query.daddr)
         or _ports(conditions.ports, query)
         or _proto_and_hook(conditions, query)
+        or _place(conditions, query)
+        or _default_link(conditions, query)
     )
     if reason is None and isinstance(rule, Entry):
         reason = _ended(rule, query, now)
@@ -126,6 +129,27 @@ def _proto_and_hook(rule: Rule, query: Query) -> str | None:
     return None
 
 
+def _place(rule: Rule, query: Query) -> str | None:
+    if rule.network and rule.network not in query.networks:
+        return f"this machine is not on network {quote(rule.network)}"
+    if rule.sim and rule.sim not in query.sims:
+        return f"the SIM {rule.sim} is not in use"
+    return None
+
+
+def _default_link(rule: Rule, query: Query) -> str | None:
+    """What is not known is neither yes nor no."""
+    if rule.roaming is not None and rule.roaming is not query.roaming:
+        if query.roaming is None:
+            return "nobody knows whether the link it would leave over is roaming"
+        return f"the link it would leave over is {'' if query.roaming else 'not '}roaming"
+    if rule.metered is not None and rule.metered is not query.metered:
+        if query.metered is None:
+            return "nobody knows whether the link it would leave over is metered"
+        return f"it would {'' if query.metered else 'not '}leave over a metered link"
+    return None
+
+
 def _ended(entry: Entry, query: Query, now: float | None) -> str | None:
     if entry.process is not None and entry.process not in query.processes:
         return f"it was made for process {entry.process[0]}, which does not hold this socket"
@@ -178,9 +202,19 @@ def _specific(place: int, our: int, their: int, winner: Entry, beaten: Entry) ->
         return f"it names {_host_words(our, winner)}, the other {_host_words(their, beaten)}"
     if place == 3:
         return f"it names {_port_words(our)}, the other {_port_words(their)}"
+    if place == 7:
+        return f"it names {_context_words(our)} of context, the other {_count(their)}"
     named = (our, their) == (NOT_SET - 1, NOT_SET)
     assert named, "the winner has the smaller rank"
     return f"it names the {_FLAGS[place]}, the other does not"
+
+
+def _context_words(value: int) -> str:
+    return f"{_count(value)} condition{'' if value == NO_CONTEXT - 1 else 's'}"
+
+
+def _count(context: int) -> str:
+    return ("none", "one", "two", "three", "four")[NO_CONTEXT - context]
 
 
 def _host_words(value: int, entry: Entry) -> str:

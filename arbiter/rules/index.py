@@ -6,8 +6,8 @@ those conditions. A look-up asks each shape that exists once, the most specific 
 when no later one can win. Cost follows the number of shapes in use, not of rules. Port lists
 and ranges, and expiry, are checked entry by entry in the few that share all exact conditions.
 
-A new exact condition is one more slot: a value in `_values`, a line in `_exact`, a component
-in `rank.specificity`.
+A new exact condition is one more slot: a line in `_exact`, a value in `_values` (or, where one
+query has several, a line in `_several`), and its part in `rank.specificity`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,33 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from arbiter.model import PORT_PROTOS
 from arbiter.rules import explain
-from arbiter.rules.rank import ONE_PORT, Specificity, rank, specificity
-from arbiter.rules.rule import MAPPED, Address, Entry, Match, Network, Query, is_number
+from arbiter.rules.rank import NO_CONTEXT, ONE_PORT, Specificity, rank, specificity
+from arbiter.rules.rule import MAPPED, Address, Entry, Match, Network, Query, Rule, is_number
 from arbiter.rules.scopes import scope_of
 
 # Slots of a query's values; the prefixes in use follow, by family, in the order they came.
-_APP, _UID, _USER, _ADDRESS, _SCOPE, _PORT, _PROTO, _HOOK, _PARENT, _PROCESS = range(10)
-_PREFIXES = 10
-_MANY = (_PARENT, _PROCESS)
-"""Slots with several values in one query; each is tried."""
+_APP, _UID, _USER, _ADDRESS, _SCOPE, _PORT, _PROTO, _HOOK, _ROAMING, _METERED = range(10)
+_PARENT, _PROCESS, _NETWORK, _SIM = range(10, 14)
+_PREFIXES = 14
+
+
+def _parents(query: Query) -> tuple[str, ...]:
+    """Without an owner nothing is known of parents, whatever the query says of them."""
+    return query.parents if query.app else ()
+
+
+_MANY: dict[int, Callable[[Query], tuple[Hashable, ...]]] = {
+    _PARENT: _parents,
+    _PROCESS: attrgetter("processes"),
+    _NETWORK: attrgetter("networks"),
+    _SIM: attrgetter("sims"),
+}
+"""Slots with several values in one query, and where they are: every combination is tried."""
 
 Bucket = Entry | list[Entry]
 """One entry stands alone (most do, and a list costs 64 bytes); more are sorted by rank."""
@@ -52,7 +65,7 @@ class _Shape:
     def __init__(self, id: _Id) -> None:
         self.id = id
         self.floor, _, slots, self.ranges = id
-        self.many = tuple(slot for slot in slots if slot in _MANY)
+        self.many = tuple((slot, _MANY[slot]) for slot in slots if slot in _MANY)
         self.key: Callable[[list[Hashable]], Hashable] = itemgetter(*slots) if slots else _no_key
         """From a query's values to the dict's key: a tuple, or the value itself if it is one."""
         self.table: dict[Hashable, Bucket] = {}
@@ -158,8 +171,10 @@ class Index:
     def _place(self, entry: Entry) -> tuple[_Id, Hashable]:
         """The shape of an entry, and its key there."""
         exact = self._exact(entry)
-        slots = tuple(exact)
         floor = specificity(entry)
+        if floor[7] != NO_CONTEXT:
+            exact |= _context(entry.rule)
+        slots = tuple(exact)
         ranges = floor[3] > ONE_PORT and bool(entry.rule.ports)
         if ranges:
             floor = (*floor[:3], ONE_PORT + 1, *floor[4:])
@@ -259,6 +274,10 @@ class Index:
             query.dport if query.proto in PORT_PROTOS else None,
             query.proto,
             query.hook._value_,
+            query.roaming,
+            query.metered,
+            None,
+            None,
             None,
             None,
         ]
@@ -280,20 +299,29 @@ class Index:
                     yield entry
 
 
+def _context(rule: Rule) -> dict[int, Hashable]:
+    """Slot to value, for the conditions of context."""
+    context = {
+        _NETWORK: rule.network or None,
+        _SIM: rule.sim or None,
+        _ROAMING: rule.roaming,
+        _METERED: rule.metered,
+    }
+    return {slot: value for slot, value in context.items() if value is not None}
+
+
 def _keys(shape: _Shape, query: Query, values: list[Hashable]) -> list[Hashable]:
     """The keys of a shape with slots that have several values; uses those slots of `values`."""
-    # Without an owner nothing is known of parents, whatever the query says of them.
-    parents: tuple[Hashable, ...] = query.parents if query.app else ()
-    first, *more = shape.many
     keys = []
-    for value in set(parents if first == _PARENT else query.processes):
-        values[first] = value
-        if not more:
+    if len(shape.many) == 1:  # nearly always, and twice as fast
+        slot, several = shape.many[0]
+        for values[slot] in set(several(query)):
             keys.append(shape.key(values))
-            continue
-        for process in set(query.processes):
-            values[_PROCESS] = process
-            keys.append(shape.key(values))
+        return keys
+    for chosen in itertools.product(*(set(several(query)) for _, several in shape.many)):
+        for (slot, _), value in zip(shape.many, chosen, strict=True):
+            values[slot] = value
+        keys.append(shape.key(values))
     return keys
 
 

@@ -1,8 +1,8 @@
 """A rule's one-line form: `allow app=/usr/bin/curl host=192.0.2.0/24 port=443 for=15m`.
 
-The decision comes first; the rest may be read in any order and is written in this one: via,
-app, parent, user, host, port, proto, hook, for. `parse(format_rule(rule)) == rule` for every
-rule. What this version cannot express is refused, never read as something wider.
+The decision comes first; the rest may be read in any order and is written in the order of
+KEYS. `parse(format_rule(rule)) == rule` for every rule. What
+this version cannot express is refused, never read as something wider.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from collections.abc import Callable
 from typing import Any
 
 from arbiter.model import (
-    ANY_LINK,
     PORT_PROTOS,
     PROTO_NAMES,
     PROTO_NUMBERS,
     Action,
     Decision,
     Hook,
+    TrafficClass,
     proto_name,
 )
+from arbiter.rules.context import read_network, read_sim, read_yes_no
 from arbiter.rules.hosts import format_host, read_host
 from arbiter.rules.rule import (
     FOREVER,
@@ -30,6 +31,7 @@ from arbiter.rules.rule import (
     Lifetime,
     LifetimeKind,
     Rule,
+    class_fault,
     is_number,
     merged,
     user_fault,
@@ -52,7 +54,12 @@ _ACTION_SYNONYMS = {
     **dict.fromkeys(("block", "drop", "reject", "forbid", "no"), "deny"),
     "via": "route",
 }
-KEYS = ("via", "app", "parent", "user", "host", "port", "proto", "hook", "for")
+KEYS = (
+    *("via", "class"),
+    *("app", "parent", "user", "host", "port", "proto", "hook"),
+    *("network", "sim", "roaming", "metered"),
+    "for",
+)
 _KEY_SYNONYMS = {
     **dict.fromkeys(("dst", "dest", "daddr", "ip", "address", "net", "scope"), "host"),
     **dict.fromkeys(("dport", "ports"), "port"),
@@ -60,10 +67,15 @@ _KEY_SYNONYMS = {
     **dict.fromkeys(("duration", "until", "lifetime"), "for"),
     **dict.fromkeys(("uid", "owner"), "user"),
     **dict.fromkeys(("link", "dev", "interface"), "via"),
+    **dict.fromkeys(("qos", "prio", "priority", "traffic", "dscp", "tos"), "class"),
+    **dict.fromkeys(("ssid", "essid", "wifi"), "network=ssid:"),
+    **dict.fromkeys(("gateway", "gw", "mac"), "network=gateway:"),
+    **dict.fromkeys(("cost", "billed", "expensive"), "metered"),
+    "iccid": "sim",
     "direction": "hook",
 }
-_LATER = ("network", "sim", "roaming", "metered", "time")
-"""Context conditions: part of the language, not of this version."""
+_LATER = ("time",)
+"""Part of the language, not of this version."""
 _LIFETIMES = tuple(kind.value for kind in LifetimeKind if kind is not LifetimeKind.SPAN)
 
 
@@ -82,7 +94,9 @@ def parse(line: str) -> Rule:
         _check_key(word, places)
         places[word.key] = word
         values[_FIELDS[word.key]] = _READ[word.key](word.value or "", word.value_position)
-    decision = _decision(action, values.pop("via", ()), words[0], places.get("via"))
+    traffic = values.pop("traffic", None)
+    decision = Decision(action, values.pop("via", ()), traffic)
+    _check_decision(decision, words[0], places)
     if "ports" in values and values.get("proto", 6) not in PORT_PROTOS:
         text = f"{proto_name(values['proto'])} has no ports: leave out port=, or say which"
         raise RuleError(text, places["port"].position, "port", "proto=tcp")
@@ -111,7 +125,9 @@ def _check_key(word: Word, places: dict[str, Word]) -> None:
         text = f"{quote(shown(key))} is no condition: there is {', '.join(KEYS)}"
         if key in _ACTIONS:
             text, suggestion = "a rule has one decision, at its start", ""
-        raise RuleError(text, word.position, key, suggestion and f"{suggestion}=")
+        if suggestion in KEYS:
+            suggestion += "="
+        raise RuleError(text, word.position, key, suggestion)
     if key in places:
         text = f"{key}= stands twice (first in column {places[key].position + 1})"
         raise RuleError(text, word.position, key)
@@ -120,16 +136,16 @@ def _check_key(word: Word, places: dict[str, Word]) -> None:
         raise RuleError(text, word.position, key)
 
 
-def _decision(action: Action, via: tuple[str, ...], first: Word, place: Word | None) -> Decision:
-    decision = Decision(action, via)
-    fault = via_fault(decision)
+def _check_decision(decision: Decision, first: Word, places: dict[str, Word]) -> None:
+    fault, place = via_fault(decision), places.get("via")
     if fault and place is None:
         raise RuleError(fault, first.position, first.key, "route via=any")
     if fault and place is not None:
-        suggestion = "route" if action is not Action.ROUTE else ""
+        suggestion = "route" if decision.action is not Action.ROUTE else ""
         where = place.position if suggestion else place.value_position
         raise RuleError(fault, where, place.value or "", suggestion)
-    return decision
+    if fault := class_fault(decision):
+        raise RuleError(fault, places["class"].position, "class")
 
 
 def _read_text(text: str, position: int) -> str:
@@ -150,9 +166,22 @@ def _read_via(text: str, position: int) -> tuple[str, ...]:
     for name in names:
         if not LINK_NAME.match(name):
             fault = "a link name has 1 to 15 letters, digits, '_', '.' or '-'"
-            raise RuleError(fault, position, name, "any" if name.lower() == ANY_LINK else "")
+            raise RuleError(fault, position, name)
         position += len(name) + 1
     return tuple(names)
+
+
+def _read_class(text: str, position: int) -> TrafficClass:
+    for traffic in TrafficClass:
+        if traffic.value == text:
+            return traffic
+    names = tuple(traffic.value for traffic in TrafficClass)
+    synonyms = {
+        **dict.fromkeys(("realtime", "voip", "voice", "high"), "interactive"),
+        **dict.fromkeys(("idle", "scavenger", "low", "lowest"), "background"),
+    }
+    fault = f"{quote(shown(text))} is no class: it is {', '.join(names)}"
+    raise RuleError(fault, position, text, nearest(text, names, synonyms))
 
 
 @functools.lru_cache(maxsize=1024)  # one tuple shared by all rules for port 443: memory
@@ -228,6 +257,7 @@ def parse_lifetime(text: str, position: int = 0) -> Lifetime:
 
 _READ: dict[str, Callable[[str, int], object]] = {
     "via": _read_via,
+    "class": _read_class,
     "app": _read_text,
     "parent": _read_text,
     "user": _read_user,
@@ -235,9 +265,14 @@ _READ: dict[str, Callable[[str, int], object]] = {
     "port": _read_ports,
     "proto": _read_proto,
     "hook": _read_hook,
+    "network": read_network,
+    "sim": read_sim,
+    "roaming": read_yes_no,
+    "metered": read_yes_no,
     "for": parse_lifetime,
 }
-_FIELDS = {key: {"port": "ports", "for": "lifetime"}.get(key, key) for key in KEYS}
+_RENAMED = {"class": "traffic", "port": "ports", "for": "lifetime"}
+_FIELDS = {key: _RENAMED.get(key, key) for key in KEYS}
 
 
 # --- writing --------------------------------------------------------------------------------
@@ -252,9 +287,10 @@ def format_rule(rule: Rule) -> str:
 
 
 def format_decision(decision: Decision) -> str:
-    """`allow`, `deny`, or `route via=lte,any`."""
+    """`allow`, `deny`, or `route via=lte,any class=bulk`."""
     via = f" via={','.join(decision.via)}" if decision.via else ""
-    return decision.action.value + via
+    traffic = f" class={decision.traffic.value}" if decision.traffic is not None else ""
+    return decision.action.value + via + traffic
 
 
 def format_lifetime(lifetime: Lifetime) -> str:
@@ -279,6 +315,16 @@ def conditions(rule: Rule) -> str:
         words.append(f"proto={PROTO_NAMES.get(rule.proto) or rule.proto}")
     if rule.hook is not None:
         words.append(f"hook={rule.hook.value}")
+    words += [
+        f"{key}={quote(text)}"
+        for key, text in (("network", rule.network), ("sim", rule.sim))
+        if text
+    ]
+    words += [
+        f"{key}={'yes' if value else 'no'}"
+        for key, value in (("roaming", rule.roaming), ("metered", rule.metered))
+        if value is not None
+    ]
     return " ".join(words)
 
 

@@ -12,7 +12,13 @@ _ICMP, _ICMPV6 = 1, 58
 
 def never_matches(rule: Rule) -> str:
     """Why no connection can ever match, with the next step; "" if one can."""
-    return _app("app", rule.app) or _app("parent", rule.parent) or _family(rule) or _hook(rule.hook)
+    return (
+        _app("app", rule.app)
+        or _app("parent", rule.parent)
+        or _family(rule)
+        or _hook(rule.hook)
+        or _network(rule.network)
+    )
 
 
 def over_broad(rule: Rule) -> str:
@@ -61,3 +67,10 @@ def _hook(hook: Hook | None) -> str:
     if hook in (None, Hook.OUT):
         return ""
     return f"hook={hook}: only outgoing connections are decided in this version"
+
+
+def _network(network: str) -> str:
+    """Multicast addresses pass: clusters of routers have them, whatever RFC 1812 3.3.2 says."""
+    if network not in ("gateway:00:00:00:00:00:00", "gateway:ff:ff:ff:ff:ff:ff"):
+        return ""
+    return f"network={network}: no gateway has that MAC address; `ip neigh` shows the right one"

@@ -1,7 +1,7 @@
 """Which of two matching rules wins: the one order that look-up, explain and tests share.
 
-Layer first; then the more specific in the order app, host, port, proto, user, hook; then deny
-over route over allow; then the newer. Smaller wins, in every component:
+Layer first; then the more specific in the order app, host, port, proto, user, hook, context; then
+deny over route over allow; then the newer. Smaller wins, in every component:
 
 | component | from the most specific to the least |
 |---|---|
@@ -9,9 +9,11 @@ over route over allow; then the newer. Smaller wins, in every component:
 | host | address, longer prefix, shorter prefix, scope, /0 (all of a family), none |
 | port | fewer ports (a list counts all its ports), none |
 | proto, user, hook | set, none |
+| context | more of network, sim, roaming, metered; fewer; none |
 
 A network wins over a scope because somebody wrote that network down; only /0, which is wider
-than each scope, comes after. Context conditions will stand between user and hook.
+than each scope, comes after. No condition of context is narrower than another: a SIM may be in
+use on one network or on many, so that they are counted.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from __future__ import annotations
 from arbiter.model import Action
 from arbiter.rules.rule import Address, Entry, Host, Network, Rule
 
-Specificity = tuple[int, int, int, int, int, int, int]
-"""Layer, app, host, port, proto, user, hook."""
+Specificity = tuple[int, int, int, int, int, int, int, int]
+"""Layer, app, host, port, proto, user, hook, context."""
 Rank = tuple[Specificity, int, float, int]
 """Specificity, decision, age, id. Total: ids are unique."""
 
@@ -34,6 +36,8 @@ ONE_PORT = 1
 NO_PORT = 65537
 """One more than `0-65535` has."""
 SET, NOT_SET = 0, 1
+NO_CONTEXT = 4
+"""One less for each condition of context."""
 
 _DECISIONS = {Action.DENY: 0, Action.ROUTE: 1, Action.ALLOW: 2}
 
@@ -55,7 +59,13 @@ def specificity(entry: Entry) -> Specificity:
         NOT_SET if rule.proto is None else SET,
         SET if rule.user else NOT_SET,
         NOT_SET if rule.hook is None else SET,
+        _context(rule),
     )
+
+
+def _context(rule: Rule) -> int:
+    named = bool(rule.network) + bool(rule.sim)
+    return NO_CONTEXT - named - (rule.roaming is not None) - (rule.metered is not None)
 
 
 def _app(rule: Rule) -> int:

@@ -22,6 +22,12 @@ MAX_UID = 0xFFFFFFFE
 """The kernel keeps 0xffffffff for "no user" (linux/uidgid.h, INVALID_UID)."""
 LINK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}\Z")
 """Link names fit interface names (IFNAMSIZ is 16 with the final NUL, linux/if.h)."""
+MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
+"""An Ethernet address (ETH_ALEN is 6, linux/if_ether.h) in the one spelling of a rule."""
+SIM = re.compile(r"[0-9]{18,20}\Z")
+"""An ICCID without the filler F; as in arbiter.linkfiles, a test holds them together."""
+MAX_SSID = 32
+"""Bytes of a wifi network's name (IEEE 802.11, 9.4.2.2: 0 to 32, and 0 names none)."""
 MAPPED = bytes(10) + b"\xff\xff"
 """The first 12 bytes of an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2)."""
 
@@ -117,6 +123,7 @@ class Rule(Struct, frozen=True, gc=False):
 
     `user` is a user name, or a uid if it is all ASCII digits. `ports` are inclusive ranges,
     sorted and merged; they imply a protocol that has ports. `parent` is any ancestor's app.
+    `network` is `gateway:MAC`, `ssid:NAME` or `sim:ICCID`; `sim` an ICCID.
     """
 
     decision: Decision
@@ -127,11 +134,20 @@ class Rule(Struct, frozen=True, gc=False):
     ports: tuple[tuple[int, int], ...] = ()
     proto: int | None = None
     hook: Hook | None = None
+    network: str = ""
+    """Some link that is up is on it."""
+    sim: str = ""
+    """Some link that is up has it."""
+    roaming: bool | None = None
+    metered: bool | None = None
+    """Of the link that the connection would take by default, before any rule."""
     lifetime: Lifetime = FOREVER
 
     def __post_init__(self) -> None:
-        fault = via_fault(self.decision)
-        fault = fault or user_fault(self.user)
+        fault = via_fault(self.decision) or class_fault(self.decision) or user_fault(self.user)
+        # Most rules name neither: 100,000 of them are made at start.
+        if self.network or self.sim:
+            fault = fault or network_fault(self.network) or sim_fault(self.sim)
         if self.proto is not None and not 0 <= self.proto <= 255:
             fault = f"a protocol number is 0 to 255, not {self.proto}"
         elif self.ports and self.proto is not None and self.proto not in PORT_PROTOS:
@@ -163,6 +179,13 @@ def via_fault(decision: Decision) -> str:
     return ""
 
 
+def class_fault(decision: Decision) -> str:
+    """What is wrong with a decision's traffic class, in one clause; "" if nothing."""
+    if decision.action is Action.DENY and decision.traffic is not None:
+        return "deny takes no class=: nothing is sent that could be marked"
+    return ""
+
+
 def user_fault(user: str) -> str:
     """What is wrong with a user written as a uid, in one clause; "" if nothing, or for a name."""
     if not is_number(user):
@@ -170,6 +193,39 @@ def user_fault(user: str) -> str:
     if len(user) > 10 or int(user) > MAX_UID:
         return f"a uid is 0 to {MAX_UID}"
     return "" if str(int(user)) == user else "a uid has no leading zeros"
+
+
+def sim_fault(sim: str) -> str:
+    """What is wrong with an ICCID, in one clause; "" if nothing, or for no SIM at all."""
+    if not sim or SIM.match(sim):
+        return ""
+    return "a SIM is its whole ICCID, 18 to 20 digits without spaces, as on the card"
+
+
+def network_fault(network: str) -> str:
+    """What is wrong with the name of a network, in one clause; "" if nothing, or for none."""
+    kind, _, name = network.partition(":")
+    if not network:
+        return ""
+    if kind == "gateway":
+        return "" if MAC.match(name) else "a gateway is its MAC address, such as 02:00:5e:10:00:0a"
+    if kind == "sim":
+        return sim_fault(name or "-")
+    if kind == "ssid":
+        return _ssid_fault(name)
+    return "a network is gateway:MAC, ssid:NAME or sim:ICCID"
+
+
+def _ssid_fault(ssid: str) -> str:
+    """An SSID is bytes: text where they are UTF-8, lone surrogates where not (PEP 383)."""
+    try:
+        raw = ssid.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return "an SSID holds bytes: of surrogates, only U+DC80 to U+DCFF stand for one"
+    if not 0 < len(raw) <= MAX_SSID:
+        return f"an SSID has 1 to {MAX_SSID} bytes, not {len(raw)}"
+    same = raw.decode("utf-8", "surrogateescape") == ssid
+    return "" if same else "an SSID's bytes that are UTF-8 are written as their text"
 
 
 def merged(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
