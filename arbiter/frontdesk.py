@@ -38,6 +38,7 @@ class FrontDesk:
         status: Callable[[int], None],
         changed: Callable[[], None],
         used: Callable[[str], Mapping[str, int]],
+        left: Callable[[], Mapping[str, int]],
         started: Callable[[int], int | None],
     ) -> None:
         self._pipeline = pipeline
@@ -45,6 +46,9 @@ class FrontDesk:
         self._status = status
         self._changed = changed
         self._used = used
+        """App id → bytes of this month, by link."""
+        self._left = left
+        """Bytes left of the budgets, by link."""
         self._started = started
         self.server = Server(socket, self, admins=admins)
         self.started = time.time()
@@ -92,7 +96,8 @@ class FrontDesk:
         assert ask is not None
         subject = ask.example.subject
         used = self._used(subject.app.id) if subject is not None else {}
-        links = views.link_views(self._pipeline.ways, ask.example.packet, used)
+        ways, packet = self._pipeline.ways, ask.example.packet
+        links = views.link_views(ways, packet, used, self._left())
         return views.ask_message(ask, peer, links, self._cwds.get(ask_id, ""))
 
     # --- from clients -----------------------------------------------------------------------

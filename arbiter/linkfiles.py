@@ -7,6 +7,7 @@ used whole or not at all, and one that cannot be used never takes the others dow
 from __future__ import annotations
 
 import fnmatch
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -21,6 +22,8 @@ from arbiter.tomlfile import FileError, line_of, nearest, parse, shown, shown_va
 
 MAX_TEXT = 16_384
 """Characters of a link file; more is refused unread."""
+MAX_DNS = 8
+"""DNS servers of one link."""
 MAX_NUMBER = MARK_LINK >> MARK_LINK_SHIFT
 LINK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 """As in arbiter.rules.rule, so that a rule can name every link; a test holds them together."""
@@ -66,6 +69,8 @@ class LinkFile(Struct, frozen=True):
     price: Price | None = None
     budget: Budget | None = None
     over_budget: OverBudget = OverBudget.ASK
+    dns: tuple[bytes, ...] = ()
+    """Its DNS servers, packed."""
     origin: str = ""
     """The path of the file."""
 
@@ -232,6 +237,26 @@ def _over_budget(value: object) -> OverBudget:
     return OverBudget(_word(value, OverBudget, "it must be one of"))
 
 
+def _dns(value: object) -> tuple[bytes, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+        raise _Wrong('it must be a list of addresses, such as ["192.0.2.53"]')
+    if len(value) > MAX_DNS:
+        raise _Wrong(f"a link has {MAX_DNS} DNS servers at most")
+    return tuple(dict.fromkeys(map(_server, value)))
+
+
+def _server(text: str) -> bytes:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise _Wrong(f"{shown(text)!r} is no address") from None
+    if address.is_loopback or address.is_multicast or address.is_unspecified:
+        raise _Wrong(f"{address} is not on any link")
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+        raise _Wrong(f"{address}: leave out %{shown(address.scope_id)}, it is this link's anyway")
+    return address.packed
+
+
 def _price(value: object) -> Price:
     text = _text(value, "0.02 EUR/MB")
     left, slash, unit = (part.strip() for part in text.partition("/"))
@@ -327,6 +352,7 @@ _LINK: Mapping[str, _Read] = MappingProxyType(
         "price": _price,
         "budget": _budget,
         "over_budget": _over_budget,
+        "dns": _dns,
     }
 )
 _MATCH: Mapping[str, _Read] = MappingProxyType({"interface": _interface, "sim": _sim, "apn": _apn})

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import structs
 
+from arbiter.bus import FactsWatch
 from arbiter.events import Event, LinksChanged
 from arbiter.kernel import firewall, linkloss, linksysctl, routes
 from arbiter.kernel.rtnl import LinkWatch
-from arbiter.linkfiles import LinkFile, load_all
-from arbiter.links import FoundLink, Interface, assemble, remember
+from arbiter.links import FoundLink, Interface, LinkKind, assemble, remember
+from arbiter.linkstate import read_files, read_numbers, write_numbers
 from arbiter.memory import now
-from arbiter.model import Flow, Link
+from arbiter.model import TABLE, Flow, Link, Spent
+from arbiter.netfacts import NetFacts
 from arbiter.protocol import clean
-from arbiter.routeplan import TABLE, LinkRoutes, RoutePlan
+from arbiter.routeplan import LinkRoutes, RoutePlan
 
-OWN_TABLES = range(TABLE + 1, TABLE + 32)
+TABLES = 31
 """Our routing tables: one a link number."""
 CONNECTED = frozenset({6, 17, 136})
 """TCP, UDP, UDP-Lite: protocols whose sockets can be ended."""
 MAX_FLOWS = 8192
 """Routed flows kept for the loss of their link; the oldest go first."""
 log = logging.getLogger("arbiter")
+
+
+def own_tables(table: int = TABLE) -> range:
+    """Arbiter's routing tables, where link n has `table` + n."""
+    return range(table + 1, table + 1 + TABLES)
 
 
 def sysctl_file() -> Path:
@@ -43,33 +48,42 @@ def remove_routing() -> tuple[str, ...]:
 
 
 class LinkKeeper:
-    """What is in force for links follows what the kernel shows of interfaces.
+    """What is in force for links follows what the kernel and services show of interfaces.
 
-    The order of a change: routes first (a mark without its table is unreachable), then the
-    ruleset, then the pipeline, which may route over a new link only now.
+    A link that is gone is told to the pipeline first, so that nothing new is sent over it. Then
+    routes (a mark without its table is unreachable), then the ruleset, then what is new: the
+    pipeline may route over it only now.
     """
 
     def __init__(
         self,
         plan: firewall.Plan,
         backend: firewall.Backend,
+        routing: RoutePlan,
         config: Path,
         state: Path,
         dispatch: Callable[[Event], None],
+        spent: Callable[[FoundLink], Spent | None],
     ) -> None:
-        self._plan, self._backend = plan, backend
+        self._plan, self._backend, self._routing = plan, backend, routing
         self._numbers = state / "links.json"
+        self._folder = config / "links.d"
         self._dispatch = dispatch
+        self._spent = spent
         self._known = read_numbers(self._numbers)
-        self._files, self._file_problems = read_files(config / "links.d")
-        self._watch = LinkWatch(self._changed, self._trouble, own_tables=OWN_TABLES)
+        self._files, self._file_problems = read_files(self._folder)
+        self._watch = LinkWatch(self._changed, self._trouble, own_tables=own_tables(routing.table))
+        self._bus = FactsWatch(self._told, self._bus_trouble)
         self._seen: tuple[Interface, ...] = ()
+        self._facts: Mapping[str, NetFacts] = {}
         self._fresh = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self._watch_problem = ""
+        self._watch_problem = self._bus_problem = ""
         self._problems: tuple[str, ...] = ()
         self.links: tuple[FoundLink, ...] = ()
+        self._shown: tuple[Link, ...] | None = None
+        """As the pipeline knows them; None before the first."""
         self._flows: OrderedDict[Flow, int] = OrderedDict()
 
     async def start(self) -> None:
@@ -77,12 +91,13 @@ class LinkKeeper:
 
         Raises FirewallError, RouteError or OSError; what was done is undone by `close`.
         """
-        conflicts = await asyncio.to_thread(routes.check, RoutePlan(mask=self._plan.mask))
+        conflicts = await asyncio.to_thread(routes.check, self._routing)
         if conflicts:
             raise routes.RouteError("\n".join(conflicts))
         for problem in self._file_problems:
             log.error("%s", problem)
         await self._watch.start()
+        await self._bus.start()
         await self._follow(first=True)
         self._task = asyncio.create_task(self._run())
 
@@ -90,6 +105,7 @@ class LinkKeeper:
         """Follow no more. What is being put in force is waited for: its thread cannot be ended,
         and must not come after whoever takes the ruleset away."""
         await self._watch.close()
+        await self._bus.close()
         self._stopping = True
         self._fresh.set()
         if self._task is not None:
@@ -99,6 +115,19 @@ class LinkKeeper:
         """Take the routing away, after `stop`; the ruleset is the caller's."""
         for problem in await asyncio.to_thread(remove_routing):
             log.error("%s", problem)
+
+    def reload(self) -> None:
+        """Read the link files anew; of one that is wrong now the last good version stays."""
+        self._files, problems = read_files(self._folder, self._files)
+        for problem in problems:
+            if problem not in self._file_problems:
+                log.error("%s", problem)
+        self._file_problems = problems
+        self._fresh.set()
+
+    def refresh(self) -> None:
+        """A budget is used up, or there is room in it again: tell the pipeline."""
+        self._tell(self.links)
 
     def routed(self, number: int, flow: Flow) -> None:
         """A TCP or UDP flow leaves over link `number`: what to end if that link is lost."""
@@ -110,17 +139,30 @@ class LinkKeeper:
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong with links now, each with its next step."""
-        watch = (self._watch_problem,) if self._watch_problem else ()
-        return (*watch, *self._file_problems, *self._problems)
+        found = (self._watch_problem, self._bus_problem, *self._file_problems, *self._problems)
+        return tuple(problem for problem in found if problem)
+
+    # --- news -------------------------------------------------------------------------------
 
     def _changed(self, interfaces: tuple[Interface, ...]) -> None:
         self._seen = interfaces
+        self._fresh.set()
+
+    def _told(self, facts: Mapping[str, NetFacts]) -> None:
+        self._facts = facts
         self._fresh.set()
 
     def _trouble(self, problem: str) -> None:
         self._watch_problem = problem
         if problem:
             log.error("links: %s", problem)
+
+    def _bus_trouble(self, problem: str) -> None:
+        self._bus_problem = problem
+        if problem:
+            log.warning("links: %s", problem)
+
+    # --- following --------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
@@ -142,14 +184,18 @@ class LinkKeeper:
 
     async def _follow(self, *, first: bool = False) -> None:
         self._fresh.clear()
-        links = assemble(self._seen, self._files, self._known)
+        links = assemble(self._seen, self._files, self._known, self._facts)
+        if not first:
+            self._tell(tuple(_both(links, self.links)))
         self._known = remember(self._known, links)
         plan = structs.replace(
-            self._plan, links=tuple((link.number, link.interface) for link in links)
+            self._plan,
+            links=tuple((link.number, link.interface) for link in links),
+            tunnels=tuple(i.name for i in self._seen if i.kind is LinkKind.VPN),
         )
-        routing = RoutePlan(links=tuple(map(_routes_of, links)), mask=self._plan.mask)
+        routing = structs.replace(self._routing, links=tuple(map(_routes_of, links)))
         names = [link.interface for link in links]
-        await asyncio.to_thread(_write_numbers, self._numbers, self._known)
+        await asyncio.to_thread(write_numbers, self._numbers, self._known)
         problems = await asyncio.to_thread(linksysctl.apply, names, sysctl_file())
         await asyncio.to_thread(routes.apply, routing)
         if first or plan != self._plan:
@@ -165,7 +211,29 @@ class LinkKeeper:
         if links != self.links:
             log.info("links: %s", ", ".join(map(_shown, links)) or "none")
         self.links = links
-        self._dispatch(LinksChanged(now(), tuple(map(_link_of, links))))
+        self._tell(links)
+
+    def _tell(self, links: tuple[FoundLink, ...]) -> None:
+        """The links as the pipeline is to know them, the most preferred first."""
+        ordered = sorted(links, key=lambda link: (link.metric, link.number))
+        known = tuple(_link_of(link, self._spent(link)) for link in ordered)
+        if known != self._shown:
+            self._shown = known
+            self._dispatch(LinksChanged(now(), known))
+
+
+def _both(links: tuple[FoundLink, ...], before: tuple[FoundLink, ...]) -> list[FoundLink]:
+    """What is there now and was in force before: all that may be used while a change is made."""
+    old = {link.number: link for link in before}
+    return [
+        structs.replace(
+            link,
+            up4=link.up4 and old[link.number].up4,
+            up6=link.up6 and old[link.number].up6,
+        )
+        for link in links
+        if link.number in old and old[link.number].index == link.index
+    ]
 
 
 def _cut(link: FoundLink, mask: int, flows: list[Flow]) -> None:
@@ -182,52 +250,25 @@ def _routes_of(link: FoundLink) -> LinkRoutes:
     return LinkRoutes(link.number, link.interface, link.index, link.up4, link.up6, link.routes)
 
 
-def _link_of(link: FoundLink) -> Link:
-    up = link.up4 or link.up6
-    return Link(link.name, link.number, link.interface, up, link.up4, link.up6)
+def _link_of(link: FoundLink, spent: Spent | None) -> Link:
+    return Link(
+        name=link.name,
+        number=link.number,
+        interface=link.interface,
+        up=link.up4 or link.up6,
+        up4=link.up4,
+        up6=link.up6,
+        index=link.index,
+        metered=link.metered,
+        roaming=link.roaming,
+        sim=link.sim,
+        networks=link.networks,
+        price=str(link.price or ""),
+        budget=str(link.budget or ""),
+        spent=spent,
+    )
 
 
 def _shown(link: FoundLink) -> str:
     families = [name for name, up in (("IPv4", link.up4), ("IPv6", link.up6)) if up]
     return clean(f"{link.name} ({link.interface}, {' and '.join(families) or 'down'})")
-
-
-# --- files ----------------------------------------------------------------------------------
-
-
-def read_files(folder: Path) -> tuple[tuple[LinkFile, ...], tuple[str, ...]]:
-    """The good link files of a directory, and what is wrong with the others."""
-    texts: dict[str, str] = {}
-    problems: list[str] = []
-    for path in sorted(folder.glob("*.toml")):
-        try:
-            texts[str(path)] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{path} cannot be read: {error}; the other links are in force")
-    files, errors = load_all(texts)
-    return files, (*problems, *map(str, errors))
-
-
-def read_numbers(path: Path) -> dict[str, int]:
-    """The numbers that links had, so that they have them again. OSError where it may not look."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        log.error("%s cannot be read: %s; links are numbered anew", path, error)
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {name: n for name, n in found.items() if isinstance(n, int) and 1 <= n <= 31}
-
-
-def _write_numbers(path: Path, known: dict[str, int]) -> None:
-    text = json.dumps(known, indent=1)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    new = path.with_suffix(".new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-    new.replace(path)

@@ -8,7 +8,6 @@ table: it stays the same for as long as the link's identity is known.
 from __future__ import annotations
 
 import enum
-import fnmatch
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,11 +15,17 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from arbiter.model import RESERVED_LINKS
+from arbiter.model import RESERVED_LINKS, OverBudget
+from arbiter.netfacts import NetFacts
+from arbiter.tariff import Budget, Price
 
 FIRST_NUMBER, LAST_NUMBER = 1, 31
 """Link numbers fit the five bits of model.MARK_LINK; 0 there is the default route."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+
+
+UNKNOWN = NetFacts()
+"""Nobody has said anything of an interface."""
 
 
 class LinkKind(enum.StrEnum):
@@ -73,6 +78,9 @@ class Interface(Struct, frozen=True):
     mac: str = ""
     """The permanent hardware address, lower case (IFLA_PERM_ADDRESS); "" for what is no hardware,
     and for hardware that invents an address each time it is plugged in."""
+    gateways: tuple[tuple[bytes, str], ...] = ()
+    """(gateway of a default route, its hardware address in lower case) as the neighbour table has
+    it. Anybody on that network can pretend to have an address: a name for a place, no proof."""
 
 
 class MatchFacts(Protocol):
@@ -80,7 +88,7 @@ class MatchFacts(Protocol):
 
     @property
     def interface(self) -> str:
-        """A name or an fnmatch(3) pattern; "" matches none."""
+        """A name or an fnmatch(3) pattern; "" for no such condition."""
 
     @property
     def sim(self) -> str:
@@ -89,6 +97,9 @@ class MatchFacts(Protocol):
     @property
     def apn(self) -> str:
         """Only with this access point; "" for no such condition."""
+
+    def fits(self, interface: str, sim: str = "", apn: str = "") -> bool:
+        """Whether it speaks of this one; a SIM or APN that is not known fits no condition."""
 
 
 class LinkFacts(Protocol):
@@ -107,8 +118,20 @@ class LinkFacts(Protocol):
         """Whether its bytes cost; None if the file does not say."""
 
     @property
-    def price(self) -> object:
-        """Whatever prints as "0.02 EUR/MB"; None or "" if the file does not say."""
+    def price(self) -> Price | None:
+        """What traffic costs; None if the file does not say."""
+
+    @property
+    def budget(self) -> Budget | None:
+        """How much it may carry; None if the file does not say."""
+
+    @property
+    def over_budget(self) -> OverBudget:
+        """What happens when that is used up."""
+
+    @property
+    def dns(self) -> tuple[bytes, ...]:
+        """Its DNS servers, packed; () if the file does not say."""
 
     @property
     def number(self) -> int | None:
@@ -138,8 +161,23 @@ class FoundLink(Struct, frozen=True):
     """Of the default route with the lowest metric; b"" if that is on-link, or there is none."""
     gateway6: bytes
     routes: tuple[Route, ...]
-    metered: bool | None = None
-    price: str = ""
+    metric: int = 0
+    """Of its most preferred default route: which link the machine uses first."""
+    metered: bool = False
+    """Whether its bytes are billed."""
+    metered_by: str = ""
+    """Who says so: `file`, `NetworkManager`, `NetworkManager's guess`, or `guess` (by its kind)."""
+    roaming: bool | None = None
+    """None where nobody knows."""
+    sim: str = ""
+    operator: str = ""
+    apn: str = ""
+    networks: tuple[str, ...] = ()
+    """What it is connected to, as a rule's `network=` says it."""
+    dns: tuple[bytes, ...] = ()
+    price: Price | None = None
+    budget: Budget | None = None
+    over_budget: OverBudget = OverBudget.ASK
     file: str = ""
     """The file that speaks of it; "" for none."""
     identity: str = ""
@@ -172,7 +210,9 @@ def carries(interface: Interface, family: int) -> bool:
     return interface.up and has_address and bool(default_routes(interface, family))
 
 
-def is_link(interface: Interface, files: Iterable[LinkFacts] = ()) -> bool:
+def is_link(
+    interface: Interface, files: Iterable[LinkFacts] = (), facts: NetFacts = UNKNOWN
+) -> bool:
     """Whether it is a way out: a default route leads over it, or a file names it.
 
     That is what it can do, not what it is called: a bridge with the default route is a link;
@@ -182,7 +222,7 @@ def is_link(interface: Interface, files: Iterable[LinkFacts] = ()) -> bool:
         return False
     if default_routes(interface, 4) or default_routes(interface, 6):
         return True
-    return any(_matches(file, interface) for file in files)
+    return any(_matches(file, interface, facts) for file in files)
 
 
 # --- numbers --------------------------------------------------------------------------------
@@ -249,17 +289,22 @@ def assemble(
     interfaces: Iterable[Interface],
     files: Sequence[LinkFacts] = (),
     known: Mapping[str, int] | None = None,
+    facts: Mapping[str, NetFacts] | None = None,
 ) -> tuple[FoundLink, ...]:
-    """The links among `interfaces`, by number.
+    """The links among `interfaces`, by number. `facts`: what services know, by interface.
 
     An interface that once was a link stays one while it exists, so that its loss is seen as a
     link that is down. Identity: the name of a file that names it; else kind and hardware address;
     else the interface's name. Of several interfaces that one file matches, all get its facts and
-    the first, by index, its name. Conditions on SIM and APN are not judged here: a file without
-    any is preferred. A 32nd link has no number, and is left out.
+    the first, by index, its name. A 32nd link has no number, and is left out.
     """
+    told = facts or {}
     ordered = sorted(interfaces, key=lambda interface: interface.index)
-    identified, before = _identify(ordered, files)
+    by_file = {
+        interface.index: _file_for(interface, files, told.get(interface.name, UNKNOWN))
+        for interface in ordered
+    }
+    identified, before = _identify(ordered, by_file)
     # A link keeps its number when a file first names it.
     earlier = known or {}
     moved = {old: new for old, new in before.items() if new not in earlier}
@@ -267,7 +312,8 @@ def assemble(
     present = {
         identity: interface
         for identity, interface in identified.items()
-        if is_link(interface, files) or (identity in earlier and interface.name != "lo")
+        if is_link(interface, files, told.get(interface.name, UNKNOWN))
+        or (identity in earlier and interface.name != "lo")
     }
     fixed = {_file_identity(file): file.number for file in files if file.name and file.number}
     numbers = Numbers.assign(present, earlier, fixed)
@@ -275,19 +321,30 @@ def assemble(
     order = [(number, numbered[number]) for number in sorted(numbered)]
     names = _names([(number, identity, present[identity]) for number, identity in order])
     return tuple(
-        _found(names[number], number, identity, present[identity], files)
+        _found(
+            names[number],
+            number,
+            identity,
+            present[identity],
+            by_file[present[identity].index],
+            told.get(present[identity].name, UNKNOWN),
+        )
         for number, identity in order
     )
 
 
 def _found(
-    name: str, number: int, identity: str, interface: Interface, files: Sequence[LinkFacts]
+    name: str,
+    number: int,
+    identity: str,
+    interface: Interface,
+    file: LinkFacts | None,
+    facts: NetFacts,
 ) -> FoundLink:
-    file = _file_for(interface, files)
-    gateway = {
-        family: next((route.gateway for route in default_routes(interface, family)), b"")
-        for family in (4, 6)
-    }
+    defaults = {family: default_routes(interface, family) for family in (4, 6)}
+    gateway = {f: next((route.gateway for route in defaults[f]), b"") for f in (4, 6)}
+    metrics = [route.metric for routes in defaults.values() for route in routes[:1]]
+    metered, metered_by = _metered(interface, file, facts)
     return FoundLink(
         name=name,
         number=number,
@@ -300,25 +357,62 @@ def _found(
         gateway4=gateway[4],
         gateway6=gateway[6],
         routes=interface.routes,
-        metered=file.metered if file else None,
-        price=str(file.price or "") if file else "",
+        metric=min(metrics, default=_LAST),
+        metered=metered,
+        metered_by=metered_by,
+        roaming=facts.roaming if interface.kind is LinkKind.CELLULAR or facts.sim else False,
+        sim=facts.sim,
+        operator=facts.operator,
+        apn=facts.apn,
+        networks=_networks(interface, facts),
+        dns=(file.dns if file else ()) or facts.dns,
+        price=file.price if file else None,
+        budget=file.budget if file else None,
+        over_budget=file.over_budget if file else OverBudget.ASK,
         file=file.origin if file else "",
         identity=identity,
     )
 
 
-def _matches(file: LinkFacts, interface: Interface) -> bool:
-    return fnmatch.fnmatchcase(interface.name, file.match.interface)
+_LAST = 1 << 32
+"""The metric of what has no default route: after all that have."""
+_COSTLY = frozenset({LinkKind.CELLULAR, LinkKind.DIALUP, LinkKind.BLUETOOTH})
+"""Kinds that are taken for metered where nobody says: a network PAN is a phone's."""
 
 
-def _file_for(interface: Interface, files: Sequence[LinkFacts]) -> LinkFacts | None:
-    """The file that speaks of it: the exact name first, then the one without conditions."""
-    matching = [file for file in files if _matches(file, interface)]
+def _metered(interface: Interface, file: LinkFacts | None, facts: NetFacts) -> tuple[bool, str]:
+    if file is not None and file.metered is not None:
+        return file.metered, "file"
+    if file is not None and file.price is not None:
+        return True, "file"
+    if facts.metered is not None:
+        service = "NetworkManager's guess" if facts.metered_guessed else "NetworkManager"
+        return facts.metered, service
+    return interface.kind in _COSTLY, "guess"
+
+
+def _networks(interface: Interface, facts: NetFacts) -> tuple[str, ...]:
+    names = [f"gateway:{mac}" for _, mac in interface.gateways]
+    names += [f"ssid:{facts.ssid}"] if facts.ssid else []
+    names += [f"sim:{facts.sim}"] if facts.sim else []
+    return tuple(dict.fromkeys(names))
+
+
+def _matches(file: LinkFacts, interface: Interface, facts: NetFacts) -> bool:
+    return file.match.fits(interface.name, facts.sim, facts.apn)
+
+
+def _file_for(
+    interface: Interface, files: Sequence[LinkFacts], facts: NetFacts
+) -> LinkFacts | None:
+    """The file that speaks of it: the one with a SIM or APN first, then the exact name."""
+    matching = [file for file in files if _matches(file, interface, facts)]
     return min(
         matching,
         key=lambda file: (
+            not file.match.sim,
+            not file.match.apn,
             file.match.interface != interface.name,
-            bool(file.match.sim or file.match.apn),
         ),
         default=None,
     )
@@ -329,7 +423,7 @@ def _file_identity(file: LinkFacts) -> str:
 
 
 def _identify(
-    ordered: Sequence[Interface], files: Sequence[LinkFacts]
+    ordered: Sequence[Interface], by_file: Mapping[int, LinkFacts | None]
 ) -> tuple[dict[str, Interface], dict[str, str]]:
     """Identity → interface, and for those that a file names: the identity without it → with it.
 
@@ -344,7 +438,7 @@ def _identify(
             # A name may hold any byte; an identity is stored as text.
             own = f"interface {interface.name.encode('unicode_escape').decode()}"
         own_seen.add(own)
-        file = _file_for(interface, files)
+        file = by_file[interface.index]
         if file and valid_name(file.name) and _file_identity(file) not in found:
             before[own] = _file_identity(file)
             found[_file_identity(file)] = interface

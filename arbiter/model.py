@@ -344,8 +344,6 @@ class Link(Struct, frozen=True, gc=False):
     """`0.02 EUR/MB`, or ""."""
     budget: str = ""
     """`500 MB/month`, or ""."""
-    left: int | None = None
-    """Bytes left of the budget in this period; None without a budget."""
     spent: Spent | None = None
 
     def carries(self, family: int) -> bool:

@@ -61,7 +61,7 @@ class Verdicts:
         """
         packet = held.packet
         if way is None:
-            way = self.way(held, decision, 0.0 if by is None else NEVER)
+            way = self.way(held, decision, 0.0 if by is None else now.wall)
         self._held.pop(packet.id)
         self._count(decision, reason)
         waited = now.mono - held.since

@@ -134,9 +134,10 @@ def _ask(
 
 
 def link_views(
-    ways: Ways, packet: Packet, used: Mapping[str, int]
+    ways: Ways, packet: Packet, used: Mapping[str, int], left: Mapping[str, int]
 ) -> tuple[protocol.LinkView, ...]:
-    """The links as a route answer may name them; `used`: bytes of this program, by link."""
+    """The links as a route answer may name them; by link `used`, the bytes of this program, and
+    `left`, those of the budget."""
     default = ways.default(packet)
     return tuple(
         protocol.LinkView(
@@ -147,7 +148,7 @@ def link_views(
             roaming=link.roaming,
             price=link.price,
             budget=link.budget,
-            left=link.left,
+            left=left.get(link.name),
             used=used.get(link.name, 0),
         )
         for link in ways.links.values()

@@ -169,11 +169,12 @@ class Ways:
     def _within_budget(self, link: Link, decided: float) -> Way | None:
         """None if its budget lets the packet go; else what happens instead."""
         spent = link.spent
-        if spent is None or spent.then is OverBudget.ALLOW or decided > spent.since:
+        if spent is None or spent.then is OverBudget.ALLOW or decided == NEVER:
             return None
+        note = f"{link.name} is over its budget: {spent.text}"
         if spent.then is OverBudget.DENY:
-            return Way(DENIED, f"{link.name} is over its budget: {spent.text}")
-        return Way(DENIED, f"{link.name} is over its budget: {spent.text}", Obstacle.OVER)
+            return Way(DENIED, note)
+        return None if decided >= spent.since else Way(DENIED, note, Obstacle.OVER)
 
     # --- run-via ----------------------------------------------------------------------------
 

@@ -93,12 +93,14 @@ def packet(
     proto: int = 6,
     sport: int = 40000,
     flags: int = 0x02,
+    outdev: int = 0,
 ) -> Packet:
     saddr = HERE if len(daddr) == 4 else HERE6
     return Packet(
         id=id,
         flow=Flow(proto, saddr, sport, daddr, dport),
         tcp_flags=flags if proto == 6 else 0,
+        outdev=outdev,
         length=60,
     )
 

@@ -79,6 +79,7 @@ def test_the_good_files_are_read_together_in_the_order_of_their_names() -> None:
         price=Price(Decimal("0.02"), "EUR", "MB"),
         budget=Budget(500_000_000, Period.MONTH),
         over_budget=OverBudget.ASK,
+        dns=(bytes([10, 255, 2, 53]), bytes.fromhex("20010db8000200000000000000000053")),
         origin=str(GOOD[0]),
     )
     assert mms.match == Match(apn="mms.example")

@@ -29,6 +29,7 @@ from arbiter.links import (
     remember,
     valid_name,
 )
+from arbiter.netfacts import NetFacts
 from arbiter.tariff import Price
 
 
@@ -302,22 +303,85 @@ def test_a_file_adds_its_facts() -> None:
     found = assemble([interface("wwan0", 3), interface("wwan1", 4), interface("eth0", 5)], (file,))
     first, second, third = (by_interface(found)[name] for name in ("wwan0", "wwan1", "eth0"))
     assert (first.name, first.number, first.identity) == ("lte", 9, "file lte")
-    assert (first.metered, first.price, first.file) == (True, "0.02 EUR/MB", "l/lte.toml")
-    assert (second.metered, second.price, second.file) == (True, "0.02 EUR/MB", "l/lte.toml")
+    assert (first.metered, first.price, first.file) == (True, file.price, "l/lte.toml")
+    assert (second.metered, second.price, second.file) == (True, file.price, "l/lte.toml")
     assert second.name != "lte"
-    assert (third.metered, third.price, third.file) == (None, "", "")
+    assert (third.metered, third.price, third.file) == (False, None, "")
 
 
-def test_the_exact_and_the_unconditional_file_come_first() -> None:
+SIM, OTHER_SIM = "8949012345678901234", "8949012345678905678"
+
+
+def test_a_file_for_a_sim_comes_first_and_matches_that_sim_only() -> None:
     files = (
-        file_of("a", "wwan*", sim="8943"),
         file_of("b", "wwan*"),
         file_of("c", "wwan1"),
+        file_of("a", "wwan*", sim=SIM),
     )
-    found = assemble([interface("wwan0", 2), interface("wwan1", 3)], files)
-    assert [link.name for link in found] == ["b", "c"]
-    (only,) = assemble([interface("wwan0", 2)], files[:1])
-    assert only.name == "a"
+    both = [interface("wwan0", 2, LinkKind.CELLULAR), interface("wwan1", 3, LinkKind.CELLULAR)]
+
+    def names(sim: str) -> list[str]:
+        found = assemble(both, files, None, {"wwan0": NetFacts(sim=sim)})
+        return [link.name for link in sorted(found, key=lambda link: link.interface)]
+
+    assert names(SIM) == ["a", "c"]
+    assert names(OTHER_SIM) == names("") == ["b", "c"]
+    (only,) = assemble(both[:1], files[2:])
+    assert only.name == "lte", "a SIM that nobody knows is no match"
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "facts", "metered", "by"),
+    [
+        (LinkKind.ETHERNET, None, NetFacts(), False, "guess"),
+        (LinkKind.CELLULAR, None, NetFacts(), True, "guess"),
+        (LinkKind.BLUETOOTH, None, NetFacts(), True, "guess"),
+        (LinkKind.WIFI, None, NetFacts(metered=True), True, "NetworkManager"),
+        (
+            LinkKind.CELLULAR,
+            None,
+            NetFacts(metered=False, metered_guessed=True),
+            False,
+            "NetworkManager's guess",
+        ),
+        (LinkKind.WIFI, False, NetFacts(metered=True), False, "file"),
+    ],
+)
+def test_a_file_says_more_than_a_service_and_that_more_than_the_kind(
+    kind: LinkKind, file: bool | None, facts: NetFacts, metered: bool, by: str
+) -> None:
+    files = (file_of("x", "if0", metered=file),) if file is not None else ()
+    (link,) = assemble([interface("if0", 2, kind)], files, None, {"if0": facts})
+    assert (link.metered, link.metered_by) == (metered, by)
+
+
+def test_a_price_without_a_word_on_it_means_metered() -> None:
+    file = file_of("x", "if0", price=Price(Decimal("0.02"), "EUR", "MB"))
+    (link,) = assemble([interface("if0", 2)], (file,))
+    assert (link.metered, link.metered_by) == (True, "file")
+
+
+def test_networks_are_named_as_rules_name_them() -> None:
+    where = replace(
+        interface("wlan0", 2, LinkKind.WIFI), gateways=((GATEWAY4, "02:00:00:00:00:01"),)
+    )
+    (link,) = assemble([where], (), None, {"wlan0": NetFacts(ssid="Home", sim=SIM)})
+    assert link.networks == ("gateway:02:00:00:00:00:01", "ssid:Home", f"sim:{SIM}")
+    (unknown,) = assemble([interface("wlan0", 2, LinkKind.WIFI)])
+    assert unknown.networks == ()
+
+
+def test_roaming_is_unknown_for_a_modem_nobody_speaks_of_and_no_question_elsewhere() -> None:
+    found = assemble([interface("wwan0", 2, LinkKind.CELLULAR), interface("eth0", 3)])
+    assert [link.roaming for link in found] == [None, False]
+
+
+def test_the_first_default_route_says_which_link_comes_first() -> None:
+    found = by_interface(
+        assemble([interface("a", 2), interface("b", 3, routes=(SUBNET4,))], (file_of("b", "b"),))
+    )
+    assert found["a"].metric == 100
+    assert found["b"].metric > 0xFFFFFFFF
 
 
 INTERFACE_NAMES = st.one_of(

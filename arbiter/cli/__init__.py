@@ -18,7 +18,8 @@ COMMANDS = {
     "pending": "List the asks that wait for an answer.",
     "answer": "Answer one ask: allow, deny, or route via=LINK.",
     "rules": "Add, list and remove remembered rules.",
-    "links": "List the ways out that a rule can name: wifi, lte, vpn ...",
+    "links": "The ways out that a rule can name: state, price, usage.",
+    "run-via": "Run a program and its children over one link, without a rule.",
     "explain": "Say what the rules decide about a connection, and why.",
     "status": "Show how the daemon is.",
     "doctor": "Check what this kernel and machine can do, and what to install.",
@@ -41,8 +42,9 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"arbiter.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"arbiter.cli.{name}")
+        command: click.Command = getattr(module, name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

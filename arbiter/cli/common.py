@@ -99,7 +99,7 @@ class Daemon:
     """A blocking connection to the daemon, for commands that ask one thing and leave."""
 
     def __init__(self, sock: socket.socket, path: Path) -> None:
-        self._sock = sock
+        self.socket = sock
         self._path = path
         self._decoder = protocol.daemon_decoder()
         self._messages: list[protocol.DaemonMessage] = []
@@ -108,7 +108,7 @@ class Daemon:
     def send(self, message: protocol.ClientMessage) -> None:
         """Send one message. If the daemon has hung up, its last word, read next, says why."""
         try:
-            self._sock.sendall(protocol.encode(message))
+            self.socket.sendall(protocol.encode(message))
         except (BrokenPipeError, ConnectionResetError):
             return
         except OSError as error:
@@ -118,7 +118,7 @@ class Daemon:
         """The next message; ends the program if there is none in time."""
         while not self._messages:
             try:
-                data = self._sock.recv(65536)
+                data = self.socket.recv(65536)
             except TimeoutError:
                 fail(f"the daemon at {self._path} did not reply within {TIMEOUT:.0f} s", 3)
             except OSError as error:

@@ -1,0 +1,61 @@
+"""What the daemon keeps of links in files: the admin's facts, and the numbers they had."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from arbiter.linkfiles import LinkFile, load_all, masked
+
+SHIPPED = Path("/usr/share/arbiter/links.d")
+"""Files of packages; one of the same name in the config directory masks it."""
+log = logging.getLogger("arbiter")
+
+
+def read_files(
+    folder: Path, last: Iterable[LinkFile] = (), shipped: Path = SHIPPED
+) -> tuple[tuple[LinkFile, ...], tuple[str, ...]]:
+    """The good link files, and what is wrong with the others, whose `last` good version stays."""
+    problems: list[str] = []
+    texts = masked(_texts(shipped, problems), _texts(folder, problems))
+    files, errors = load_all(texts, last)
+    return files, (*problems, *map(str, errors))
+
+
+def _texts(folder: Path, problems: list[str]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            texts[str(path)] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{path} cannot be read: {error}; the other links are in force")
+    return texts
+
+
+def read_numbers(path: Path) -> dict[str, int]:
+    """The numbers that links had, so that they have them again. OSError where it may not look."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        log.error("%s cannot be read: %s; links are numbered anew", path, error)
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: n for name, n in found.items() if isinstance(n, int) and 1 <= n <= 31}
+
+
+def write_numbers(path: Path, known: dict[str, int]) -> None:
+    """Keep them, in this order. OSError."""
+    text = json.dumps(known, indent=1)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    new = path.with_suffix(".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+    new.replace(path)

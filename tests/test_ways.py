@@ -1,0 +1,257 @@
+"""Which link a decision takes: the first that carries and may, and no other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from playbook import NOBODY, SERVER6, owner, packet, process
+
+from arbiter.judge import Context
+from arbiter.model import (
+    ALLOW,
+    DENIED,
+    DENY,
+    MARK_DECIDED,
+    MARK_LINK,
+    MARK_LINK_SHIFT,
+    Action,
+    Ancestor,
+    Decision,
+    Link,
+    OverBudget,
+    Spent,
+    TrafficClass,
+)
+from arbiter.ways import NEVER, Obstacle, Run, Ways
+
+WIFI, LTE, USB = 2, 3, 4
+"""Interface indexes, and below the links' numbers are others."""
+SINCE = 500.0
+
+
+def link(name: str, **more: Any) -> Link:
+    number, index, metered = {
+        "wifi": (7, WIFI, False),
+        "lte": (1, LTE, True),
+        "usb": (9, USB, True),
+    }[name]
+    made = {"metered": metered, "index": index, **more}
+    return Link(name, number, f"{name}0", **made)
+
+
+def over(then: OverBudget) -> Spent:
+    return Spent(SINCE, then, "600 MB of 500 MB/month used")
+
+
+def ways(*links: Link) -> Ways:
+    made = Ways()
+    made.change(links)
+    return made
+
+
+def route(*via: str) -> Decision:
+    return Decision(Action.ROUTE, via)
+
+
+def number(mark: int) -> int:
+    return (mark & MARK_LINK) >> MARK_LINK_SHIFT
+
+
+ALL = (link("wifi"), link("lte"), link("usb"))
+
+
+@pytest.mark.parametrize(
+    ("via", "expected"),
+    [
+        (("lte",), "lte"),
+        (("vpn", "usb", "wifi"), "usb"),
+        (("any",), ""),
+        (("vpn", "any"), ""),
+        (("unmetered",), "wifi"),
+        (("metered",), "lte"),
+        (("metered", "wifi"), "lte"),
+    ],
+)
+def test_a_route_takes_the_first_link_of_its_list(via: tuple[str, ...], expected: str) -> None:
+    way = ways(*ALL).take(route(*via), packet(1, outdev=WIFI), 0)
+    assert way.obstacle is None
+    assert number(way.verdict.mark) == {"": 0, "lte": 1, "wifi": 7, "usb": 9}[expected]
+    assert way.verdict.mark & MARK_DECIDED
+
+
+def test_a_class_takes_its_links_in_the_order_the_machine_prefers_them() -> None:
+    down = link("lte", up=False)
+    assert ways(down, link("usb"), link("wifi")).take(route("metered"), packet(1), 0).note == (
+        "over usb"
+    )
+
+
+def test_a_link_whose_cost_nobody_knows_is_not_unmetered() -> None:
+    way = ways(link("wifi", metered=None)).take(route("unmetered"), packet(1), 0)
+    assert (way.verdict, way.obstacle) == (DENIED, Obstacle.DOWN)
+
+
+def test_without_a_link_it_is_denied_and_says_so() -> None:
+    made = ways(link("wifi"), link("lte", up6=False))
+    way = made.take(route("lte", "vpn"), packet(1, daddr=SERVER6), 0)
+    assert (way.verdict, way.obstacle) == (DENIED, Obstacle.DOWN)
+    assert way.note == "no link of lte,vpn carries IPv6 now"
+
+
+# --- budgets --------------------------------------------------------------------------------
+
+
+def test_over_budget_asks_unless_it_was_decided_since() -> None:
+    made = ways(link("wifi"), link("lte", spent=over(OverBudget.ASK)))
+    for decision, where in ((route("lte"), WIFI), (route("lte", "any"), WIFI), (ALLOW, LTE)):
+        before = made.take(decision, packet(1, outdev=where), SINCE - 1)
+        assert (before.verdict, before.obstacle) == (DENIED, Obstacle.OVER)
+        assert "600 MB of 500 MB/month used" in before.note
+        after = made.take(decision, packet(1, outdev=where), SINCE + 1)
+        assert after.obstacle is None
+        assert number(after.verdict.mark) == (1 if where == WIFI else 0)
+    assert made.take(ALLOW, packet(1, outdev=LTE), NEVER).obstacle is None
+
+
+def test_over_budget_denies_where_the_file_says_so_and_a_list_goes_on() -> None:
+    made = ways(link("wifi"), link("lte", spent=over(OverBudget.DENY)))
+    for decision in (route("lte"), route("metered")):
+        way = made.take(decision, packet(1, outdev=WIFI), SINCE + 1)
+        assert (way.verdict, way.obstacle) == (DENIED, None), "whatever was decided since"
+        assert way.note.startswith("lte is over its budget")
+    assert made.take(ALLOW, packet(1, outdev=LTE), 0).verdict == DENIED
+    assert made.take(route("lte", "wifi"), packet(1, outdev=WIFI), 0).note == "over wifi"
+
+
+def test_over_budget_allows_where_the_file_says_so() -> None:
+    made = ways(link("lte", spent=over(OverBudget.ALLOW)))
+    assert made.take(ALLOW, packet(1, outdev=LTE), 0).verdict.mark == MARK_DECIDED
+    assert made.take(route("lte"), packet(1), 0).note == "over lte"
+
+
+def test_any_heeds_the_budget_of_the_link_that_it_is() -> None:
+    made = ways(link("lte", spent=over(OverBudget.DENY)), link("wifi"))
+    assert made.take(route("vpn", "any"), packet(1, outdev=LTE), 0).verdict == DENIED
+    assert made.take(route("vpn", "any"), packet(1, outdev=WIFI), 0).note == (
+        "over the default route"
+    )
+
+
+# --- contexts -------------------------------------------------------------------------------
+
+
+def test_where_the_machine_is_comes_from_all_links_that_are_up() -> None:
+    made = ways(
+        link("wifi", networks=("ssid:Home",)),
+        link("lte", sim="8949012345678901234", networks=("sim:8949012345678901234",)),
+        link("usb", up=False, sim="8949012345678905678", networks=("gateway:02:00:00:00:00:01",)),
+    )
+    here = Context(("8949012345678901234",), ("ssid:Home", "sim:8949012345678901234"))
+    assert made.context(packet(1, outdev=99)) == here
+    wifi, lte = (made.context(packet(1, outdev=index)) for index in (WIFI, LTE))
+    assert wifi == here._replace(metered=False)
+    assert lte == here._replace(metered=True)
+
+
+def test_an_empty_sim_is_no_sim() -> None:
+    assert ways(link("lte", sim="")).context(packet(1)).sims == ()
+
+
+# --- run-via --------------------------------------------------------------------------------
+
+SHELL_RUN = Run((100, 1000), 1000, "lte")
+"""Process 100 is the parent of every process of the playbook."""
+
+
+def test_a_run_takes_its_children_and_nobody_elses() -> None:
+    made = ways(*ALL)
+    made.start_run(SHELL_RUN)
+    assert made.run_of(owner()) == SHELL_RUN
+    assert made.run_of(owner(uid=1001)) is None, "of another user"
+    assert made.run_of(NOBODY) is None
+    child = process()
+    elsewhere = child.__class__(
+        pid=5, start=5, uid=1000, app=child.app, exe=child.exe, ancestors=(Ancestor(1, child.app),)
+    )
+    assert made.run_of(owner(elsewhere)) is None
+    made.end_run((100, 999))
+    assert made.run_of(owner()) == SHELL_RUN, "another process had that pid"
+    made.end_run((100, 1000))
+    assert made.run_of(owner()) is None
+
+
+def test_a_run_of_roots_takes_its_children_of_every_user() -> None:
+    made = ways(*ALL)
+    made.start_run(SHELL_RUN._replace(uid=0))
+    assert made.run_of(owner()) is not None
+
+
+@pytest.mark.parametrize(
+    ("decision", "goes"),
+    [
+        (ALLOW, True),
+        (route("wifi", "any"), True),
+        (route("wifi", "lte"), True),
+        (route("metered"), True),
+        (route("wifi"), False),
+        (route("unmetered"), False),
+        (DENY, False),
+    ],
+)
+def test_a_run_narrows_what_is_decided_and_never_widens_it(decision: Decision, goes: bool) -> None:
+    way = ways(*ALL).take(decision, packet(1, outdev=WIFI), 0, SHELL_RUN)
+    if goes:
+        assert number(way.verdict.mark) == 1
+    else:
+        assert way.verdict == DENIED
+
+
+def test_a_run_whose_link_is_down_goes_nowhere_else() -> None:
+    made = ways(link("wifi"), link("lte", up=False))
+    for decision in (ALLOW, route("wifi", "any"), route("lte", "any")):
+        way = made.take(decision, packet(1, outdev=WIFI), 0, SHELL_RUN)
+        assert (way.verdict, way.obstacle) == (DENIED, Obstacle.DOWN)
+
+
+# --- whatever links do ----------------------------------------------------------------------
+
+LINKS = st.lists(
+    st.builds(
+        link,
+        st.sampled_from(["wifi", "lte", "usb"]),
+        up=st.booleans(),
+        up4=st.booleans(),
+        up6=st.booleans(),
+        metered=st.sampled_from([True, False, None]),
+        spent=st.sampled_from([None, *map(over, OverBudget)]),
+    ),
+    unique_by=lambda made: made.name,
+)
+VIA = st.lists(
+    st.sampled_from(["wifi", "lte", "usb", "vpn", "metered", "unmetered"]), min_size=1, unique=True
+)
+
+
+@given(LINKS, VIA, st.sampled_from(["", "lte", "vpn"]), st.booleans(), st.booleans())
+def test_a_strict_flow_leaves_on_a_link_of_its_list_or_not_at_all(
+    links: list[Link], via: list[str], run: str, six: bool, late: bool
+) -> None:
+    what = packet(1, daddr=SERVER6, outdev=WIFI) if six else packet(1, outdev=WIFI)
+    who = Run((1, 1), 0, run) if run else None
+    way = ways(*links).take(
+        Decision(Action.ROUTE, tuple(via), TrafficClass.BULK), what, SINCE + late, who
+    )
+    if way.verdict == DENIED:
+        return
+    assert way.obstacle is None
+    (used,) = (made for made in links if made.number == number(way.verdict.mark))
+    words = {used.name, {True: "metered", False: "unmetered", None: ""}[used.metered]}
+    assert words & set(via)
+    assert used.carries(6 if six else 4)
+    assert not run or used.name == run
+    spent = used.spent
+    allowed = spent is None or spent.then is OverBudget.ALLOW
+    assert allowed or (spent is not None and spent.then is OverBudget.ASK and late)
