@@ -97,3 +97,46 @@ CREATE TABLE decisions (
 ) STRICT;
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);
+
+-- What was used: one row per day, app, user, link and SIM, counted up while connections run. Bytes
+-- are those of IP packets as the link carries them, headers included; see arbiter/usage.py.
+--     SELECT link, sum(out_bytes + in_bytes) / 1e6 AS MB FROM usage
+--     WHERE day >= date('now', 'localtime', 'start of month') GROUP BY link;
+CREATE TABLE usage (
+    day         TEXT NOT NULL CHECK (length(day) = 10), -- local date: 2026-07-31
+    app         TEXT NOT NULL,        -- '' where nobody knew it any more
+    user        TEXT NOT NULL,
+    link        TEXT NOT NULL,        -- '' for a default route that is no link
+    sim         TEXT NOT NULL,        -- ICCID; '' for none
+    out_bytes   INTEGER NOT NULL CHECK (out_bytes >= 0),
+    in_bytes    INTEGER NOT NULL CHECK (in_bytes >= 0),
+    out_packets INTEGER NOT NULL CHECK (out_packets >= 0),
+    in_packets  INTEGER NOT NULL CHECK (in_packets >= 0),
+    connections INTEGER NOT NULL CHECK (connections >= 0), -- that began on this day
+    PRIMARY KEY (day, app, user, link, sim)
+) STRICT, WITHOUT ROWID;
+-- for budgets: what a link, or a SIM, has carried since a day
+CREATE INDEX usage_link ON usage (link, day);
+CREATE INDEX usage_sim ON usage (sim, day);
+
+-- The connections that run, and what of each is in `usage` already: written in the same transaction,
+-- so that after a crash nothing is counted twice. Columns are those of Counted in arbiter/usage.py.
+CREATE TABLE open_flows (
+    proto       INTEGER NOT NULL CHECK (proto BETWEEN 0 AND 255),
+    saddr       BLOB NOT NULL CHECK (length(saddr) IN (4, 16)), -- network order
+    sport       INTEGER NOT NULL CHECK (sport BETWEEN 0 AND 65535),
+    daddr       BLOB NOT NULL CHECK (length(daddr) = length(saddr)),
+    dport       INTEGER NOT NULL CHECK (dport BETWEEN 0 AND 65535),
+    id          INTEGER NOT NULL,     -- conntrack's
+    mark        INTEGER NOT NULL,
+    started     INTEGER NOT NULL,     -- nanoseconds since the epoch; 0 where conntrack does not say
+    out_bytes   INTEGER NOT NULL CHECK (out_bytes >= 0), -- conntrack's counters, as they were
+    in_bytes    INTEGER NOT NULL CHECK (in_bytes >= 0),
+    out_packets INTEGER NOT NULL CHECK (out_packets >= 0),
+    in_packets  INTEGER NOT NULL CHECK (in_packets >= 0),
+    app         TEXT NOT NULL,
+    user        TEXT NOT NULL,
+    link        TEXT NOT NULL,
+    sim         TEXT NOT NULL,
+    PRIMARY KEY (saddr, daddr, sport, dport, proto, id)
+) STRICT, WITHOUT ROWID;

@@ -27,6 +27,7 @@ FLOORS = {
     "arbiter.protocol": 1,
     "arbiter.settings": 1,
     "arbiter.records": 1,
+    "arbiter.usage": 1,
     "arbiter.events": 2,
     "arbiter.asks": 2,
     "arbiter.held": 2,

@@ -859,7 +859,8 @@ def to_version_1(database: Database) -> None:
 
 
 @pytest.fixture
-def old(path: Path) -> Path:
+def old(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(migrate, "VERSION", 1)  # these tests are about how, not about what
     path.parent.mkdir()
     made = sqlite3.connect(path)
     made.executescript(OLD)

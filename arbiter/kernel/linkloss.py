@@ -17,29 +17,29 @@ from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
+from arbiter.kernel.conntrack import (
+    CT_DELETE,
+    CTA_MARK,
+    CTA_TUPLE_ORIG,
+    READ_SIZE,
+    by_mark,
+    dump,
+    flow_of,
+    open_netfilter,
+)
 from arbiter.kernel.netlink import (
-    NETLINK_NETFILTER,
     NETLINK_SOCK_DIAG,
-    NLM_F_DUMP,
-    NLMSG_DONE,
     NLMSG_ERROR,
     ack_request,
     attributes,
     messages,
     os_error,
-    pack_attribute,
     pack_message,
 )
 from arbiter.kernel.sockdiag import LISTEN, TCP, TIME_WAIT, UDP, UDPLITE
 from arbiter.model import MARK_MASK, Flow
 from arbiter.routeplan import link_mark
 
-_CT_GET, _CT_DELETE = (1 << 8) | 1, (1 << 8) | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
-_CTA_TUPLE_ORIG, _CTA_MARK, _CTA_MARK_MASK = 1, 8, 21
-_CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
-_SOURCES, _DESTINATIONS = (1, 3), (2, 4)  # CTA_IP_V4_SRC, _V6_SRC; CTA_IP_V4_DST, _V6_DST
-_PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
-_READ_SIZE = 1 << 18
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21  # linux/sock_diag.h
 _ID = struct.Struct("=2s2s16s16sI8s")  # struct inet_diag_sockid
 _REQUEST = struct.Struct("=BBBBI")  # inet_diag_req_v2 before its id
@@ -73,22 +73,10 @@ def connections(number: int, mark_mask: int = MARK_MASK) -> tuple[Tracked, ...]:
 
     The kernel filters by mark and mask, so the cost is that of walking its table once.
     """
-    with _netfilter() as sock:
-        sock.send(pack_message(_CT_GET, NLM_F_DUMP, 1, _by_mark(number, mark_mask)))
-        found: list[Tracked] = []
-        what = "listing conntrack"
-        while True:
-            try:
-                data = sock.recv(_READ_SIZE, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                raise os_error(errno.ETIMEDOUT, f"{what}: the kernel gave no answer") from None
-            for message in messages(data):
-                if message.type in (NLMSG_DONE, NLMSG_ERROR):
-                    if message.error:
-                        raise os_error(message.error, what)
-                    return tuple(dict.fromkeys(found))
-                if tracked := _tracked(message.payload, *link_mark(number, mark_mask)):
-                    found.append(tracked)
+    mark, mask = link_mark(number, mark_mask)
+    with open_netfilter() as sock:
+        found = (_tracked(payload, mark, mask) for payload in dump(sock, by_mark(mark, mask)))
+        return tuple(dict.fromkeys(flow for flow in found if flow is not None))
 
 
 def destroy_sockets(
@@ -131,45 +119,20 @@ def forget_connections(number: int, mark_mask: int = MARK_MASK) -> None:
 
     One request: the kernel compares mark and mask (ctnetlink_flush_conntrack). Raises OSError.
     """
-    with _netfilter() as sock:
+    with open_netfilter() as sock:
         what = f"forgetting the connections of link {number}"
-        ack_request(sock, _CT_DELETE, 0, _by_mark(number, mark_mask), what)
-
-
-def _netfilter() -> socket.socket:
-    sock = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
-    )
-    sock.connect((0, 0))
-    return sock
-
-
-def _by_mark(number: int, mark_mask: int) -> bytes:
-    mark, mask = link_mark(number, mark_mask)
-    return (
-        struct.pack("!BBH", socket.AF_UNSPEC, 0, 0)  # struct nfgenmsg: both families
-        + pack_attribute(_CTA_MARK, mark.to_bytes(4, "big"))
-        + pack_attribute(_CTA_MARK_MASK, mask.to_bytes(4, "big"))
-    )
+        ack_request(sock, CT_DELETE, 0, by_mark(*link_mark(number, mark_mask)), what)
 
 
 def _tracked(payload: bytes, mark: int, mask: int) -> Tracked | None:
     """None for another protocol, or a mark that an old kernel did not filter."""
     found = dict(attributes(payload[4:]))
-    if int.from_bytes(found.get(_CTA_MARK, b""), "big") & mask != mark:
+    if int.from_bytes(found.get(CTA_MARK, b"")) & mask != mark or CTA_TUPLE_ORIG not in found:
         return None
-    parts = dict(attributes(found.get(_CTA_TUPLE_ORIG, b"")))
-    address = dict(attributes(parts.get(_CTA_TUPLE_IP, b"")))
-    ports = dict(attributes(parts.get(_CTA_TUPLE_PROTO, b"")))
-    proto = int.from_bytes(ports.get(_PROTO_NUM, b""), "big")
-    source = next((address[k] for k in _SOURCES if k in address), b"")
-    destination = next((address[k] for k in _DESTINATIONS if k in address), b"")
-    if proto not in (TCP, UDP, UDPLITE) or not source or not destination:
+    flow = flow_of(found[CTA_TUPLE_ORIG])
+    if flow is None or flow.proto not in (TCP, UDP, UDPLITE):
         return None
-    sport, dport = (
-        int.from_bytes(ports.get(k, b""), "big") for k in (_PROTO_SRC_PORT, _PROTO_DST_PORT)
-    )
-    return Tracked(proto, source, sport, destination, dport)
+    return Tracked(flow.proto, flow.saddr, flow.sport, flow.daddr, flow.dport)
 
 
 def _destroy(sock: socket.socket, flow: Tracked, index: int) -> int:
@@ -199,7 +162,7 @@ def _find(
     swapped = (far, fport, near, nport) if proto in _SWAPPED else (near, nport, far, fport)
     body = _request(proto, *swapped, index, _ANY_COOKIE)
     sock.send(pack_message(_SOCK_DIAG_BY_FAMILY, 0, 1, body))
-    (message,) = messages(sock.recv(_READ_SIZE, socket.MSG_DONTWAIT))
+    (message,) = messages(sock.recv(READ_SIZE, socket.MSG_DONTWAIT))
     if message.type == NLMSG_ERROR:
         if message.error == errno.ENOENT:
             return None

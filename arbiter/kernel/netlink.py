@@ -7,11 +7,12 @@ read is non-blocking: an answer that is not there at once will not come.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -38,6 +39,7 @@ _NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _INT = struct.Struct("=i")
+_SO_ATTACH_FILTER = 26
 _READ_SIZE = 65536
 _MAX_READS = 64
 
@@ -125,6 +127,17 @@ def ack_request(sock: socket.socket, msg_type: int, flags: int, payload: bytes, 
                     raise os_error(message.error, what)
                 return
     raise os_error(errno.EPROTO, f"{what}: only answers to other requests came")
+
+
+def attach_filter(sock: socket.socket, program: Iterable[tuple[int, int, int, int]]) -> None:
+    """Let the kernel drop what a classic BPF program of (code, jt, jf, k) gives 0 for.
+
+    It sees a message from its nlmsghdr on (socket(7), SO_ATTACH_FILTER). Raises OSError.
+    """
+    code = b"".join(struct.pack("=HBBI", *step) for step in program)
+    buffer = ctypes.create_string_buffer(code)
+    fprog = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
 def queue_config_flags(fd: int, queue: int, flags: int, mask: int) -> None:

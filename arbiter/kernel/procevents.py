@@ -18,7 +18,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 
-from arbiter.kernel.netlink import NETLINK_CONNECTOR, pack_message
+from arbiter.kernel.netlink import NETLINK_CONNECTOR, attach_filter, pack_message
 
 _CN_IDX_PROC = 1
 _CN_VAL_PROC = 1
@@ -28,7 +28,6 @@ _NONE, _FORK, _EXEC, _EXIT = 0, 0x1, 0x2, 0x80000000
 _EVENT = struct.Struct("=16x IIIIHH II8x IIII")  # nlmsghdr, cn_msg, proc_event with four pids
 _EVENT_SHORT = struct.Struct("=16x IIIIHH II8x II")
 _CLONE_NEWNET = 0x40000000
-_SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER = 65536
 """Bytes; the kernel doubles it. About 170 events, which take 0.2 ms to read."""
@@ -298,14 +297,7 @@ def _attach_filter(sock: socket.socket) -> None:
         (ret, 0, 0, 0),
         (ret, 0, 0, 0xFFFFFFFF),
     ]
-    _attach(sock, program)
-
-
-def _attach(sock: socket.socket, program: list[tuple[int, int, int, int]]) -> None:
-    code = b"".join(struct.pack("=HBBI", *step) for step in program)
-    buffer = ctypes.create_string_buffer(code)
-    fprog = struct.pack("@HP", len(program), ctypes.addressof(buffer))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+    attach_filter(sock, program)
 
 
 def _listen(sock: socket.socket) -> bool:

@@ -1,4 +1,4 @@
-"""SQLite: remembered rules and decision records."""
+"""SQLite: remembered rules, decision records, and what was used."""
 
 from arbiter.store.errors import (
     ClosedError,

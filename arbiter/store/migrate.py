@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote as percent
 
+from arbiter.store import steps
 from arbiter.store.errors import NewerError, NotOursError, StoreError, corrupt, explained
 
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x41726274
 """PRAGMA application_id: "Arbt"."""
-VERSION = 1
+VERSION = 2
 """PRAGMA user_version of schema.sql."""
-TABLES = frozenset({"rules", "rule_changes", "decisions"})
+TABLES = frozenset({"rules", "rule_changes", "decisions", "usage", "open_flows"})
 FILE_MODE = 0o640
 
-STEPS: Mapping[int, str | Callable[[Database], None]] = MappingProxyType({})
+STEPS: Mapping[int, str | Callable[[Database], None]] = MappingProxyType({1: steps.TO_2})
 """How to get from a version to the next, by the version it starts from; version 1 is the first.
 
 SQL statements, or a function that uses sqlite-utils; neither may begin or commit.
@@ -228,8 +229,8 @@ def quote(path: Path) -> str:
 def verify(connection: sqlite3.Connection, path: Path) -> None:
     """Raise CorruptError where the tables of rules are damaged, or a table is missing.
 
-    Not the decisions: they may be large, and their damage must not keep the rules from being
-    used. Costs some 100 ms at 100,000 rules.
+    Not the decisions nor what was used: they may be large, and their damage must not keep the
+    rules from being used. Costs some 100 ms at 100,000 rules.
     """
     found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     if not found >= TABLES:

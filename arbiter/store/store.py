@@ -1,4 +1,4 @@
-"""The database of rules and decision records: one connection, one thread, no clock.
+"""The database of rules, decision records and usage: one connection, one thread, no clock.
 
 Every method raises StoreError; where it does, nothing of what was asked is done.
 """
@@ -15,10 +15,11 @@ from typing import Self
 from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.rules.words import RuleError
-from arbiter.store import rows
+from arbiter.store import rows, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
 from arbiter.store.rows import Author, Change, Remembered
+from arbiter.usage import Batch, OpenFlow, Used
 
 _INSERT_RULE = (
     f"INSERT INTO rules ({', '.join(rows.RULE_COLUMNS)})"  # noqa: S608  # names from our code
@@ -258,6 +259,35 @@ class Store:
         values = {"since": since, "until": until, "app": utf8(app), "limit": limit}
         with explained(self.path, "cannot read the decisions"):
             return [rows.record(row) for row in self._db.execute(sql, values).fetchall()]
+
+    # --- usage ------------------------------------------------------------------------------
+
+    def add_usage(self, batch: Batch) -> None:
+        """Add what was used, with the baselines that belong to it, in one transaction.
+
+        It survives a crash of arbiter; a power cut may take the last ones (no fsync), both
+        together.
+        """
+        with self._write("cannot write what was used", durable=False):
+            usage.write(self._db, batch)
+
+    def open_flows(self) -> list[OpenFlow]:
+        """The flows that ran when `add_usage` was called last: for `Ledger.restore`."""
+        with explained(self.path, "cannot read the open connections"):
+            return usage.open_flows(self._db)
+
+    def usage(self, since: str = "", until: str = "~") -> list[Used]:
+        """What was used on the days of [since, until), as 2026-07-31, day by day.
+
+        `usage.summed` adds the rows up by link, SIM, app, ...
+        """
+        with explained(self.path, "cannot read what was used"):
+            return usage.usage(self._db, since, until)
+
+    def link_usage(self, *, link: str = "", sim: str = "", since: str = "") -> int:
+        """Bytes both ways since the day `since`, over a link; with `sim`, by that SIM anywhere."""
+        with explained(self.path, "cannot read what was used"):
+            return usage.carried(self._db, link, sim, since)
 
     # --- inside -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The thread that writes: rules at once and for good, decision records in batches.
+"""The thread that writes: rules at once and for good, decision records and usage in batches.
 
 Records wait in memory, at most `bound` of them; where the database fails the batch is kept and
 tried again, later each time. With nothing to write the thread sleeps without a timeout.
@@ -19,6 +19,7 @@ from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.store.errors import ClosedError, StoreError, UnstorableError
 from arbiter.store.rows import Remembered
 from arbiter.store.store import Store
+from arbiter.usage import Batch, OpenFlow, Pending
 
 FLUSH_SECONDS = 0.5
 FLUSH_RECORDS = 500
@@ -73,10 +74,13 @@ class Writer:
         # All below belong to _wake.
         self._jobs: deque[_Job[Any]] = deque()
         self._records: deque[Record | Callable[[], Record]] = deque()
-        self._due: float | None = None  # monotonic time of the next flush; None with no records
+        self._usage = Pending()
+        self._due: float | None = None  # monotonic time of the next flush; None with nothing
         self._pause = 0.0  # after a failed flush: how long until the next
         self._closing = False
         self._problem = ""
+        self._usage_problem = ""
+        self._bytes_lost = 0
         self._in_flight = 0  # the length of _batch
         # The thread's own: a batch stays one until it is written.
         self._batch: list[Record] = []
@@ -164,6 +168,29 @@ class Writer:
                 self._due = 0.0
                 self._wake.notify()
 
+    def add_usage(self, batch: Batch) -> None:
+        """As Store.add_usage, soon. Never waits for the database, and never fails.
+
+        While the database fails batches are merged: they take no more memory than accounts and
+        flows that there are.
+        """
+        with self._wake:
+            if self._closing:
+                self._lose_usage(batch, "the writer has ended")
+                return
+            self._usage.add(batch)
+            if self._due is None and self._usage:
+                self._due = time.monotonic() + FLUSH_SECONDS
+                self._wake.notify()
+
+    def open_flows(self) -> Future[list[OpenFlow]]:
+        """As Store.open_flows."""
+        return self._submit(lambda store: store.open_flows())
+
+    def link_usage(self, *, link: str = "", sim: str = "", since: str = "") -> Future[int]:
+        """As Store.link_usage: what is stored, without what waits here."""
+        return self._submit(lambda store: store.link_usage(link=link, sim=sim, since=since))
+
     def problems(self) -> tuple[str, ...]:
         """What is wrong now, each with its next step; empty when all is well."""
         with self._wake:
@@ -173,6 +200,8 @@ class Writer:
                     f"decision records were lost: {self.path}: {self.lost} found no room while the"
                     " database could not be written; the decisions themselves were carried out"
                 )
+            if self._usage_problem:
+                found.append(self._usage_problem)
             return tuple(found)
 
     def close(self) -> None:
@@ -246,17 +275,24 @@ class Writer:
         return not closing or (flushed and self._due is not None)
 
     def _flush(self, store: Store) -> bool:
-        """Write one batch; False where it failed, and is kept."""
+        """Write usage and one batch of records; False where it failed, and is kept."""
         if not self._batch:
             with self._wake:
                 size = min(len(self._records), FLUSH_RECORDS)
                 taken = [self._records.popleft() for _ in range(size)]
                 self._in_flight = size
             self._batch = [made if isinstance(made, Record) else made() for made in taken]
+        with self._wake:
+            usage = self._usage.take()
         try:
+            self._write_usage(store, usage)
+            usage = Batch()
             unstorable = self._write(store)
         except StoreError as error:
             with self._wake:
+                later = self._usage.take()
+                self._usage.add(usage)
+                self._usage.add(later)
                 first, longest = self._retry
                 self._pause = min(self._pause * 2, longest) if self._pause else first
                 self._due = time.monotonic() + self._pause
@@ -269,8 +305,27 @@ class Writer:
             self._in_flight, self._pause, self._problem = 0, 0.0, ""
             left = len(self._records)
             wait = 0.0 if left >= FLUSH_RECORDS else FLUSH_SECONDS
-            self._due = time.monotonic() + wait if left else None
+            self._due = time.monotonic() + wait if left or self._usage else None
         return True
+
+    def _write_usage(self, store: Store, usage: Batch) -> None:
+        """Write what was used, all of it or nothing."""
+        if not (usage.used or usage.open or usage.closed):
+            return
+        try:
+            store.add_usage(usage)
+        except UnstorableError as error:
+            with self._wake:  # it would fail for ever, and hold up everything behind it
+                self._lose_usage(usage, str(error))
+
+    def _lose_usage(self, usage: Batch, why: str) -> None:
+        """What was used is not stored; with the lock held."""
+        if count := sum(used.out_bytes + used.in_bytes for used in usage.used):
+            self._bytes_lost += count
+            self._usage_problem = (
+                f"{self._bytes_lost} bytes that were used are not counted: {self.path}: {why};"
+                " budgets have less left than is shown"
+            )
 
     def _write(self, store: Store) -> int:
         """Write the batch; gives how many of its records no database would take."""
@@ -297,5 +352,6 @@ class Writer:
             self.lost += len(self._records) + self._in_flight
             self._records.clear()
             self._in_flight = 0
+            self._lose_usage(self._usage.take(), "the database could not be written by the end")
         for job in jobs:
             job.refuse(self._closed())

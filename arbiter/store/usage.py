@@ -1,0 +1,106 @@
+"""What was used, and the baselines of live flows, as rows. Called inside Store's transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+from arbiter.model import Flow
+from arbiter.records import utf8
+from arbiter.usage import Account, Batch, Counted, Key, OpenFlow, Used
+
+MAX_INTEGER = (1 << 63) - 1
+"""SQLite's largest; a sum that would be more stays there."""
+_FIGURES = ("out_bytes", "in_bytes", "out_packets", "in_packets", "connections")
+_SUMS = ", ".join(f"{n} = min({n}, {MAX_INTEGER} - excluded.{n}) + excluded.{n}" for n in _FIGURES)
+_ADD = (
+    f"INSERT INTO usage (day, app, user, link, sim, {', '.join(_FIGURES)})"  # noqa: S608  # ours
+    f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET {_SUMS}"
+)
+_FLOW_COLUMNS = (
+    "proto, saddr, sport, daddr, dport, id, mark, started,"
+    " out_bytes, in_bytes, out_packets, in_packets, app, user, link, sim"
+)
+_KEEP = (
+    f"INSERT OR REPLACE INTO open_flows ({_FLOW_COLUMNS})"  # noqa: S608  # same
+    f" VALUES ({', '.join('?' * 16)})"
+)
+_FORGET = (
+    "DELETE FROM open_flows WHERE proto = ? AND saddr = ? AND sport = ? AND daddr = ?"
+    " AND dport = ? AND id = ?"
+)
+
+
+def write(db: sqlite3.Connection, batch: Batch) -> None:
+    """Add what was used, keep the new baselines, forget those of flows that are gone."""
+    db.executemany(_ADD, (_used_row(used) for used in batch.used))
+    db.executemany(_KEEP, (_flow_row(flow) for flow in batch.open))
+    db.executemany(_FORGET, (_key_row(key) for key in batch.closed))
+
+
+def open_flows(db: sqlite3.Connection) -> list[OpenFlow]:
+    """The baselines, in no order."""
+    rows = db.execute(f"SELECT {_FLOW_COLUMNS} FROM open_flows")  # noqa: S608  # names from our code
+    return [_flow(row) for row in rows]
+
+
+def usage(db: sqlite3.Connection, since: str, until: str) -> list[Used]:
+    """The rows of the days from `since` to before `until`, by day."""
+    rows = db.execute(
+        f"SELECT day, app, user, link, sim, {', '.join(_FIGURES)} FROM usage"  # noqa: S608  # same
+        " WHERE day >= ? AND day < ? ORDER BY day, app, user, link, sim",
+        (since, until),
+    )
+    return [Used(Account(*row[1:5]), row[0], *row[5:]) for row in rows]
+
+
+def carried(db: sqlite3.Connection, link: str, sim: str, since: str) -> int:
+    """Bytes both ways since the day `since`, over a link, or by a SIM in whatever link."""
+    column, value = ("sim", sim) if sim else ("link", utf8(link))
+    rows: Iterable[tuple[int]] = db.execute(
+        f"SELECT out_bytes + in_bytes FROM usage WHERE {column} = ? AND day >= ?",  # noqa: S608
+        (value, since),
+    )
+    return int(sum(count for (count,) in rows))
+
+
+def _used_row(used: Used) -> tuple[str | int, ...]:
+    figures = (getattr(used, name) for name in _FIGURES)
+    return (used.day, *_account_row(used.account), *(min(n, MAX_INTEGER) for n in figures))
+
+
+def _account_row(account: Account) -> tuple[str, str, str, str]:
+    return utf8(account.app), utf8(account.user), utf8(account.link), utf8(account.sim)
+
+
+def _key_row(key: Key) -> tuple[int | bytes, ...]:
+    flow, id = key
+    return flow.proto, flow.saddr, flow.sport, flow.daddr, flow.dport, id
+
+
+def _flow_row(flow: OpenFlow) -> tuple[str | int | bytes, ...]:
+    entry = flow.counted
+    counters = (entry.started, entry.out_bytes, entry.in_bytes, entry.out_packets, entry.in_packets)
+    return (
+        *_key_row(entry.key),
+        entry.mark,
+        *(min(n, MAX_INTEGER) for n in counters),
+        *_account_row(flow.account),
+    )
+
+
+def _flow(row: tuple[Any, ...]) -> OpenFlow:
+    proto, saddr, sport, daddr, dport, id, mark, started, *counters = row[:12]
+    out_bytes, in_bytes, out_packets, in_packets = counters
+    entry = Counted(
+        flow=Flow(proto, saddr, sport, daddr, dport),
+        id=id,
+        mark=mark,
+        out_bytes=out_bytes,
+        in_bytes=in_bytes,
+        out_packets=out_packets,
+        in_packets=in_packets,
+        started=started,
+    )
+    return OpenFlow(Account(*row[12:]), entry)
