@@ -73,6 +73,9 @@ class Interface(Struct, frozen=True):
     mac: str = ""
     """The permanent hardware address, lower case (IFLA_PERM_ADDRESS); "" for what is no hardware,
     and for hardware that invents an address each time it is plugged in."""
+    gateways: tuple[tuple[bytes, str], ...] = ()
+    """(gateway of a default route, its hardware address, lower case), the route preferred first;
+    none that is not resolved. What its network can be known by: everybody on it can forge that."""
 
 
 class MatchFacts(Protocol):

@@ -429,7 +429,7 @@ class Overrun(socket.socket):
 def test_an_overrun_alone_is_a_reason_to_look(
     namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rtnl, "_GROUPS", 0)
+    monkeypatch.setattr(rtnl, "GROUPS", 0)
 
     async def play(scene: Scene) -> None:
         scene.ip("link set wlan0 mtu 1400")
@@ -496,7 +496,7 @@ def test_a_snapshot_that_changed_while_it_was_read_is_read_again(
         return Snapshot(found.interfaces[:1], False, found.kinds)
 
     monkeypatch.setattr(rtnl, "read_interfaces", torn)
-    monkeypatch.setattr(rtnl, "_GROUPS", 0)  # no event can make it look
+    monkeypatch.setattr(rtnl, "GROUPS", 0)  # no event can make it look
 
     async def play(scene: Scene) -> None:
         assert len(scene.told[0]) == 1
