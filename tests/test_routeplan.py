@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from arbiter.links import Route
 from arbiter.model import MARK_DECIDED, MARK_DENIED, MARK_MASK
+from arbiter.routeconflicts import conflicts
 from arbiter.routeplan import (
     LOCAL,
     MAIN,
@@ -20,7 +21,6 @@ from arbiter.routeplan import (
     RoutePlan,
     Rule,
     TableRoute,
-    conflicts,
     link_mark,
 )
 
