@@ -6,8 +6,8 @@ before the old one goes (in one step where they have the same key). So there is 
 a connection decided for a link finds table main's default route.
 
 A program that removes foreign rules (systemd-networkd with ManageForeignRoutingPolicyRules, at its
-start) takes ours, too: `rtnl.LinkWatch` hears it, and the plan is to be applied again. That makes no
-new event where nothing is missing.
+start) takes ours, too: `rtnl.LinkWatch` hears it, and the plan is to be applied again, which makes
+no event where nothing is missing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def families() -> tuple[int, ...]:
 
 
 def check(plan: RoutePlan) -> tuple[str, ...]:
-    """Who else uses our preferences or tables here: `routeconflicts.conflicts`. Raises RouteError."""
+    """Who else uses our preferences or tables here (`routeconflicts`). Raises RouteError."""
     try:
         with Rtnetlink() as net:
             rules = [rule for family in families() for rule in net.rules(family)]
