@@ -79,8 +79,8 @@ class Interface(Struct, frozen=True):
     """The permanent hardware address, lower case (IFLA_PERM_ADDRESS); "" for what is no hardware,
     and for hardware that invents an address each time it is plugged in."""
     gateways: tuple[tuple[bytes, str], ...] = ()
-    """(gateway of a default route, its hardware address in lower case) as the neighbour table has
-    it. Anybody on that network can pretend to have an address: a name for a place, no proof."""
+    """(gateway of a default route, its hardware address, lower case), the route preferred first;
+    none that is not resolved. What its network can be known by: everybody on it can forge that."""
 
 
 class MatchFacts(Protocol):

@@ -8,8 +8,18 @@ A packet decided for link n carries `decided | n`. For each family it then meets
 - base+10 `lookup 7000+n`: the link's own routes. Empty while the link is down.
 - base+20 `unreachable`: whatever carries a link number and got this far leaves by no link at all.
 
-The last is one rule for each *bit* of the link number, not for each link: these five never change
-while links come and go, and hold for a number that no link has (any more). They need no daemon.
+A packet for no link (undecided, or decided for the default route) meets only, where one link alone
+claims a DNS server that is on no LAN here, since an operator's server may answer on its link only:
+
+- base+14 `to SERVER lookup main suppress_prefixlength`: what table main knows better goes first.
+- base+15 `to SERVER lookup 7000+n`: the link's way to it; without one, as if the rule were not.
+
+Not while another link is a VPN: who runs a network names its DNS servers, and could name any
+address to have its traffic leave beside the VPN (as CVE-2024-3661 does by DHCP routes).
+
+The `unreachable` is one rule for each *bit* of the link number, not for each link: these five never
+change while links come and go, and hold for a number that no link has (any more). They need no
+daemon.
 
 Rules and routes carry a routing protocol number of ours (FRA_PROTOCOL, rtm_protocol), by which
 they are found again without knowing what was applied.
@@ -18,10 +28,13 @@ they are found again without knowing what was applied.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+import itertools
+from collections import Counter
+from collections.abc import Iterator
 
 from msgspec import Struct
 
+from arbiter.linkdns import MAX_SERVERS, host_route, on_link, servers
 from arbiter.links import Route
 from arbiter.model import MARK_DECIDED, MARK_LINK, MARK_LINK_SHIFT, MARK_MASK
 
@@ -42,7 +55,10 @@ OpenVPN overrides them (0/1 and 128/1; 2000::/4 and 3000::/4, its `redirect-gate
 METRIC6 = 1024
 """What the kernel makes of an IPv6 route without metric (IP6_RT_PRIO_USER, net/ip6_route.h)."""
 
-_OWN, _LAN, _LINK, _LAST = 0, 5, 10, 20
+_OWN, _LAN, _LINK, _DNS_LAN, _DNS, _LAST = 0, 5, 10, 14, 15, 20
+SPAN = _LAST
+"""How far behind the first rule the last one is."""
+_WORD = 0xFFFFFFFF
 _COMPACT = MARK_MASK >> MARK_LINK_SHIFT
 _SIZES = {4: 4, 6: 16}
 _NOT_MIRRORED = (ipaddress.ip_network("fe80::/10"), ipaddress.ip_network("ff00::/8"))
@@ -106,6 +122,10 @@ class LinkRoutes(Struct, frozen=True):
     up6: bool
     routes: tuple[Route, ...] = ()
     """Those of table main over this interface."""
+    dns: tuple[bytes, ...] = ()
+    """The DNS servers its network named, packed. Hostile: those that cannot be are passed over."""
+    vpn: bool = False
+    """It is a tunnel, so that others' networks may not draw traffic away from it."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= MAX_LINK:
@@ -172,7 +192,7 @@ class RoutePlan(Struct, frozen=True):
     @property
     def preferences(self) -> frozenset[int]:
         """Every rule preference that is arbiter's."""
-        return frozenset(self.preference + n for n in (_OWN, _LAN, _LINK, _LAST))
+        return frozenset(self.preference + n for n in (_OWN, _LAN, _LINK, _DNS_LAN, _DNS, _LAST))
 
     def last(self, rule: Rule) -> bool:
         """Whether it is a rule of the safety net: first in, last out."""
@@ -202,17 +222,33 @@ class RoutePlan(Struct, frozen=True):
                     table=MAIN, suppress=SUPPRESS[family],
                 )  # fmt: skip
                 yield Rule(family, self.preference + _LINK, mark, mask, table=table)
+        # Not decided for a link, and without any other bit: else it is somebody else's packet.
+        free = _WORD & ~decided
+        for family in (4, 6):
+            for link, server in _sole_servers(self.links, family):
+                size = 8 * len(server)
+                yield Rule(
+                    family, self.preference + _DNS_LAN, 0, free,
+                    table=MAIN, suppress=SUPPRESS[family], dst=server, dst_len=size,
+                )  # fmt: skip
+                yield Rule(
+                    family, self.preference + _DNS, 0, free,
+                    table=self.table_of(link.number), dst=server, dst_len=size,
+                )  # fmt: skip
 
     def routes(self) -> tuple[TableRoute, ...]:
         """All tables' routes, in the order to add them: on-link ones before gateways.
 
-        One for each destination and metric: of several (ECMP, two advertising routers) the first.
+        Each link's, and one to each of its DNS servers that is on no subnet of it: so these are
+        reached where there is no default. One for each destination and metric: of several (ECMP,
+        two advertising routers) the first.
         """
         found: dict[tuple[int, int, bytes, int, int], TableRoute] = {}
         for link in self.links:
             mirrored = [r for r in link.routes if link.up(r.family) and not _local(r)]
             near = [r for r in mirrored if not r.gateway]
-            for route in (*near, *(r for r in mirrored if r.gateway)):
+            hosts = _server_routes(link, mirrored)
+            for route in sorted((*mirrored, *hosts), key=lambda r: bool(r.gateway)):
                 made = TableRoute(
                     self.table_of(link.number), link.index, _normal(route), _far(route, near)
                 )
@@ -226,59 +262,6 @@ def link_mark(number: int, mask: int = MARK_MASK) -> tuple[int, int]:
         raise ValueError(f"link number {number} is not in 1-{MAX_LINK}")
     mark = _place(MARK_DECIDED | number << MARK_LINK_SHIFT, mask)
     return mark, _place(MARK_DECIDED | MARK_LINK, mask)
-
-
-def conflicts(
-    plan: RoutePlan, rules: Iterable[Rule], routes: Iterable[TableRoute]
-) -> tuple[str, ...]:
-    """Who else uses our preferences or tables, or takes packets before our rules; () if nobody.
-
-    `rules` are all of both families, `routes` those of `plan.tables`. Each text says what, where,
-    why and the next step. What an earlier run of arbiter left is no conflict.
-    """
-    return tuple(dict.fromkeys((*_rule_conflicts(plan, rules), *_route_conflicts(plan, routes))))
-
-
-def _rule_conflicts(plan: RoutePlan, rules: Iterable[Rule]) -> Iterator[str]:
-    for rule in rules:
-        if rule.ours:
-            continue
-        where = f"`ip -{rule.family} rule` preference {rule.preference}"
-        if rule.table in plan.tables:
-            yield (
-                f"{where} looks up table {rule.table}, which is to be arbiter's: its packets would "
-                f"take a link's routes; set route_table in arbiter.toml to a number with "
-                f"{MAX_LINK} free tables behind it"
-            )
-        if rule.preference in plan.preferences:
-            yield (
-                f"{where} is in use by another program, and arbiter's rules are to stand there: "
-                f"which comes first would be chance; set route_pref in arbiter.toml to a number "
-                f"with {_LAST} free preferences behind it"
-            )
-        elif _catches_all(rule) and rule.preference < plan.preference:
-            yield (
-                f"{where} takes every packet, also those decided for a link, to table {rule.table} "
-                f"before arbiter's rules are read; set route_pref in arbiter.toml below "
-                f"{rule.preference}, or move that rule"
-            )
-
-
-def _catches_all(rule: Rule) -> bool:
-    """A rule without conditions, but for those that only look at LANs."""
-    narrow = rule.narrow or rule.mask or rule.dst_len or rule.suppress >= 0
-    return not narrow and rule.table != LOCAL
-
-
-def _route_conflicts(plan: RoutePlan, routes: Iterable[TableRoute]) -> Iterator[str]:
-    for found in routes:
-        if found.table in plan.tables and found.protocol != PROTOCOL:
-            yield (
-                f"routing table {found.table} already has routes of another program (`ip "
-                f"-{found.route.family} route show table {found.table}`): a connection could leave "
-                f"by them; set route_table in arbiter.toml to a number with {MAX_LINK} free tables "
-                "behind it"
-            )
 
 
 def _place(mark: int, mask: int) -> int:
@@ -330,6 +313,30 @@ def _far(route: Route, near: list[Route]) -> bool:
     if gateway.is_link_local and gateway.version == 6:
         return False
     return not any(gateway in _network(r) for r in near if r.prefixlen)
+
+
+def _sole_servers(links: tuple[LinkRoutes, ...], family: int) -> Iterator[tuple[LinkRoutes, bytes]]:
+    """(link, DNS server) where it is the only one that is up and claims it, and it is on no LAN."""
+    up = [link for link in links if link.up(family)]
+    claims = {link.number: servers(link.dns, family) for link in up}
+    claimed = Counter(itertools.chain(*claims.values()))
+    routes = [r for link in up for r in link.routes if r.family == family]
+    for link in up:
+        if any(other.vpn for other in up if other is not link):
+            continue
+        for server in claims[link.number][:MAX_SERVERS]:
+            if claimed[server] == 1 and not on_link(server, routes, SUPPRESS[family]):
+                yield link, server
+
+
+def _server_routes(link: LinkRoutes, mirrored: list[Route]) -> Iterator[Route]:
+    for family in (4, 6):
+        routes = [r for r in mirrored if r.family == family]
+        for server in servers(link.dns, family)[:MAX_SERVERS]:
+            if not on_link(server, routes, SUPPRESS[family]) and (
+                route := host_route(server, routes)
+            ):
+                yield route
 
 
 def _subnets(link: LinkRoutes, family: int) -> set[tuple[bytes, int]]:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from arbiter.kernel.linkkind import Hardware, kind_of, read_hardware
-from arbiter.kernel.rtnl import matters
 from arbiter.kernel.rtnldump import Snapshot, _Reader
 from arbiter.linkfiles import LinkFile, Match
 from arbiter.links import (
@@ -498,30 +497,3 @@ def test_a_dump_that_was_interrupted_is_known_for_it(flags: int, consistent: boo
     reader = _Reader(range(0), {})
     reader.link({"header": {"flags": flags}, "flags": 0x8})
     assert reader.snapshot() == Snapshot((), consistent, {})
-
-
-# --- events ---------------------------------------------------------------------------------
-
-
-def event(kind: int, table: int = 254, flags: int = 0) -> bytes:
-    payload = bytes([2, 0, 0, 0, table, 3, 0, 1]) + flags.to_bytes(4, "little")
-    return (16 + len(payload)).to_bytes(4, "little") + bytes([kind]) + bytes(11) + payload
-
-
-@pytest.mark.parametrize("kind", [16, 17, 20, 21, 24, 25])
-def test_events_of_links_addresses_and_routes_matter(kind: int) -> None:
-    assert matters(event(kind))
-    assert matters(event(28) + event(kind))
-
-
-def test_events_of_table_local_and_of_the_route_cache_do_not_matter() -> None:
-    assert not matters(event(24, table=255))
-    assert not matters(event(24, flags=0x200))
-    assert not matters(event(28))
-    assert matters(event(24, table=252))
-
-
-@given(st.binary(max_size=64))
-def test_any_bytes_are_judged_and_torn_ones_count_as_a_change(data: bytes) -> None:
-    assert isinstance(matters(data), bool)
-    assert matters(event(28)[:-1])

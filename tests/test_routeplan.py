@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from arbiter.links import Route
 from arbiter.model import MARK_DECIDED, MARK_DENIED, MARK_MASK
+from arbiter.routeconflicts import conflicts
 from arbiter.routeplan import (
     LOCAL,
     MAIN,
@@ -20,7 +21,6 @@ from arbiter.routeplan import (
     RoutePlan,
     Rule,
     TableRoute,
-    conflicts,
     link_mark,
 )
 
@@ -111,6 +111,113 @@ def test_another_mask_moves_every_mark() -> None:
     assert link_mark(31, 0x7F) == (0x3F, 0x3F)
 
 
+# --- DNS servers ------------------------------------------------------------------------------
+
+THERE4, THERE6 = ip("203.0.113.53"), ip("2001:db8:53::1")
+FREE = 0xFFFFFFFF ^ MARK_DECIDED
+
+
+def with_dns(link: LinkRoutes, *servers: bytes, **changes: object) -> LinkRoutes:
+    return msgspec.structs.replace(link, dns=servers, **changes)
+
+
+def for_dns(*links: LinkRoutes) -> list[tuple[int, bytes, int]]:
+    """(preference, server, table) of each rule for packets of no link."""
+    found = [r for r in RoutePlan(links).rules() if r.preference in (914, 915)]
+    assert all((r.mark, r.mask, r.dst_len) == (0, FREE, 8 * len(r.dst)) for r in found)
+    assert all((r.suppress >= 0) == (r.preference == 914) == (r.table == MAIN) for r in found)
+    return [(r.preference, r.dst, r.table) for r in found]
+
+
+def hosts(*links: LinkRoutes) -> list[TableRoute]:
+    return [r for r in RoutePlan(links).routes() if r.route.dst in (THERE4, THERE6)]
+
+
+@pytest.mark.parametrize("server", [THERE4, THERE6])
+def test_a_dns_server_of_one_link_is_looked_for_there_after_the_lans_of_main(server: bytes) -> None:
+    found = for_dns(WIFI, with_dns(LTE, server, server))
+    assert found == [(914, server, MAIN), (915, server, 7002)]
+
+
+def test_a_server_that_two_links_claim_has_no_rule_until_one_of_them_is_down() -> None:
+    both = with_dns(WIFI, THERE4, THERE6), with_dns(LTE, THERE4, THERE6)
+    assert for_dns(*both) == []
+    half = msgspec.structs.replace(both[0], up4=False)
+    assert for_dns(half, both[1]) == [(914, THERE4, MAIN), (915, THERE4, 7002)]
+    assert for_dns(msgspec.structs.replace(both[0], up4=False, up6=False)) == []
+
+
+@pytest.mark.parametrize("server", [ip("10.1.0.7"), ip("2001:db8:1::7")])
+def test_a_server_on_a_lan_has_neither_rule_nor_route(server: bytes) -> None:
+    """Nor does a network that claims somebody's LAN address as its server get that traffic."""
+    for links in ((with_dns(WIFI, server), LTE), (WIFI, with_dns(LTE, server))):
+        assert for_dns(*links) == []
+    plan = RoutePlan((with_dns(WIFI, server),))
+    assert plan.routes() == RoutePlan((WIFI,)).routes()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "127.0.0.53", "0.0.0.0", "0.1.2.3", "224.0.0.251", "169.254.1.1", "255.255.255.255",
+        "240.0.0.1", "::1", "::", "fe80::1", "ff02::fb", "::ffff:203.0.113.53",
+    ],
+)  # fmt: skip
+def test_no_rule_or_route_is_made_for_what_is_no_server_beyond_this_machine(text: str) -> None:
+    plan = RoutePlan((with_dns(LTE, ip(text)),))
+    assert plan.rules() == RoutePlan((LTE,)).rules()
+    assert plan.routes() == RoutePlan((LTE,)).routes()
+
+
+def test_a_nat64_address_is_a_server() -> None:
+    assert len(for_dns(with_dns(LTE, ip("64:ff9b::8.8.8.8")))) == 2
+
+
+def test_while_a_vpn_is_up_no_other_network_draws_traffic_away_from_it() -> None:
+    tunnel = LinkRoutes(3, "tun0", 9, True, False, (Route(4, b"", 0),), (ip("192.0.2.1"),), True)
+    found = for_dns(with_dns(LTE, THERE4, THERE6), tunnel)
+    assert [found[0][1], found[2][1]] == [tunnel.dns[0], THERE6], "it has IPv4 only"
+    assert len(found) == 4
+    down = msgspec.structs.replace(tunnel, up4=False)
+    assert for_dns(with_dns(LTE, THERE4), down) == [(914, THERE4, MAIN), (915, THERE4, 7002)]
+
+
+def test_a_network_can_name_many_servers_and_few_are_taken() -> None:
+    many = tuple(bytes([203, 0, 113, n]) for n in range(1, 200))
+    assert {server for _, server, _ in for_dns(with_dns(LTE, *many))} == set(many[:4])
+    added = len(RoutePlan((with_dns(LTE, *many),)).routes()) - len(RoutePlan((LTE,)).routes())
+    assert added == 4
+
+
+def test_a_links_table_has_its_servers_through_its_gateway() -> None:
+    four, six = hosts(with_dns(WIFI, THERE4, THERE6))
+    assert four == TableRoute(7001, 5, Route(4, THERE4, 32, OUT4.gateway, 100))
+    assert six == TableRoute(7001, 5, Route(6, THERE6, 128, OUT6.gateway, 100))
+    direct = hosts(with_dns(LTE, THERE4, THERE6))
+    assert [(r.route.gateway, r.onlink) for r in direct] == [(b"", False)] * 2
+
+
+def test_a_server_without_a_default_route_is_reached_by_the_links_gateway_or_not_at_all() -> None:
+    through = Route(4, ip("198.18.0.0"), 15, ip("10.1.0.9"), 7)
+    (host,) = hosts(with_dns(WIFI, THERE4, routes=(LAN4, through)))
+    assert (host.route.gateway, host.route.metric, host.onlink) == (ip("10.1.0.9"), 7, False)
+    nearer = Route(4, ip("203.0.113.0"), 24, ip("10.1.0.8"))
+    (host,) = hosts(with_dns(WIFI, THERE4, routes=(LAN4, OUT4, through, nearer)))
+    assert host.route.gateway == ip("10.1.0.8")
+    assert hosts(with_dns(WIFI, THERE4, routes=(LAN4,))) == []
+    own = Route(4, THERE4, 32, ip("10.1.0.3"), 50)
+    (host,) = hosts(with_dns(WIFI, THERE4, routes=(LAN4, OUT4, own)))
+    assert host.route == own
+
+
+def test_rules_for_servers_stand_behind_the_links_and_other_peoples_marks_pass_them() -> None:
+    plan = RoutePlan((with_dns(LTE, THERE4),))
+    assert of(plan, 0, 4) == of(plan, MARK_DECIDED, 4) == ["914 254", "915 7002"]
+    for others in (0xCA6C, 0x2000, MARK_DENIED):
+        assert of(plan, others, 4) == []
+    assert of(plan, 0x22000000, 4) == ["905 254", "910 7002", "920 unreachable"]
+
+
 # --- promises for every plan ------------------------------------------------------------------
 
 routes = st.one_of(
@@ -127,13 +234,20 @@ routes = st.one_of(
     ),
 )
 links = st.builds(
-    lambda number, up4, up6, found: LinkRoutes(
-        number, f"if{number}", number + 3, up4, up6, tuple(found)
+    lambda number, up4, up6, found, dns, vpn: LinkRoutes(
+        number, f"if{number}", number + 3, up4, up6, tuple(found), tuple(dns), vpn
     ),
     st.integers(1, 31),
     st.booleans(),
     st.booleans(),
     st.lists(routes, max_size=6),
+    st.lists(
+        st.sampled_from([THERE4, THERE6, ip("10.1.0.7"), b"", b"abc"])
+        | st.binary(min_size=4, max_size=4)
+        | st.binary(min_size=16, max_size=16),
+        max_size=6,
+    ),
+    st.booleans(),
 )
 plans = st.builds(
     lambda found, shift: RoutePlan(tuple(found), mask=0x7F << shift),
@@ -155,18 +269,37 @@ def test_a_decided_links_packet_ends_at_unreachable_and_sees_no_other_links_tabl
 
 
 @given(plans, st.integers(0, 0xFFFFFFFF), st.sampled_from([0, MARK_DECIDED, MARK_DENIED]))
-def test_packets_without_a_link_number_meet_no_rule(
+def test_packets_without_a_link_number_meet_only_rules_for_dns_servers(
     plan: RoutePlan, others: int, bits: int
 ) -> None:
     shift = (plan.mask & -plan.mask).bit_length() - 1
     mark = others & ~plan.mask & 0xFFFFFFFF | bits >> 24 << shift
-    assert of(plan, mark, 4) == of(plan, mark, 6) == []
+    claimed = {server for link in plan.links for server in link.dns}
+    for rule in plan.rules():
+        if mark & rule.mask == rule.mark:
+            assert mark == bits >> 24 << shift, "somebody else's packet"
+            assert rule.dst in claimed
+            assert rule.dst_len == 8 * len(rule.dst)
 
 
 @given(plans, st.integers(0, 0xFFFFFFFF))
-def test_undecided_packets_meet_no_rule_whatever_their_bits(plan: RoutePlan, mark: int) -> None:
+def test_undecided_packets_with_any_bit_meet_no_rule(plan: RoutePlan, mark: int) -> None:
     shift = (plan.mask & -plan.mask).bit_length() - 1
-    assert of(plan, mark & ~(MARK_DECIDED >> 24 << shift), 4) == []
+    mark &= ~(MARK_DECIDED >> 24 << shift)
+    for family in (4, 6):
+        assert mark == 0 or of(plan, mark, family) == []
+
+
+@given(plans)
+def test_a_rule_for_a_dns_server_names_a_link_that_is_up_and_alone_claims_it(
+    plan: RoutePlan,
+) -> None:
+    for rule in plan.rules():
+        if rule.preference == plan.preference + 15:
+            up = [link for link in plan.links if link.up(rule.family)]
+            (link,) = (x for x in up if rule.dst in x.dns)
+            assert rule.table == plan.table_of(link.number)
+            assert not any(other.vpn for other in up if other is not link)
 
 
 @given(plans)
@@ -183,7 +316,9 @@ def test_tables_hold_what_is_up_once_a_key_and_through_its_own_interface(plan: R
         assert near == list(range(len(near))), "a gateway before the route that reaches it"
         mirrored = {(r.family, r.dst, r.prefixlen) for r in link.routes if link.up(r.family)}
         ours = {(r.route.family, r.route.dst, r.route.prefixlen) for r in mine}
-        assert {m for m in mirrored if m[1][:1] not in (b"\xfe", b"\xff")} <= ours <= mirrored
+        servers = {(4 if len(s) == 4 else 6, s, 8 * len(s)) for s in link.dns}
+        assert {m for m in mirrored if m[1][:1] not in (b"\xfe", b"\xff")} <= ours
+        assert ours <= mirrored | servers
 
 
 @given(plans)
@@ -244,6 +379,28 @@ def test_a_table_with_anothers_routes_is_a_conflict_and_said_once() -> None:
     assert "7009" in text
     assert "route_table" in text
     assert conflicts(RoutePlan((LTE,), table=8000), DEFAULTS, found) == ()
+
+
+@pytest.mark.parametrize(("table", "preference"), [(8000, 300), (255, 1), (9_999, 32_745)])
+def test_other_tables_and_preferences_move_everything(table: int, preference: int) -> None:
+    usual = RoutePlan((WIFI, with_dns(LTE, THERE4)))
+    moved = RoutePlan(usual.links, table, preference)
+    rules = [
+        msgspec.structs.replace(
+            rule,
+            preference=rule.preference - 900 + preference,
+            table=rule.table - 7000 + table if rule.table in usual.tables else rule.table,
+        )
+        for rule in usual.rules()
+    ]
+    assert list(moved.rules()) == rules
+    assert {rule.preference for rule in rules} <= moved.preferences
+    assert {route.table for route in moved.routes()} == {table + 1, table + 2}
+    assert {table + 1, table + 2} <= set(moved.tables)
+    assert conflicts(moved, (*DEFAULTS, *usual.rules(), *moved.rules()), moved.routes()) == ()
+    for own in moved.preferences:
+        (text,) = conflicts(moved, (*DEFAULTS, Rule(4, own, 5, 5, table=9, protocol=FOREIGN)), ())
+        assert f"preference {own}" in text
 
 
 # --- bad values -------------------------------------------------------------------------------

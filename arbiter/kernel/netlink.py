@@ -51,6 +51,8 @@ class Message(Struct, frozen=True):
     flags: int
     seq: int
     payload: bytes
+    port: int = 0
+    """Of a notification: the socket whose request made the change; 0 is the kernel itself."""
 
     @property
     def error(self) -> int:
@@ -78,10 +80,10 @@ def messages(data: bytes) -> Iterator[Message]:
     while offset < end:
         if end - offset < NLMSG_HDRLEN:
             raise ValueError(f"netlink header cut off: {end - offset} bytes of {NLMSG_HDRLEN}")
-        length, kind, flags, seq, _ = _HEADER.unpack_from(data, offset)
+        length, kind, flags, seq, port = _HEADER.unpack_from(data, offset)
         if not NLMSG_HDRLEN <= length <= end - offset:
             raise ValueError(f"netlink message says {length} bytes, {end - offset} are there")
-        yield Message(kind, flags, seq, data[offset + NLMSG_HDRLEN : offset + length])
+        yield Message(kind, flags, seq, data[offset + NLMSG_HDRLEN : offset + length], port)
         offset += (length + 3) & ~3
 
 

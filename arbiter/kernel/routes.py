@@ -6,7 +6,8 @@ before the old one goes (in one step where they have the same key). So there is 
 a connection decided for a link finds table main's default route.
 
 A program that removes foreign rules (systemd-networkd with ManageForeignRoutingPolicyRules, at its
-start) takes ours, too: apply the plan again on RTM_DELRULE.
+start) takes ours, too: `rtnl.LinkWatch` hears it, and the plan is to be applied again, which makes
+no event where nothing is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import TypeVar
 from msgspec import Struct
 
 from arbiter.kernel.rtnetlink import Rtnetlink
-from arbiter.routeplan import MAIN, PROTOCOL, UNREACHABLE, RoutePlan, Rule, TableRoute, conflicts
+from arbiter.routeconflicts import conflicts
+from arbiter.routeplan import MAIN, PROTOCOL, UNREACHABLE, RoutePlan, Rule, TableRoute
 
 T = TypeVar("T")
 
@@ -47,7 +49,7 @@ def families() -> tuple[int, ...]:
 
 
 def check(plan: RoutePlan) -> tuple[str, ...]:
-    """Who else uses our preferences or tables here: `routeplan.conflicts`. Raises RouteError."""
+    """Who else uses our preferences or tables here (`routeconflicts`). Raises RouteError."""
     try:
         with Rtnetlink() as net:
             rules = [rule for family in families() for rule in net.rules(family)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -34,6 +35,7 @@ _EXCL_CREATE, _REPLACE_CREATE = 0x600, 0x500  # NLM_F_EXCL, NLM_F_REPLACE with N
 _DUMP_INTR = 0x10  # NLM_F_DUMP_INTR: the list changed while it was being read
 _SOL_NETLINK, _GET_STRICT_CHK = 270, 12  # linux/netlink.h
 _DUMP_TRIES = 10
+_KEPT_PORTS = 256
 _READ_SIZE = 1 << 18
 
 _UNICAST, _LOCAL = 1, 2  # RTN_*
@@ -52,6 +54,31 @@ _AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FAMILY = {int(af): family for family, af in _AF.items()}
 
 
+class _Ports:
+    """The netlink ports of this process's sockets, the last ones, closed or not.
+
+    A notification carries the port of the socket whose request it tells of (NETLINK_CB(skb).portid,
+    fib_nl_newrule and rtmsg_fib): so what arbiter did is told from what others did. It is read
+    after the request was answered, mostly after the socket was closed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # routes are applied in threads
+        self._ports: tuple[int, ...] = ()
+
+    def add(self, port: int) -> None:
+        with self._lock:
+            kept = tuple(p for p in self._ports if p != port)
+            self._ports = (*kept, port)[-_KEPT_PORTS:]
+
+    def __contains__(self, port: object) -> bool:
+        return port in self._ports
+
+
+OWN_PORTS = _Ports()
+"""`port in OWN_PORTS`: whether a change that was notified is this process's own doing."""
+
+
 class Rtnetlink:
     """One socket; use it in one thread, and a `with`. Methods raise OSError as the kernel does."""
 
@@ -60,6 +87,7 @@ class Rtnetlink:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
         self._sock.connect((0, 0))  # from the kernel only
+        OWN_PORTS.add(self._sock.getsockname()[0])
         self._sock.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
         self._seq = 0
 
@@ -83,11 +111,11 @@ class Rtnetlink:
 
     def add_rule(self, rule: Rule) -> None:
         """EEXIST if it is there."""
-        self._ask(_NEWRULE, _EXCL_CREATE, _pack_rule(rule), f"adding {describe_rule(rule)}")
+        self.ask(_NEWRULE, _EXCL_CREATE, _pack_rule(rule), f"adding {describe_rule(rule)}")
 
     def delete_rule(self, rule: Rule) -> None:
         """ENOENT if it is not there."""
-        self._ask(_DELRULE, 0, _pack_rule(rule), f"removing {describe_rule(rule)}")
+        self.ask(_DELRULE, 0, _pack_rule(rule), f"removing {describe_rule(rule)}")
 
     # --- routes -------------------------------------------------------------------------------
 
@@ -106,11 +134,11 @@ class Rtnetlink:
     def replace_route(self, route: TableRoute) -> None:
         """Put in force for its key, in one step: no moment without it."""
         body = _pack_route(route)
-        self._ask(_NEWROUTE, _REPLACE_CREATE, body, f"adding {describe_route(route)}")
+        self.ask(_NEWROUTE, _REPLACE_CREATE, body, f"adding {describe_route(route)}")
 
     def delete_route(self, route: TableRoute) -> None:
         """ESRCH if it is not there."""
-        self._ask(_DELROUTE, 0, _pack_route(route), f"removing {describe_route(route)}")
+        self.ask(_DELROUTE, 0, _pack_route(route), f"removing {describe_route(route)}")
 
     def leaves(self, mark: int, destination: bytes) -> int:
         """The interface index a packet with that mark would leave by; 0: by none.
@@ -121,26 +149,32 @@ class Rtnetlink:
         family = 4 if len(destination) == 4 else 6
         body = _RTMSG.pack(_AF[family], 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
         body += pack_attribute(_RTA_DST, destination) + pack_attribute(_RTA_MARK, _U32.pack(mark))
-        self._seq += 1
-        self._sock.send(pack_message(_GETROUTE, 0, self._seq, body))
-        for message in self._read("looking up a route"):
-            if message.type == NLMSG_ERROR:
-                # ENETUNREACH: no route. The others are routes that say no (fib_props).
-                no = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
-                if message.error in no:
-                    return 0
-                raise os_error(message.error, "looking up a route")
-            kind, index = message.payload[7], 0
-            for number, value in attributes(message.payload[_RTMSG.size :]):
-                if number == _RTA_OIF:
-                    (index,) = _U32.unpack(value)
-            return int(index) if kind in (_UNICAST, _LOCAL) else 0
-        raise os_error(errno.EPROTO, "looking up a route: an answer to nothing")
+        try:
+            payload = self.get(_GETROUTE, body, "looking up a route")
+        except OSError as error:
+            # ENETUNREACH: no route. The others are routes that say no (fib_props).
+            no = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
+            if error.errno in no:
+                return 0
+            raise
+        index = _word(dict(_numbered(payload)), _RTA_OIF)
+        return index if payload[7] in (_UNICAST, _LOCAL) else 0
 
     # --- the wire -----------------------------------------------------------------------------
 
-    def _ask(self, kind: int, flags: int, body: bytes, what: str) -> None:
+    def ask(self, kind: int, flags: int, body: bytes, what: str) -> None:
+        """One request that is only acknowledged; OSError, naming `what`, where it is refused."""
         ack_request(self._sock, kind, flags, body, what)
+
+    def get(self, kind: int, body: bytes, what: str) -> bytes:
+        """The payload of the one answer; OSError, naming `what`, where it is refused."""
+        self._seq += 1
+        self._sock.send(pack_message(kind, 0, self._seq, body))
+        for message in self._read(what):
+            if message.type == NLMSG_ERROR:
+                raise os_error(message.error, what)
+            return message.payload
+        raise os_error(errno.EPROTO, f"{what}: an answer to nothing")
 
     def _dump(self, kind: int, body: bytes, what: str) -> list[Message]:
         for _ in range(_DUMP_TRIES):

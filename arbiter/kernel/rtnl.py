@@ -1,38 +1,39 @@
-"""Watches interfaces, addresses and routes: tells of each new state, once things are quiet.
+"""Watches interfaces, addresses, routes and gateways: tells each new state, a loss at once.
 
 An event says that something changed; what is now is read anew (`rtnldump`). So nothing is lost with
 an event: an overrun of the socket (ENOBUFS) is one more reason to look. While nothing happens,
 nothing runs.
+
+Changes mostly come in dozens, and are told once things are quiet. But what was told and is gone (an
+interface, an address, a default route) is looked at without that wait: until it is told, new
+connections are decided for a link that is not there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
-import struct
 from collections.abc import Callable, Container
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from arbiter.kernel.netlink import messages
-from arbiter.kernel.rtnldump import RT_TABLE_LOCAL, Kinds, read_interfaces
+from arbiter.kernel.linkevents import EVERYTHING, GROUPS, Judge, Told
+from arbiter.kernel.neighbours import Gateways
+from arbiter.kernel.rtnetlink import OWN_PORTS
+from arbiter.kernel.rtnldump import Kinds, read_interfaces
 from arbiter.links import Interface
 
 QUIET = 0.05
 """Seconds without an event after which the state is read."""
 LONGEST = 0.5
 """Seconds after the first event when it is read in any case."""
+BETWEEN_LOSSES = 0.25
+"""Seconds between two looks that did not wait for quiet: a storm of losses, a carrier that comes
+and goes, is no storm of looks. Meanwhile a loss is told like other changes."""
 RETRY = 1.0
 """Seconds after a failure."""
 _NETLINK_ROUTE = 0
-_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-"""RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE (linux/rtnetlink.h)."""
-_LINK_OR_ADDRESS = frozenset({16, 17, 20, 21})  # RTM_{NEW,DEL}{LINK,ADDR}
-_ROUTE = frozenset({24, 25})
-_RTMSG = struct.Struct("=BBBBBBBBI")
-_RTM_F_CLONED = 0x200
 _READ_SIZE = 65536
 _BATCH = 64
 """Events read at a time, before others on the loop have their turn."""
@@ -44,7 +45,12 @@ class LinkWatch:
     `changed` gets all of them, at the start and after each change. `problem` gets a sentence when
     the state cannot be read, and "" once it can again; meanwhile the last state stays, and it is
     tried again every second. `own_tables` are arbiter's routing tables: they mirror the others, and
-    would otherwise keep a lost default route alive. One event loop; nothing here is thread-safe.
+    would otherwise keep a lost default route alive.
+
+    `rules_changed` is called when rules or routes of arbiter's may be gone, though `changed` was
+    not: another program removed them (at its start systemd-networkd removes foreign rules), or they
+    went with an interface that was back before it was looked at. `routes.apply` is the answer. What
+    this process itself does is never told. One event loop; nothing here is thread-safe.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class LinkWatch:
         problem: Callable[[str], None],
         *,
         own_tables: Container[int],
+        rules_changed: Callable[[], None] = lambda: None,
         quiet: float = QUIET,
         longest: float = LONGEST,
         receive_buffer: int | None = None,
@@ -60,12 +67,17 @@ class LinkWatch:
         self._changed = changed
         self._problem = problem
         self._own_tables = own_tables
+        self._rules_changed = rules_changed
         self._quiet = quiet
         self._longest = longest
         self._receive_buffer = receive_buffer
         self._socket: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._dirty = asyncio.Event()
+        self._told = Told.NOTHING
+        self._next_at_once = 0.0
+        self._gateways = Gateways()
+        self._judge = Judge(own_tables, OWN_PORTS, self._gateways)
         self._kinds: Kinds = {}
         self._failed = ""
         self.interfaces: tuple[Interface, ...] = ()
@@ -108,7 +120,7 @@ class LinkWatch:
         try:
             if self._receive_buffer is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
-            sock.bind((0, _GROUPS))
+            sock.bind((0, GROUPS))
         except OSError:
             sock.close()
             raise
@@ -128,44 +140,67 @@ class LinkWatch:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._dirty.set()
                 if error.errno != errno.ENOBUFS:
                     self._close_socket()  # the next look opens a new one
+                    self._note(Told.CHANGE | Told.LOSS)
                     return
+                self._note(EVERYTHING)
                 self.overruns += 1
                 continue
             # Only the kernel's own words: others may send to this socket, with the right to.
-            if sender[0] == 0 and not self._dirty.is_set() and matters(data):
-                self._dirty.set()
+            if sender[0] == 0 and (told := self._judge.judge(data)):
+                self._note(told)
+
+    def _note(self, told: Told) -> None:
+        self._told |= told
+        self._dirty.set()
 
     # --- looking ------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
             await self._dirty.wait()
-            await self._settle()
+            quiet = await self._settle()
+            told, self._told = self._told, Told.NOTHING
             self._dirty.clear()
-            if not await self._look():
+            if told & Told.RULES:
+                self._rules_changed()
+            if told & Told.CHANGE and not await self._look(told):
                 await asyncio.sleep(RETRY)
-                self._dirty.set()
+                self._note(Told.CHANGE | Told.LOSS)
+            elif told & Told.CHANGE and not quiet:
+                # The look was in the middle of something, the end of which may be silent.
+                self._note(Told.CHANGE)
 
-    async def _settle(self) -> None:
-        """Until no event came for `quiet` seconds, but `longest` at most."""
+    async def _settle(self) -> bool:
+        """Until no event came for `quiet` seconds, `longest` at most; not at all after a loss.
+
+        Whether it is quiet now.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._longest
-        while (rest := until - loop.time()) > 0:
+        while True:
+            if self._told & Told.LOSS:
+                until = min(until, self._next_at_once)
+            rest = until - loop.time()
+            if rest <= 0:
+                break
             self._dirty.clear()
             try:
                 async with asyncio.timeout(min(self._quiet, rest)):
                     await self._dirty.wait()
             except TimeoutError:
-                return
+                if rest > self._quiet:
+                    return True
+        self._next_at_once = loop.time() + BETWEEN_LOSSES
+        return False
 
-    async def _look(self) -> bool:
+    async def _look(self, told: Told) -> bool:
         """Read the state and tell it if it is new; False where it could not be read."""
         try:
             if self._socket is None:
                 self._open()
+                self._rules_changed()  # who removed any meanwhile was not heard
             found = await self._read()
         except (OSError, NetlinkError) as error:
             self._say(
@@ -173,10 +208,14 @@ class LinkWatch:
                 f"were last seen, next try in {RETRY:.0f} s; see `ip monitor` and `arbiter doctor`"
             )
             return False
-        self._say("")
+        self._say(self._gateways.problem)
         if found != self.interfaces:
             self.interfaces = found
             self._changed(found)
+        elif told & Told.LOSS and not told & Told.RULES:
+            # Lost and back already. IPv4 routes of ours went with it, without a word
+            # (fib_sync_down_dev and fib_sync_down_addr in net/ipv4/fib_semantics.c).
+            self._rules_changed()
         return True
 
     async def _read(self) -> tuple[Interface, ...]:
@@ -184,8 +223,11 @@ class LinkWatch:
         snapshot = await read_interfaces(self._own_tables, self._kinds)
         self._kinds = snapshot.kinds
         if not snapshot.consistent:
-            self._dirty.set()
-        return snapshot.interfaces
+            self._note(Told.CHANGE)
+        # No await from here on: the next event is judged by what was found.
+        found = self._gateways.look(snapshot.interfaces)
+        self._judge.told(found)
+        return found
 
     def _say(self, text: str) -> None:
         if text != self._failed:
@@ -201,25 +243,3 @@ class LinkWatch:
             f"links are not watched any more, a fault in arbiter: {type(error).__name__}: {error}; "
             "restart arbiter, and please report it"
         )
-
-
-def matters(data: bytes) -> bool:
-    """Whether a datagram of events can change what `read_interfaces` tells. Pure.
-
-    Routes of table local follow addresses; cloned ones are cache entries. What cannot be read
-    counts as a change.
-    """
-    with contextlib.suppress(ValueError):
-        return any(_message_matters(message.type, message.payload) for message in messages(data))
-    return True
-
-
-def _message_matters(kind: int, payload: bytes) -> bool:
-    if kind in _LINK_OR_ADDRESS:
-        return True
-    if kind not in _ROUTE:
-        return False
-    if len(payload) < _RTMSG.size:
-        return True
-    *_, table, _, _, _, flags = _RTMSG.unpack_from(payload)
-    return table != RT_TABLE_LOCAL and not flags & _RTM_F_CLONED

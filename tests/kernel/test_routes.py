@@ -218,6 +218,128 @@ def test_an_openvpn_style_half_default_in_main_does_not_catch_a_chosen_link(
     assert over_lte.lab.seen("wifi") == []
 
 
+# --- DNS servers ------------------------------------------------------------------------------
+
+ONLY4, ONLY6 = "203.0.113.53", "2001:db8:53::53"
+"""Answer behind lte only."""
+only = pytest.mark.parametrize("server", [ONLY4, ONLY6])
+
+
+def answer_behind_lte(lab: Lab) -> None:
+    for address in (f"{ONLY4}/32", f"{ONLY6}/128"):
+        done = lab.run(["ip", "addr", "add", address, "dev", "lo"], ns="lte")
+        assert done.returncode == 0, done.stderr
+
+
+def naming(plan: RoutePlan, wifi: tuple[str, ...] = (), lte: tuple[str, ...] = ()) -> RoutePlan:
+    """The plan, where each link's network named these DNS servers."""
+    links = (
+        msgspec.structs.replace(link, dns=tuple(map(packed, servers)))
+        for link, servers in zip(plan.links, (wifi, lte), strict=True)
+    )
+    return msgspec.structs.replace(plan, links=tuple(links))
+
+
+@only
+def test_a_dns_server_that_answers_on_one_link_is_found_there_by_flows_of_no_link(
+    over_lte: Host, server: str
+) -> None:
+    host = over_lte
+    answer_behind_lte(host.lab)
+    host.choose = lambda packet: ACCEPTED
+    assert host.ask(server) == "", "it was to be unreachable by the default route"
+    assert host.apply(naming(host.plan, lte=(ONLY4, ONLY6))).added
+    assert host.ask(server).startswith("link=lte peer=")
+    assert host.ask(SERVER4).startswith("link=wifi peer=")
+    # And strict flows are as they were.
+    host.choose = always(1)
+    assert host.ask(server, "-m", "1") == ""
+    host.choose = always(2)
+    assert host.ask(server).startswith("link=lte")
+
+
+@only
+def test_a_dns_server_of_a_lost_link_is_looked_for_on_the_default_route_again(
+    over_lte: Host, server: str
+) -> None:
+    host = over_lte
+    index = {name: host.lab.inside(lambda n=name: socket.if_nametoindex(n)) for name in LINKS}  # type: ignore[misc]
+    named = naming(host.plan, lte=(ONLY4, ONLY6))
+    host.apply(named)
+    assert host.leaves(0, server) == host.leaves(MARK_DECIDED, server) == index["wwan0"]
+    assert host.leaves(0xCA6C, server) == index["wlan0"], "somebody else's packet"
+    sh(host.lab, "ip link set wwan0 down")
+    assert host.leaves(0, server) == index["wlan0"]
+    host.apply(naming(plan_of(host.lab, down=("lte",)), lte=(ONLY4, ONLY6)))
+    assert host.leaves(0, server) == index["wlan0"]
+    for family in ("-4", "-6"):
+        assert "915:" not in sh(host.lab, f"ip {family} rule")
+
+
+LINKS = ("wlan0", "wwan0")
+
+
+@pytest.mark.parametrize("peer", [LAN_PEER4, LAN_PEER6])
+def test_a_network_that_names_a_lans_host_as_its_server_does_not_get_its_traffic(
+    over_lte: Host, peer: str
+) -> None:
+    """Also where the LAN is no link's: table main is asked first, as it is."""
+    host = over_lte
+    host.choose = lambda packet: ACCEPTED
+    wifi, lte = naming(host.plan, lte=(peer,)).links
+    for routes_of_wifi in (wifi.routes, ()):
+        host.apply(RoutePlan((msgspec.structs.replace(wifi, routes=routes_of_wifi), lte)))
+        assert host.ask(peer).startswith("link=wifi peer=")
+    rule = sh(host.lab, f"ip {'-6' if ':' in peer else '-4'} rule")
+    assert f"914:\tfrom all to {peer} fwmark 0/0xdfffffff lookup main suppress" in rule
+
+
+def test_rules_and_routes_for_servers_are_applied_once_and_removed_whole(clean_lab: Lab) -> None:
+    before = state(clean_lab)
+    plain = plan_of(clean_lab)
+    named = naming(plain, (ONLY4,), (ONLY6, SERVER4))
+    applied = clean_lab.inside(lambda: routes.apply(named))
+    assert applied.added == len(named.rules()) + len(named.routes())
+    assert not clean_lab.inside(lambda: routes.apply(named))
+    assert clean_lab.inside(lambda: routes.check(named)) == ()
+    assert clean_lab.inside(lambda: routes.apply(plain)).removed == 2 * 3 + 3
+    assert clean_lab.inside(lambda: routes.apply(named)).added == 2 * 3 + 3
+    assert clean_lab.inside(routes.remove) == ()
+    assert state(clean_lab) == before
+
+
+# --- other numbers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("table", "preference", "mask"), [(8000, 300, 0x7F000000), (300, 1, 0x7F)])
+def test_with_other_settings_everything_is_elsewhere_and_is_known_for_ours(
+    clean_lab: Lab, table: int, preference: int, mask: int
+) -> None:
+    before = state(clean_lab)
+    links = naming(plan_of(clean_lab), lte=(ONLY4, ONLY6)).links
+    plan = RoutePlan(links, table, preference, mask)
+    clean_lab.inside(lambda: routes.apply(plan))
+    for server in (SERVER4, SERVER6):
+        for number, name in enumerate(LINKS, 1):
+            index = clean_lab.inside(lambda n=name: socket.if_nametoindex(n))  # type: ignore[misc]
+            with clean_lab.inside(Rtnetlink) as net:
+                assert net.leaves(plan.mark(number), packed(server)) == index
+                assert net.leaves(plan.mark(9), packed(server)) == 0
+    rules = sh(clean_lab, "ip -4 rule") + sh(clean_lab, "ip -6 rule")
+    shown = {int(line.split(":")[0]) for line in rules.splitlines()} - {0, 32766, 32767}
+    assert shown == plan.preferences - {preference}, "no two links share a subnet here"
+    assert clean_lab.inside(lambda: routes.check(plan)) == ()
+    # The firewall's look for others' marks knows them, also in a run with yet other settings.
+    ours = firewall.Plan(mask=mask)
+    assert firewall.overlaps(ours, rules, "", plan.preferences) == ()
+    assert firewall.overlaps(ours, rules, "", RoutePlan().preferences) == ()
+    foreign = f"{preference + 40}:\tfrom all fwmark {mask:#x}/{mask:#x} lookup 99 proto static\n"
+    (found,) = firewall.overlaps(ours, rules + foreign, "", plan.preferences)
+    assert found.where == f"ip rule {preference + 40}"
+    assert clean_lab.inside(routes.remove) == ()
+    assert state(clean_lab) == before
+
+
 # --- a link that is not there -----------------------------------------------------------------
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 import pytest
 
-from arbiter.kernel import rtnl
+from arbiter.kernel import neighbours, routes, rtnl
+from arbiter.kernel.rtnetlink import Rtnetlink
 from arbiter.kernel.rtnl import LinkWatch
 from arbiter.kernel.rtnldump import Kinds, Snapshot, read_interfaces
+from arbiter.lab import Lab
 from arbiter.lab.namespaces import inside, ip_batch
 from arbiter.links import Interface, LinkKind, Route, assemble
+from arbiter.routeplan import LinkRoutes, RoutePlan
 
 OWN_TABLES = range(7000, 7032)
 
@@ -23,19 +29,41 @@ OWN_TABLES = range(7000, 7032)
 class Scene:
     """A running watch, and what it told. `ip` blocks the loop, as a busy daemon would."""
 
-    def __init__(self, namespace: str, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        receive_buffer: int | None = None,
+        quiet: float = rtnl.QUIET,
+        own_tables: range = OWN_TABLES,
+    ) -> None:
         self.namespace = namespace
         self.told: list[tuple[Interface, ...]] = []
         self.problems: list[str] = []
+        self.touched = 0
+        self.answer: Callable[[], object] = lambda: None
         self.watch = LinkWatch(
             self.told.append,
             self.problems.append,
-            own_tables=OWN_TABLES,
+            own_tables=own_tables,
+            rules_changed=self._touched,
+            quiet=quiet,
+            longest=max(quiet, rtnl.LONGEST),
             receive_buffer=receive_buffer,
         )
 
+    def _touched(self) -> None:
+        self.touched += 1
+        self.answer()
+
     def ip(self, *lines: str) -> None:
         ip_batch(lines, self.namespace)
+
+    def ip_of(self, line: str) -> None:
+        """With options, which a batch cannot have: `-6 rule del ...`."""
+        done = subprocess.run(
+            ["ip", "-n", self.namespace, *line.split()], capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"ip {line}: {done.stderr}"
 
     def now(self, name: str) -> Interface | None:
         return next((found for found in self.told[-1] if found.name == name), None)
@@ -82,9 +110,11 @@ def act(
     namespace: str,
     play: Callable[[Scene], Awaitable[None]],
     receive_buffer: int | None = None,
+    quiet: float = rtnl.QUIET,
+    own_tables: range = OWN_TABLES,
 ) -> Scene:
     async def run() -> Scene:
-        scene = Scene(namespace, receive_buffer)
+        scene = Scene(namespace, receive_buffer, quiet, own_tables)
         await scene.watch.start()
         try:
             await play(scene)
@@ -387,6 +417,355 @@ def test_the_longest_wait_bounds_the_silence_in_a_storm(namespace: str) -> None:
     act(namespace, play)
 
 
+# --- a loss is told at once -------------------------------------------------------------------
+
+NEVER = 600.0
+"""Seconds of quiet that no test waits for: what is told, was told without them."""
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "link set wlan0 down",
+        "link set far1 down",
+        "link del wlan0",
+        "addr del 10.0.1.2/24 dev wlan0",
+        "route del default dev wlan0",
+    ],
+)
+def test_a_loss_is_told_without_waiting_for_quiet(namespace: str, loss: str) -> None:
+    ip_batch(["route add default via 10.0.1.1 dev wlan0"], namespace)
+
+    async def play(scene: Scene) -> None:
+        assert gateways(scene.there("wlan0"))
+        scene.ip("link set wlan0 mtu 1400")
+        await scene.quiet()
+        assert len(scene.told) == 1, "no loss, and told without quiet"
+        scene.ip(loss)
+        await scene.until(lambda: len(scene.told) == 2)
+        assert not any(link.up4 for link in assemble(scene.told[-1]))
+
+    act(namespace, play, quiet=NEVER)
+
+
+def test_a_second_loss_soon_after_waits_no_longer_than_between_losses(namespace: str) -> None:
+    async def play(scene: Scene) -> None:
+        scene.ip("link set wlan0 down")
+        await scene.until(lambda: not scene.there("wlan0").up)
+        scene.ip("link set wwan0 down")
+        await scene.until(lambda: not scene.there("wwan0").up)
+        assert scene.watch.looks == 3
+
+    act(namespace, play, quiet=NEVER)
+
+
+def test_what_follows_a_loss_without_a_word_is_seen(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look at once may be in the middle: another follows it, once things are quiet."""
+
+    async def play(scene: Scene) -> None:
+        monkeypatch.setattr(rtnl, "read_interfaces", early)
+        scene.ip("link set wlan0 down")
+        await scene.until(lambda: scene.now("wlan0") is None)
+        await scene.until(lambda: scene.now("wlan0") is not None)
+        looks = scene.watch.looks
+        await scene.quiet()
+        assert scene.watch.looks == looks
+
+    async def early(own_tables: range, kinds: Kinds | None = None) -> Snapshot:
+        monkeypatch.setattr(rtnl, "read_interfaces", read_interfaces)
+        return Snapshot((), True, {})
+
+    act(namespace, play)
+
+
+# --- gateways ---------------------------------------------------------------------------------
+
+MAC = "02:00:00:00:0a:01"
+
+
+def known(scene: Scene, name: str = "wlan0") -> list[str]:
+    return [mac for _, mac in scene.there(name).gateways]
+
+
+def knows(scene: Scene, name: str, macs: list[str]) -> bool:
+    return known(scene, name) == macs
+
+
+async def settled(scene: Scene) -> int:
+    """The number of looks, once nothing happens in the namespace any more."""
+    while True:
+        looks = scene.watch.looks
+        await scene.quiet()
+        if scene.watch.looks == looks:
+            return looks
+
+
+def test_a_gateways_hardware_address_is_told_and_its_ageing_is_not(namespace: str) -> None:
+    async def play(scene: Scene) -> None:
+        neighbour = "neigh replace 10.0.1.1 dev wlan0 lladdr"
+        scene.ip("route add default via 10.0.1.1 dev wlan0")
+        await scene.until(lambda: gateways(scene.there("wlan0")))
+        assert known(scene) == []
+        scene.ip(f"{neighbour} {MAC.upper()} nud reachable")
+        await scene.until(lambda: known(scene) == [MAC])
+        assert scene.there("wlan0").gateways == ((packed("10.0.1.1"), MAC),)
+        looks = await settled(scene)
+        for state in ("stale", "delay", "reachable", "probe", "stale", "permanent"):
+            scene.ip(f"{neighbour} {MAC} nud {state}")
+        await scene.quiet()
+        assert scene.watch.looks == looks
+        scene.ip(f"{neighbour} {MAC[:-1]}2 nud reachable")
+        await scene.until(lambda: known(scene) == [MAC[:-1] + "2"])
+        scene.ip(f"{neighbour} {MAC} nud failed")
+        await scene.until(lambda: known(scene) == [])
+
+    act(namespace, play)
+
+
+def test_neighbours_that_are_no_gateways_cause_no_look(namespace: str) -> None:
+    async def play(scene: Scene) -> None:
+        scene.ip(
+            "route add default via 10.0.1.1 dev wlan0",
+            "route add 10.70.0.0/16 via 10.0.1.9 dev wlan0",
+            f"neigh add 10.0.1.1 dev wlan0 lladdr {MAC} nud permanent",
+        )
+        await scene.until(lambda: known(scene) == [MAC])
+        looks = await settled(scene)
+        lines = [
+            f"neigh {verb} {address} dev {dev} lladdr {MAC[:-1]}7 nud reachable"
+            for address in ("10.0.1.9", "10.0.1.77", "2001:db8:1::77")
+            for dev in ("wlan0", "wwan0")
+            for verb in ("replace", "del")
+        ]
+        scene.ip(*lines, f"neigh add 10.0.1.1 dev wwan0 lladdr {MAC[:-1]}8 nud reachable")
+        await scene.quiet()
+        assert scene.watch.looks == looks
+        assert known(scene, "wwan0") == []
+
+    act(namespace, play)
+
+
+def test_gateways_of_both_families_are_known_and_none_of_a_link_that_is_down(
+    namespace: str,
+) -> None:
+    async def play(scene: Scene) -> None:
+        scene.ip(
+            "addr add fe80::2/64 dev wlan0 nodad",
+            f"neigh add 10.0.1.1 dev wlan0 lladdr {MAC} nud permanent",
+            f"neigh add fe80::1 dev wlan0 lladdr {MAC[:-1]}6 nud permanent",
+            f"neigh add fe80::3 dev wlan0 lladdr {MAC[:-1]}7 nud permanent",
+            "route add 0.0.0.0/1 via 10.0.1.1 dev wlan0",
+            "route add 128.0.0.0/1 via 10.0.1.1 dev wlan0",
+            "route add default via fe80::3 dev wlan0 metric 9",
+            "route add default via fe80::1 dev wlan0 metric 5",
+        )
+        macs = [MAC, MAC[:-1] + "6", MAC[:-1] + "7"]
+        await scene.until(lambda: known(scene) == macs)
+        scene.ip("link set far1 down")
+        await scene.until(lambda: not scene.there("wlan0").up)
+        assert known(scene) == []
+        scene.ip("link set far1 up")
+        await scene.until(lambda: known(scene) == macs)
+
+    act(namespace, play)
+
+
+def test_a_gateway_is_resolved_before_anything_is_sent_there(clean_lab: Lab) -> None:
+    lab = clean_lab
+    macs = {
+        name: json.loads(lab.run(["ip", "-j", "link", "show"], ns=name).stdout)[-1]["address"]
+        for name in ("wifi", "lte")
+    }
+    for dev in ("wlan0", "wwan0"):
+        assert lab.run(["ip", "neigh", "flush", "dev", dev]).returncode == 0
+
+    async def play(scene: Scene) -> None:
+        for dev, name in (("wlan0", "wifi"), ("wwan0", "lte")):
+            await scene.until(partial(knows, scene, dev, [macs[name]] * 2))
+
+    act(lab.host, play)
+
+
+def test_a_silent_gateway_is_asked_for_once_until_it_was_there(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[neighbours.Key] = []
+
+    def resolve(net: Rtnetlink, key: neighbours.Key) -> None:
+        asked.append(key)
+        neighbours_resolve(net, key)
+
+    neighbours_resolve = neighbours.resolve
+    monkeypatch.setattr(neighbours, "resolve", resolve)
+
+    async def play(scene: Scene) -> None:
+        scene.ip("route add default via 10.0.1.1 dev wlan0")
+        await scene.until(lambda: asked)
+        for mtu in (1400, 1410, 1420):
+            scene.ip(f"link set wlan0 mtu {mtu}")
+            await settled(scene)
+        assert scene.there("wlan0").mtu == 1420
+        key = (scene.there("wlan0").index, packed("10.0.1.1"))
+        assert asked == [key]
+        scene.ip(f"neigh replace 10.0.1.1 dev wlan0 lladdr {MAC} nud reachable")
+        await scene.until(lambda: known(scene) == [MAC])
+        scene.ip("neigh del 10.0.1.1 dev wlan0")
+        await scene.until(lambda: known(scene) == [])
+        await scene.quiet()
+        assert asked == [key, key]
+
+    act(namespace, play)
+
+
+def test_a_refusal_to_look_at_neighbours_is_said_and_links_are_told(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> str:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    async def play(scene: Scene) -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(neighbours, "hardware_address", refuse)
+            scene.ip("route add default via 10.0.1.1 dev wlan0")
+            await scene.until(lambda: gateways(scene.there("wlan0")))
+            assert "hardware addresses: " in scene.problems[-1]
+        scene.ip(f"neigh replace 10.0.1.1 dev wlan0 lladdr {MAC} nud reachable")
+        scene.ip("link set wlan0 mtu 1400")
+        await scene.until(lambda: known(scene) == [MAC])
+        assert scene.problems[-1] == ""
+
+    act(namespace, play)
+
+
+def test_a_neighbour_of_an_interface_that_is_gone_is_none(namespace: str) -> None:
+    def look() -> None:
+        with Rtnetlink() as net:
+            for address in ("10.0.1.1", "2001:db8::1"):
+                assert neighbours.hardware_address(net, (9999, packed(address))) == ""
+                neighbours.resolve(net, (9999, packed(address)))
+
+    inside(namespace, look)
+
+
+# --- our rules and tables ---------------------------------------------------------------------
+
+
+def plan_of(scene: Scene, **values: int) -> RoutePlan:
+    links = [
+        LinkRoutes(link.number, link.interface, link.index, link.up4, link.up6, link.routes)
+        for link in assemble(scene.told[-1])
+    ]
+    return RoutePlan(tuple(links), **values)
+
+
+DEFAULTS = ("route add default via 10.0.1.1 dev wlan0", "route add default via 10.0.2.1 metric 9")
+
+
+def test_what_arbiter_itself_puts_in_force_and_takes_away_is_not_told(namespace: str) -> None:
+    ip_batch(DEFAULTS, namespace)
+
+    async def play(scene: Scene) -> None:
+        looks = await settled(scene)
+        plan = plan_of(scene)
+        assert await asyncio.to_thread(lambda: inside(namespace, lambda: routes.apply(plan)))
+        assert routes.apply(RoutePlan()).removed
+        assert routes.apply(plan)
+        assert not routes.apply(plan)
+        assert routes.remove() == ()
+        await scene.quiet()
+        assert (scene.watch.looks, scene.touched) == (looks, 0)
+
+    act(namespace, play)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rule del pref 920",
+        "-6 rule del pref 905",
+        "route del default table 7001",
+        "-6 route flush table 7002",
+        "route replace default dev wwan0 table 7001",
+    ],
+)
+@pytest.mark.parametrize(("table", "preference"), [(7000, 900), (9000, 300)])
+def test_what_another_removes_of_ours_is_told_and_comes_back_and_then_it_is_quiet(
+    namespace: str, line: str, table: int, preference: int
+) -> None:
+    v6 = ("addr add 2001:db8:2::2/64 dev wwan0 nodad", "route add default via 2001:db8:2::1")
+    ip_batch([*DEFAULTS, *v6], namespace)
+    for old in ("920", "905"):
+        line = line.replace(old, str(int(old) - 900 + preference))
+    line = line.replace("table 700", f"table {table // 10}")
+
+    async def play(scene: Scene) -> None:
+        plan = plan_of(scene, table=table, preference=preference)
+        routes.apply(plan)
+        scene.answer = lambda: routes.apply(plan)
+        looks = await settled(scene)
+        assert scene.touched == 0
+        scene.ip_of(line)
+        await scene.until(lambda: scene.touched)
+        assert not routes.apply(plan), "it was told before it was done"
+        await scene.quiet()
+        assert scene.touched <= 2
+        assert scene.watch.looks == looks
+
+    act(namespace, play, own_tables=RoutePlan(table=table).tables)
+
+
+def test_a_flush_of_all_rules_is_answered_in_few_words(namespace: str) -> None:
+    ip_batch(DEFAULTS, namespace)
+
+    async def play(scene: Scene) -> None:
+        plan = plan_of(scene)
+        routes.apply(plan)
+        scene.answer = lambda: routes.apply(plan)
+        scene.ip_of("-4 rule flush")
+        scene.ip_of("-6 rule flush")
+        await scene.until(lambda: scene.touched and not routes.apply(plan))
+        await scene.quiet()
+        assert scene.touched <= 3
+
+    act(namespace, play)
+
+
+def test_routes_of_ours_that_went_with_a_link_that_is_back_already_are_told(
+    namespace: str,
+) -> None:
+    ip_batch(DEFAULTS, namespace)
+
+    async def play(scene: Scene) -> None:
+        plan = plan_of(scene)
+        routes.apply(plan)
+        scene.ip("link set wlan0 down", "link set wlan0 up", DEFAULTS[0])
+        await scene.until(lambda: scene.touched or len(scene.told) > 1)
+        if len(scene.told) == 1:
+            assert routes.apply(plan).added, "nothing was lost: the test tests nothing"
+
+    act(namespace, play)
+
+
+def test_a_new_socket_after_a_broken_one_counts_as_touched(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play(scene: Scene) -> None:
+        def fail(*_: object) -> tuple[bytes, object]:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+        with Overrun(socket.AF_UNIX) as overrun:
+            monkeypatch.setattr(overrun, "recvfrom", fail)
+            scene.watch._readable(overrun)
+        await scene.until(lambda: scene.touched)
+
+    act(namespace, play)
+
+
+# --- overruns and faults ----------------------------------------------------------------------
+
+
 def test_an_overrun_is_survived_by_looking_again(namespace: str) -> None:
     async def play(scene: Scene) -> None:
         # The loop stands still meanwhile: the socket's 2 kB are full at once.
@@ -429,7 +808,7 @@ class Overrun(socket.socket):
 def test_an_overrun_alone_is_a_reason_to_look(
     namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rtnl, "_GROUPS", 0)
+    monkeypatch.setattr(rtnl, "GROUPS", 0)
 
     async def play(scene: Scene) -> None:
         scene.ip("link set wlan0 mtu 1400")
@@ -496,7 +875,7 @@ def test_a_snapshot_that_changed_while_it_was_read_is_read_again(
         return Snapshot(found.interfaces[:1], False, found.kinds)
 
     monkeypatch.setattr(rtnl, "read_interfaces", torn)
-    monkeypatch.setattr(rtnl, "_GROUPS", 0)  # no event can make it look
+    monkeypatch.setattr(rtnl, "GROUPS", 0)  # no event can make it look
 
     async def play(scene: Scene) -> None:
         assert len(scene.told[0]) == 1

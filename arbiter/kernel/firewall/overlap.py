@@ -21,8 +21,10 @@ from msgspec import Struct
 from arbiter.kernel.firewall import iptables, nft, probe
 from arbiter.kernel.firewall.plan import WORD, Plan
 from arbiter.protocol import clean
+from arbiter.routeplan import PROTOCOL
 
 _FWMARK = re.compile(r"\bfwmark (0x[0-9a-fA-F]{1,8}|\d{1,10})(?:/(0x[0-9a-fA-F]{1,8}|\d{1,10}))?")
+_OURS = re.compile(rf"\bproto {PROTOCOL}\b")
 _PREF = re.compile(r"\s*(\d+):")
 
 
@@ -64,8 +66,8 @@ def overlaps(
 ) -> tuple[Overlap, ...]:
     """Every overlap in `ip rule` output and in rulesets: `nft -j list ruleset` or iptables-save.
 
-    Pure; what cannot be read as a mark is passed over. `own_prefs`: preferences of our own
-    ip rules, of a run that crashed.
+    Pure; what cannot be read as a mark is passed over. Our own ip rules, of a run that crashed, are
+    known by their protocol, whatever preferences it had, or are at `own_prefs`.
     """
     texts = [ruleset] if isinstance(ruleset, str) else list(ruleset)
     uses = [*_ip_rules(ip_rules, own_prefs)]
@@ -123,7 +125,7 @@ def _free_mask(uses: list[_Use]) -> int:
 def _ip_rules(text: str, own: frozenset[int]) -> Iterator[_Use]:
     for line in text.splitlines():
         pref, mark = _PREF.match(line), _FWMARK.search(line)
-        if mark and not (pref and int(pref[1]) in own):
+        if mark and not (pref and int(pref[1]) in own) and not _OURS.search(line):
             value, mask = int(mark[1], 0), int(mark[2] or str(WORD), 0)
             where = f"ip rule {pref[1]}" if pref else "ip rule"
             yield _Use(where, clean(" ".join(line.split()), 200), ((value, mask),))
