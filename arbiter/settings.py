@@ -6,13 +6,15 @@ docs/settings.md describes each key; tests/test_settings.py fails on one that is
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from arbiter.model import MARK_MASK, PREFERENCE, TABLE
+from arbiter import classes
+from arbiter.model import MARK_MASK, PREFERENCE, TABLE, TrafficClass
 from arbiter.tomlfile import FileError, line_of, nearest, parse, shown, shown_value, unknown
 
 MAX_TEXT = 65_536
@@ -93,7 +95,26 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     packets_held: int = 4096
     ask_ttl: float = 600.0
     """How long an ask stays open after the last packet that wanted it."""
+    class_interactive: str = "af21 0:6"
+    """What packets of a class get: `DSCP MAJOR:MINOR`, see `classes.parse`."""
+    class_bulk: str = "af11 0:2"
+    class_background: str = "cs1 0:1"
+    class_labels: int = 97
+    """The first of three numbers in a row: the conntrack labels of the three classes."""
 
+    @property
+    def markings(self) -> Mapping[TrafficClass, classes.Marking]:
+        """What each class puts on its packets. ValueError only for a value that `load` refuses."""
+        return MappingProxyType(
+            {
+                kind: classes.parse(getattr(self, f"class_{kind.value}"), self.class_labels + n)
+                for n, kind in enumerate(TrafficClass)
+            }
+        )
+
+
+CLASSES = frozenset(f"class_{kind.value}" for kind in TrafficClass)
+"""The settings that say what packets of a class get."""
 
 RANGES = MappingProxyType(
     {
@@ -108,6 +129,7 @@ RANGES = MappingProxyType(
         "packets_per_flow": (1, 10_000),
         "packets_held": (1, 1_048_576),
         "ask_ttl": (1.0, 604_800.0),
+        "class_labels": (0, classes.MAX_LABEL - len(TrafficClass) + 1),
     }
 )
 """The lowest and the highest value of each number."""
@@ -155,7 +177,8 @@ def _wrong(key: str, value: Any) -> str:
     except (msgspec.ValidationError, OverflowError) as error:
         default = getattr(Settings(), key)
         if not isinstance(default, enum.StrEnum):
-            kind = "a number" if isinstance(default, float) else "a whole number"
+            kinds = {float: "a number", str: "a text"}
+            kind = kinds.get(type(default), "a whole number")
             return f"{key} = {shown_value(value)}: it must be {kind} ({shown(str(error))})"
         words = [member.value for member in type(default)]
         hint = nearest(value, words) if isinstance(value, str) else ""
@@ -167,6 +190,11 @@ def _wrong(key: str, value: Any) -> str:
             why = f"it must be seven bits in a row of 32, as {MARK_MASK:#x}"
             return f"mark_base = {shown(hex(made))}: {why}"
         return ""
+    if key in CLASSES:
+        try:
+            classes.parse(made, 0)
+        except ValueError as error:
+            return f"{key} = {shown_value(made)}: {error}"
     if key in RANGES:
         low, high = RANGES[key]
         if not low <= made <= high:  # so written, NaN is out of range too

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arbiter.classes import Marking
 from arbiter.kernel.firewall import iptables, nft
 from arbiter.kernel.firewall.overlap import notracks, overlaps
 from arbiter.kernel.firewall.plan import WORD, Family, Plan, describe
@@ -19,11 +20,13 @@ from arbiter.model import ACCEPTED, DENIED, MARK_DECIDED, MARK_MASK
 
 GOLDEN = Path(__file__).parent.parent / "fixtures/rulesets"
 LINKS = ((1, "wlan0"), (2, "wwan0"))
+CLASSES = (Marking(97, 18, 6), Marking(98, 10, 2), Marking(99, 1, 0x10030))
 PLANS = {
     "block": Plan(queue=10),
     "pass": Plan(queue=10, when_absent="pass"),
     "links": Plan(queue=10, links=LINKS, tunnels=("wg0",)),
     "low-mask": Plan(queue=65535, mask=0x7F, links=LINKS),
+    "classes": Plan(queue=10, classes=CLASSES),
 }
 FAMILIES: tuple[Family, ...] = ("ip", "ip6")
 
@@ -31,14 +34,19 @@ NAMES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}", fullmatch=True).filt
     lambda name: name != "lo"
 )
 ANY_PLAN = st.builds(
-    lambda queue, absent, shift, names, tunnels: Plan(
-        queue, absent, 0x7F << shift, tuple(enumerate(names, 1)), tuple(tunnels)
+    lambda queue, absent, shift, names, tunnels, classes: Plan(
+        queue, absent, 0x7F << shift, tuple(enumerate(names, 1)), tuple(tunnels), tuple(classes)
     ),
     st.integers(0, 65535),
     st.sampled_from(["block", "pass"]),
     st.integers(0, 25),
     st.lists(NAMES, max_size=31, unique=True),
     st.lists(NAMES, max_size=3),
+    st.lists(
+        st.builds(Marking, st.integers(0, 127), st.integers(0, 63), st.integers(0, WORD)),
+        max_size=3,
+        unique_by=lambda marking: marking.label,
+    ),
 )
 
 
@@ -126,6 +134,16 @@ def test_placing_a_mark_stays_in_the_mask_and_comes_back(plan: Plan, mark: int, 
     assert plan.unplace(placed | (other & plan.keep)) == mark & MARK_MASK
 
 
+def test_a_label_of_two_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match="a label twice"):
+        Plan(classes=(Marking(97, 18, 6), Marking(97, 10, 2)))
+
+
+def test_describe_names_the_classes_where_there_are_some() -> None:
+    assert "label 99: DSCP 1 priority 1:30;" in describe(PLANS["classes"])
+    assert "DSCP" not in describe(PLANS["links"])
+
+
 def test_describe_names_queue_mask_links_and_absence() -> None:
     text = describe(PLANS["links"])
     assert all(part in text for part in ("queue 10", "0x7f000000", "2 wwan0", "block"))
@@ -169,6 +187,43 @@ def test_deny_is_committed_before_anything_can_be_queued() -> None:
 def test_without_links_nothing_is_translated_clamped_or_done_in_prerouting() -> None:
     for text in renderings(PLANS["block"]).values():
         assert not re.search(r"masquerade|maxseg|TCPMSS|prerouting|\*nat", text, re.IGNORECASE)
+
+
+def test_without_classes_no_rule_touches_labels_dscp_or_priority() -> None:
+    for text in renderings(PLANS["links"]).values():
+        assert not re.search(r"label|dscp|priority set|classify", text, re.IGNORECASE)
+
+
+@given(ANY_PLAN)
+def test_a_class_marks_only_what_left_this_host_first_and_never_loopback(plan: Plan) -> None:
+    text = nft.render(plan)
+    if plan.classes:
+        chain = text[text.index("chain classes {") :].split("}")[0].splitlines()
+        assert chain[2:4] == ['    oifname "lo" return', "    ct direction reply return"]
+    for family in FAMILIES:
+        post = iptables.parse(as_saved(iptables.render(plan, family)))["mangle"].chains
+        rules = [rule for rule in post["ARBITER_POST"] if "connlabel" in rule]
+        assert all("--ctdir ORIGINAL" in rule for rule in rules)
+        assert len(rules) == len(plan.classes) and post["ARBITER_POST"][0] == "-o lo -j RETURN"
+        # A goto ends the chain: whatever else is to be done there has been done before.
+        assert post["ARBITER_POST"][len(post["ARBITER_POST"]) - len(rules) :] == rules
+
+
+@given(ANY_PLAN)
+def test_both_backends_set_the_same_dscp_and_priority(plan: Plan) -> None:
+    wanted = [(m.dscp, m.priority) for m in plan.classes]
+    found = re.findall(r"ip6 dscp set (\S+)\n +meta priority set (\S+)", nft.render(plan))
+    assert [(int(dscp, 0), int(priority, 0)) for dscp, priority in found] == wanted
+    for family in FAMILIES:
+        text = iptables.render(plan, family)
+        pairs = re.findall(r"--set-dscp (\S+)\n.* --set-class (\S+):(\S+)", text)
+        values = [(int(d, 0), int(major, 16) << 16 | int(minor, 16)) for d, major, minor in pairs]
+        assert values == wanted
+
+
+def test_a_plan_without_classes_takes_away_their_chains() -> None:
+    text = iptables.render(PLANS["block"], "ip", as_saved(iptables.render(PLANS["classes"], "ip")))
+    assert "-F ARBITER_CLASS97\n" in text and "-X ARBITER_CLASS97\n" in text
 
 
 # --- replacing and erasing what is there -----------------------------------------------------

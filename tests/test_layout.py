@@ -18,6 +18,7 @@ FLOORS = {
     "arbiter.tomlfile": 0,
     "arbiter.tariff": 0,
     "arbiter.netfacts": 0,
+    "arbiter.classes": 0,
     "arbiter.links": 1,
     "arbiter.linkfiles": 1,
     "arbiter.linkdns": 2,

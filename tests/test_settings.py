@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arbiter.classes import Marking
+from arbiter.model import TrafficClass
 from arbiter.settings import (
+    CLASSES,
     MAX_TEXT,
     ORDERED,
     RANGES,
@@ -103,6 +106,12 @@ def test_a_line_inside_a_string_is_not_taken_for_the_key() -> None:
         ("mark_base = 0xBF000000", "seven bits in a row"),
         ("mark_base = 0xFF000000", "seven bits in a row"),
         ("mark_base = 0x7F00000000", "seven bits in a row"),
+        ("class_bulk = 3", "it must be a text"),
+        ('class_bulk = "af11"', "it must be a DSCP and a priority with a space between"),
+        ('class_bulk = "af14 0:2"', "'af14' is no DSCP: write a number from 0 to 63, or be, le,"),
+        ('class_bulk = "af11 2"', "write MAJOR:MINOR"),
+        ("class_labels = 126", "from 0 to 125"),
+        ("class_labels = -1", "from 0 to 125"),
         ("mode = ", "not TOML"),
         ('mode = "ask"\nmode = "ask"', "not TOML"),
         ("queue_num = " + "9" * 5000, "not TOML"),
@@ -121,6 +130,17 @@ def test_a_syntax_error_names_its_line() -> None:
 @pytest.mark.parametrize("shift", range(26))
 def test_any_seven_bits_of_the_mark_may_be_ours(shift: int) -> None:
     assert load(f"mark_base = {0x7F << shift}", "x").mark_base == 0x7F << shift
+
+
+def test_each_class_has_its_marking_and_a_label_of_its_own() -> None:
+    assert dict(Settings().markings) == {
+        TrafficClass.INTERACTIVE: Marking(97, 18, 6),
+        TrafficClass.BULK: Marking(98, 10, 2),
+        TrafficClass.BACKGROUND: Marking(99, 8, 1),
+    }
+    settings = load('class_labels = 125\nclass_background = "le 1:30"', "x")
+    assert settings.markings[TrafficClass.BACKGROUND] == Marking(127, 1, 0x10030)
+    assert {key for key in Settings.__struct_fields__ if key[6:] in set(TrafficClass)} == CLASSES
 
 
 @pytest.mark.parametrize(("low", "high"), ORDERED)
@@ -155,6 +175,7 @@ def test_what_is_accepted_is_in_range(key: str, value: object) -> None:
         return
     if key in RANGES:
         assert RANGES[key][0] <= getattr(settings, key) <= RANGES[key][1]
+    assert len(settings.markings) == 3
 
 
 def _toml(key: str, value: object) -> str:
@@ -175,7 +196,7 @@ def test_every_setting_is_documented_with_its_default_and_values(key: str) -> No
     if key in RANGES:
         low, high = RANGES[key]
         assert values.removesuffix(" s") == f"{low} to {high}"
-    elif key != "mark_base":
+    elif key not in {"mark_base", *CLASSES}:
         words = [member.value for member in type(getattr(Settings(), key))]
         assert values == ", ".join(f"`{word}`" for word in words)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from arbiter.kernel.firewall import installed, overlap, probe
+from arbiter.kernel.firewall import installed, overlap, probe, why_no_classes
 from arbiter.kernel.firewall.plan import Plan
 from arbiter.routeplan import RoutePlan
 
@@ -48,6 +48,7 @@ def examine(plan: Plan) -> list[Check]:
         _rights,
         _library,
         _backend,
+        _classes,
         _queue,
         _conntrack,
         _sock_diag,
@@ -107,6 +108,18 @@ def _backend(_: Plan) -> Check:
         bad.append(f"{backend.name}: {reason}")
     step = "apt install nftables iptables; a kernel with nft_queue or xt_NFQUEUE; run as root"
     return Check("firewall", Level.FAIL, f"no backend works: {'; '.join(bad)}", step)
+
+
+def _classes(_: Plan) -> Check:
+    """Less without them, not nothing: packets go out as the program sent them."""
+    for backend in (probe.NFT, *probe.IPTABLES):
+        if probe.why_not(backend) is None:
+            why = why_no_classes(backend)
+            if why is None:
+                return Check("traffic classes", Level.OK, f"{backend.name} can mark connections")
+            text = f"class= in a rule has no effect: {why}"
+            return Check("traffic classes", Level.WARN, text, "see docs/classes.md")
+    return Check("traffic classes", Level.WARN, "no backend works to try them with")
 
 
 def _queue(plan: Plan) -> Check:

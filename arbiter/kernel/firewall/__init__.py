@@ -5,6 +5,7 @@ has; `apply` puts it in force and takes it away; `overlap` finds others who use 
 """
 
 from arbiter.kernel.firewall.apply import Installed, apply, installed, remove
+from arbiter.kernel.firewall.classes import why_no_classes
 from arbiter.kernel.firewall.overlap import Overlap, look, overlaps
 from arbiter.kernel.firewall.plan import Plan, describe
 from arbiter.kernel.firewall.probe import Backend, FirewallError, probe_backend
@@ -22,4 +23,5 @@ __all__ = [
     "overlaps",
     "probe_backend",
     "remove",
+    "why_no_classes",
 ]

@@ -13,6 +13,7 @@ import json
 from msgspec import Struct
 
 from arbiter.kernel.firewall import iptables, nft, probe
+from arbiter.kernel.firewall.classes import why_no_classes
 from arbiter.kernel.firewall.plan import Family, Plan
 from arbiter.kernel.firewall.probe import NFT, VARIANTS, Backend, FirewallError, Variant
 
@@ -34,10 +35,16 @@ def apply(plan: Plan, backend: Backend) -> None:
     One transaction for nft. For iptables one a table: IPv4 first, and if IPv6 then fails IPv4
     is brought back to what it was. Last, what an earlier run left in other backends is removed.
     """
-    if backend.variant == "":
-        probe.run([probe.need_tool("nft"), "-f", "-"], nft.render(plan))
-    else:
-        _apply_iptables(plan, backend.variant)
+    try:
+        if backend.variant == "":
+            probe.run([probe.need_tool("nft"), "-f", "-"], nft.render(plan))
+        else:
+            _apply_iptables(plan, backend.variant)
+    except FirewallError as error:
+        why = why_no_classes(backend) if plan.classes else None
+        if why is None:
+            raise
+        raise FirewallError(f"traffic classes do not work here: {why} | {error}") from error
     errors = _remove(keep=backend)
     if errors:
         raise FirewallError(

@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterator
 
 from msgspec import Struct, field
 
+from arbiter.classes import priority_text
 from arbiter.kernel.firewall.plan import WORD, Family, Plan
 
 PREFIX = "ARBITER_"
@@ -193,6 +194,11 @@ def _tables(plan: Plan, family: Family) -> dict[str, Table]:
         ],
         "ARBITER_POST": list(_post(plan)),
     }
+    for marking in plan.classes:
+        mangle.chains[f"ARBITER_CLASS{marking.label}"] = [
+            f"-j DSCP --set-dscp {marking.dscp:#04x}",
+            f"-j CLASSIFY --set-class {priority_text(marking.priority)}",
+        ]
     mangle.jumps = [("OUTPUT", "-j ARBITER_OUTPUT"), ("POSTROUTING", "-j ARBITER_POST")]
     if plan.links or plan.tunnels:
         mangle.chains["ARBITER_PRE"] = list(_pre(plan))
@@ -271,6 +277,12 @@ def _post(plan: Plan) -> Iterator[str]:
         )
     for _, name in plan.links:
         yield f"-o {name} -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"
+    for marking in plan.classes:
+        # By number: a name would need /etc/xtables/connlabel.conf, which need not be there.
+        yield (
+            f"-m conntrack --ctdir ORIGINAL -m connlabel --label {marking.label} "
+            f"-g ARBITER_CLASS{marking.label}"
+        )
 
 
 def _pre(plan: Plan) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from arbiter.classes import MAX_LABEL, Marking, priority_text
 from arbiter.model import MARK_DECIDED, MARK_DENIED, MARK_LINK, MARK_LINK_SHIFT, MARK_MASK
 
 WORD = 0xFFFFFFFF
@@ -35,6 +36,8 @@ class Plan(Struct, frozen=True):
     """(number 1-31, interface) of each link that a decision may name."""
     tunnels: tuple[str, ...] = ()
     """Interfaces whose decapsulated packets may carry the outer packet's mark."""
+    classes: tuple[Marking, ...] = ()
+    """What packets of a connection with such a label get on their way out; () for no classes."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.queue <= 0xFFFF:
@@ -54,6 +57,9 @@ class Plan(Struct, frozen=True):
             check_interface(name)
         if len(set(numbers)) < len(numbers) or len(set(names)) < len(names):
             raise ValueError(f"links {self.links} name a number or an interface twice")
+        labels = [marking.label for marking in self.classes]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"traffic classes have a label twice: {labels} (0-{MAX_LABEL})")
 
     @property
     def shift(self) -> int:
@@ -115,7 +121,11 @@ def check_interface(name: str) -> None:
 def describe(plan: Plan) -> str:
     """One line for `status` and the log."""
     links = ", ".join(f"{number} {name}" for number, name in plan.links) or "none"
+    classes = "".join(
+        f", label {m.label}: DSCP {m.dscp} priority {priority_text(m.priority)}"
+        for m in plan.classes
+    )
     return (
-        f"queue {plan.queue}, mark mask {plan.mask:#010x}, links: {links}; "
+        f"queue {plan.queue}, mark mask {plan.mask:#010x}, links: {links}{classes}; "
         f"new connections {plan.when_absent} while arbiter is absent"
     )
