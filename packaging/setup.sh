@@ -25,6 +25,8 @@ debian_missing() {
 		iputils-ping ping
 		dnsutils dig
 		tmux tmux
+		dbus dbus-daemon
+		python3-dbusmock /usr/lib/python3/dist-packages/dbusmock
 	END
 	command -v "$PYTHON" >/dev/null || { echo python3; echo python3-venv; echo python3-dev; return; }
 	# A Python of one's own (pyenv, say) brings its venv and headers; Debian's has them apart.

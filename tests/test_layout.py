@@ -42,6 +42,7 @@ FLOORS = {
     "arbiter.verdicts": 2,
     "arbiter.pipeline": 2,
     "arbiter.kernel": 3,
+    "arbiter.bus": 3,
     "arbiter.store": 3,
     "arbiter.server": 3,
     "arbiter.lab": 3,
