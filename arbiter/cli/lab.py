@@ -1,4 +1,4 @@
-"""`arbiter lab`: two links, an internet behind each, in network namespaces."""
+"""`arbiter lab`: two links or three, an internet behind each, in network namespaces."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from arbiter.lab import Lab, LabError, LinkConfig, private
-from arbiter.lab.config import LTE, SERVER4, SERVER6, WIFI
+from arbiter.lab.config import DEFAULT_LINKS, LINKS, SERVER4, SERVER6
 from arbiter.lab.state import names
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,14 +27,39 @@ _NAME = click.option(
 )
 
 
+_USUAL = ",".join(link.name for link in DEFAULT_LINKS)
+
+
+class Options(TypedDict, total=False):
+    """What the options of `_building` say of a lab's links."""
+
+    links: str
+    no_ipv6: tuple[str, ...]
+    mtu: tuple[str, ...]
+    no_default: tuple[str, ...]
+
+
 def _building(command: F) -> F:
     """The options of every command that may build a lab."""
     for option in (
+        click.option(
+            "--no-default",
+            multiple=True,
+            metavar="LINK",
+            help="A link without a default route; repeatable.",
+        ),
         click.option(
             "--mtu", multiple=True, metavar="LINK=BYTES", help="MTU of a link; may be repeated."
         ),
         click.option(
             "--no-ipv6", multiple=True, metavar="LINK", help="A link without IPv6; repeatable."
+        ),
+        click.option(
+            "--links",
+            default=_USUAL,
+            show_default=True,
+            metavar="LINK,LINK",
+            help=f"Of {', '.join(link.name for link in LINKS)}.",
         ),
         _NAME,
     ):
@@ -49,10 +74,10 @@ def lab() -> None:
 
 @lab.command()
 @_building
-def up(name: str, no_ipv6: tuple[str, ...], mtu: tuple[str, ...]) -> None:
+def up(name: str, **options: Unpack[Options]) -> None:
     """Build the lab and leave it."""
     with _errors():
-        links = configure(no_ipv6, mtu)
+        links = configure(**options)
         if os.geteuid() != 0:
             raise LabError(
                 "building a lab that stays needs root: `sudo arbiter lab up`, or use "
@@ -75,14 +100,14 @@ def down(name: str) -> None:
 
 @lab.command()
 @_building
-def shell(name: str, no_ipv6: tuple[str, ...], mtu: tuple[str, ...]) -> None:
+def shell(name: str, **options: Unpack[Options]) -> None:
     """Open $SHELL on the lab's machine; builds the lab if it is not up, and then removes it after.
 
     Without root it makes a private lab in a user namespace, where you are root.
     """
     with _errors():
-        _without_root("shell", name, no_ipv6, mtu, ())
-        with _entered(name, configure(no_ipv6, mtu)) as entered:
+        _without_root("shell", name, options, ())
+        with _entered(name, configure(**options)) as entered:
             click.echo(banner(entered))
             code = _attend(entered, [os.environ.get("SHELL") or "/bin/sh"])
     sys.exit(code)
@@ -91,16 +116,14 @@ def shell(name: str, no_ipv6: tuple[str, ...], mtu: tuple[str, ...]) -> None:
 @lab.command("exec", context_settings={"ignore_unknown_options": True})
 @_building
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def execute(
-    name: str, no_ipv6: tuple[str, ...], mtu: tuple[str, ...], command: tuple[str, ...]
-) -> None:
+def execute(name: str, command: tuple[str, ...], **options: Unpack[Options]) -> None:
     """Run COMMAND on the lab's machine; its exit code is ours (128 + the signal that ended it).
 
     Builds the lab if it is not up, and then removes it after. Write `--` before COMMAND.
     """
     with _errors():
-        _without_root("exec", name, no_ipv6, mtu, command)
-        with _entered(name, configure(no_ipv6, mtu)) as entered:
+        _without_root("exec", name, options, command)
+        with _entered(name, configure(**options)) as entered:
             code = _attend(entered, command)
     sys.exit(code)
 
@@ -129,27 +152,44 @@ def status(name: str | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-def configure(no_ipv6: Sequence[str], mtu: Sequence[str]) -> tuple[LinkConfig, ...]:
+def configure(
+    no_ipv6: Sequence[str] = (),
+    mtu: Sequence[str] = (),
+    links: str = _USUAL,
+    no_default: Sequence[str] = (),
+) -> tuple[LinkConfig, ...]:
     """The links that the options describe; raises click.UsageError for what they cannot mean."""
-    links = {link.name: link for link in (WIFI, LTE)}
+    there = {link.name: link for link in LINKS}
+    wanted = links.split(",")
+    for name in wanted:
+        if name not in there:
+            text = f"use {', '.join(there)}, with commas between"
+            raise click.UsageError(f"--links {links!r}: there is no link {name!r}; {text}")
+    if len(set(wanted)) < len(wanted):
+        raise click.UsageError(f"--links {links!r}: a lab has a link once; name each once")
+    # In the order of their metrics, whatever order they were named in.
+    chosen = {name: link for name, link in there.items() if name in wanted}
 
     def known(name: str, option: str) -> LinkConfig:
-        if name not in links:
-            raise click.UsageError(f"{option}: there is no link {name!r}; use wifi or lte")
-        return links[name]
+        if name not in chosen:
+            text = f"there is no link {name!r}; use {' or '.join(chosen)}"
+            raise click.UsageError(f"{option}: {text}")
+        return chosen[name]
 
+    for name in no_default:
+        chosen[name] = dataclasses.replace(known(name, "--no-default"), default_route=False)
     for name in no_ipv6:
-        links[name] = dataclasses.replace(known(name, "--no-ipv6"), ipv6=False)
+        chosen[name] = dataclasses.replace(known(name, "--no-ipv6"), ipv6=False)
     for text in mtu:
         name, _, size = text.partition("=")
         link = known(name, "--mtu")
         if not (size.isascii() and size.isdigit() and len(size) < 6):
             raise click.UsageError(f"--mtu {text!r}: write LINK=BYTES, such as lte=1280")
         try:
-            links[name] = dataclasses.replace(link, mtu=int(size))
+            chosen[name] = dataclasses.replace(link, mtu=int(size))
         except LabError as error:
             raise click.UsageError(f"--mtu {text}: {error}") from None
-    return tuple(links.values())
+    return tuple(chosen.values())
 
 
 def describe(entry: Lab) -> dict[str, Any]:
@@ -167,6 +207,8 @@ def describe(entry: Lab) -> dict[str, Any]:
                 "address": link.host4,
                 "address6": link.host6 if link.ipv6 else None,
                 "mtu": link.mtu,
+                "default_route": link.default_route,
+                "dns": list(link.resolvers()),
                 "servers": servers[link.name],
                 "log": str(entry.log(link.name)),
             }
@@ -178,10 +220,11 @@ def describe(entry: Lab) -> dict[str, Any]:
 def banner(entered: Lab) -> str:
     """What a person needs to know on entering."""
     links = ", ".join(f"{link.name} ({link.interface})" for link in entered.config.links)
+    last = entered.config.links[-1]
     return f"""You are on the machine of lab {entered.name}; its links are {links}.
   curl http://www.lab.test/        the answer names the link it came over
   curl http://{SERVER4}/     the same, by address; or http://[{SERVER6}]/
-  curl --interface wwan0 http://www.lab.test/     over lte
+  curl --interface {last.interface} http://www.lab.test/     over {last.name}
   ping lan.lab.test                a neighbour that only wifi reaches
   arbiter run --prompt terminal    start arbiter here, and try again from a second
                                    shell: `arbiter lab shell --name {entered.name}`
@@ -197,14 +240,15 @@ def _errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from None
 
 
-def _without_root(
-    subcommand: str, name: str, no_ipv6: Sequence[str], mtu: Sequence[str], command: Sequence[str]
-) -> None:
+def _without_root(subcommand: str, name: str, given: Options, command: Sequence[str]) -> None:
     """Where this is not root: becomes the same command in a user namespace, and does not return."""
     if os.geteuid() == 0:
         return
-    configure(no_ipv6, mtu)  # a wrong option is better refused before the detour
-    options = [f"--name={name}", *(f"--no-ipv6={x}" for x in no_ipv6), *(f"--mtu={x}" for x in mtu)]
+    configure(**given)  # a wrong option is better refused before the detour
+    options = [f"--name={name}", f"--links={given['links']}"]
+    options += [f"--no-default={link}" for link in given["no_default"]]
+    options += [f"--no-ipv6={link}" for link in given["no_ipv6"]]
+    options += [f"--mtu={link}" for link in given["mtu"]]
     rest = ["--", *command] if command else []
     again = [sys.executable, "-m", "arbiter.cli.lab", subcommand, *options, *rest]
     argv = private.command(again)
@@ -217,7 +261,7 @@ def _entered(name: str, links: tuple[LinkConfig, ...]) -> Iterator[Lab]:
     """The lab that is up, or one built for the occasion and removed after, signals included."""
     existing = Lab.existing(name)
     if existing is not None and existing.condition() == "up":
-        if links != (WIFI, LTE) and links != existing.config.links:
+        if links != DEFAULT_LINKS and links != existing.config.links:
             text = f"leave the options away, or choose another --name than {name}"
             raise LabError(f"lab {name} is up with other links than these options describe: {text}")
         yield existing

@@ -18,11 +18,10 @@ from typing import Any, Self, TypeVar
 
 from arbiter.lab import namespaces, plan, state
 from arbiter.lab.config import (
+    DEFAULT_LINKS,
     ECHO_PORT,
-    LTE,
     PUBLIC4,
     PUBLIC6,
-    WIFI,
     LabConfig,
     LabError,
     LinkConfig,
@@ -37,12 +36,12 @@ T = TypeVar("T")
 
 
 class Lab:
-    """Two links and an internet behind each. `with Lab("name") as lab:` builds and removes it.
+    """Links, and an internet behind each. `with Lab("name") as lab:` builds and removes it.
 
     Labs with different names do not touch each other. Every method that can fail raises LabError.
     """
 
-    def __init__(self, name: str = "arb", links: Sequence[LinkConfig] = (WIFI, LTE)) -> None:
+    def __init__(self, name: str = "arb", links: Sequence[LinkConfig] = DEFAULT_LINKS) -> None:
         self.config = LabConfig(name, tuple(links))
         self._pipes: dict[str, int] = {}
         self._started: dict[int, int] = {}
@@ -126,7 +125,7 @@ class Lab:
         state.write_etc(self.config, plan.etc_files(self.config, text))
 
     def _serve(self, link: LinkConfig) -> tuple[int, int]:
-        addresses = (*PUBLIC4, *PUBLIC6, *link.near())
+        addresses = (*PUBLIC4, *PUBLIC6, *link.near(), *link.resolvers())
         config = ServerConfig(link.name, addresses, str(self.log(link.name)))
         env = {**os.environ, "PYTHONPATH": _python_path()}
         argv = [sys.executable, "-m", "arbiter.lab.servers", json.dumps(asdict(config))]

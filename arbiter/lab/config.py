@@ -1,7 +1,7 @@
 """What a lab is made of: names, links and addresses. Values only; nothing here has effects.
 
 Public addresses are from the documentation blocks (RFC 5737, RFC 3849), so that a mistake never
-reaches anybody. Both internets hold the same ones: an answer's `link=` tells the way it took.
+reaches anybody. All internets hold the same ones: an answer's `link=` tells the way it took.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class LinkConfig:
 
     `mtu` is in bytes. `host4`/`gateway4` share a /24, `host6`/`gateway6` a /64. A link with
     `peer4` is also a LAN: the peer answers there and nowhere else; `host_ula` is this machine's
-    address in the peer's IPv6 /64.
+    address in the peer's IPv6 /64. `dns4` and `dns6` are the operator's own resolver: behind the
+    gateway, so that a route is needed to it, and there on no other link. Without `default_route`
+    the link is up, and table main leads nowhere over it.
     """
 
     name: str
@@ -75,6 +77,9 @@ class LinkConfig:
     peer4: str = ""
     peer6: str = ""
     host_ula: str = ""
+    dns4: str = ""
+    dns6: str = ""
+    default_route: bool = True
 
     def __post_init__(self) -> None:
         """Refuses, with LabError, what `ip` would misread or the kernel would not take."""
@@ -97,12 +102,16 @@ class LinkConfig:
                 raise LabError(f"link {self.name}: {error}") from None
 
     def _optional(self) -> tuple[str, ...]:
-        return tuple(a for a in (self.peer4, self.peer6, self.host_ula) if a)
+        return tuple(a for a in (self.peer4, self.peer6, self.host_ula, *self.resolvers()) if a)
 
     def near(self) -> tuple[str, ...]:
         """Addresses of the link's far end that only this link reaches: gateway and LAN peer."""
         v6 = (self.gateway6, self.peer6) if self.ipv6 else ()
         return tuple(a for a in (self.gateway4, self.peer4, *v6) if a)
+
+    def resolvers(self) -> tuple[str, ...]:
+        """Addresses of the operator's own DNS servers, which no other link has."""
+        return tuple(a for a in (self.dns4, self.dns6 if self.ipv6 else "") if a)
 
 
 WIFI = LinkConfig(
@@ -116,6 +125,8 @@ WIFI = LinkConfig(
     peer4=LAN_PEER4,
     peer6=LAN_PEER6,
     host_ula="fd12:3456:789a:1::2",
+    dns4="10.255.1.53",
+    dns6="2001:db8:1:ff::53",
 )
 LTE = LinkConfig(
     name="lte",
@@ -125,7 +136,23 @@ LTE = LinkConfig(
     host6="2001:db8:2::2",
     gateway6="2001:db8:2::1",
     metric=200,
+    dns4="10.255.2.53",
+    dns6="2001:db8:2:ff::53",
 )
+USB = LinkConfig(
+    name="usb",
+    interface="usb0",
+    host4="10.3.0.2",
+    gateway4="10.3.0.1",
+    host6="2001:db8:3::2",
+    gateway6="2001:db8:3::1",
+    metric=300,
+    dns4="10.255.3.53",
+    dns6="2001:db8:3:ff::53",
+)
+LINKS = (WIFI, LTE, USB)
+"""What a lab can have, best route first: a LAN with wifi, a mobile link, a tethered phone."""
+DEFAULT_LINKS = (WIFI, LTE)
 
 
 @dataclass(frozen=True)
@@ -133,7 +160,7 @@ class LabConfig:
     """A whole lab: its name, which prefixes every namespace, and its links, best route first."""
 
     name: str = "arb"
-    links: tuple[LinkConfig, ...] = field(default=(WIFI, LTE))
+    links: tuple[LinkConfig, ...] = field(default=DEFAULT_LINKS)
 
     def __post_init__(self) -> None:
         """Refuses, with LabError, names that clash."""

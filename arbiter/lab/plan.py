@@ -39,6 +39,8 @@ def link_lines(link: LinkConfig) -> list[str]:
     if link.ipv6:
         lines += [f"addr replace {a}/64 dev {dev} nodad" for a in (link.host6, link.host_ula) if a]
     lines += [f"link set {dev} up"]
+    if not link.default_route:
+        return lines
     lines += [f"route replace default via {link.gateway4} dev {dev} metric {link.metric}"]
     if link.ipv6:
         lines += [f"route replace ::/0 via {link.gateway6} dev {dev} metric {link.metric}"]
@@ -53,6 +55,7 @@ def internet_lines(link: LinkConfig) -> list[str]:
     lines = ["link set lo up"]
     lines += [f"addr add {a}/32 dev lo" for a in PUBLIC4]
     lines += [f"addr add {a}/128 dev lo nodad" for a in PUBLIC6]
+    lines += [f"addr add {a} dev lo nodad" for a in link.resolvers()]
     lines += [*_device(link, FAR_END), f"addr add {link.gateway4}/24 dev {FAR_END}"]
     if link.peer4:
         lines += [f"addr add {link.peer4}/24 dev {FAR_END}"]

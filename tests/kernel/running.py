@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,13 +73,26 @@ class Connection:
 
 
 class Arbiter:
-    """`arbiter run` in a lab's host namespace, with its own state and socket."""
+    """`arbiter run` in a lab's host namespace, with its own state and socket.
 
-    def __init__(self, lab: Lab, home: Path, *options: str, settings: str = "") -> None:
+    `links` are the texts of files in links.d, by name: `{"lte.toml": "[link] ..."}`.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        home: Path,
+        *options: str,
+        settings: str = "",
+        links: Mapping[str, str] | None = None,
+    ) -> None:
         self.lab, self.home, self.options = lab, home, options
         self.socket = home / "socket"
         (home / "config").mkdir(exist_ok=True)
         (home / "config" / "arbiter.toml").write_text(settings)
+        for name, text in (links or {}).items():
+            (home / "config" / "links.d").mkdir(exist_ok=True)
+            (home / "config" / "links.d" / name).write_text(text)
         self.process: subprocess.Popen[str] | None = None
         self.programs: list[subprocess.Popen[str]] = []
 

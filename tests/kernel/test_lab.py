@@ -32,12 +32,14 @@ from arbiter.lab.config import (
     DNS6,
     LAN_PEER4,
     LAN_PEER6,
+    LINKS,
     LTE,
     NAMES,
     SECOND4,
     SECOND6,
     SERVER4,
     SERVER6,
+    USB,
     WIFI,
 )
 from arbiter.lab.servers import _request
@@ -61,7 +63,9 @@ def traces(name: str) -> list[str]:
         if b"arbiter.lab.servers" in line and f"/{name}/".encode() in line:
             found.append(folder.name)
     links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True)
-    return found + [x for x in links.stdout.splitlines() if "wlan0" in x or "wwan0" in x]
+    return found + [
+        x for x in links.stdout.splitlines() if any(link.interface in x for link in LINKS)
+    ]
 
 
 @pytest.fixture
@@ -376,6 +380,44 @@ def test_a_link_without_ipv6_has_none_and_a_small_mtu_works_both_ways(name: str)
         assert "mtu 1400" in lab.run(["ip", "link", "show", "wlan0"]).stdout
 
 
+def test_three_links_each_have_their_own_way_and_their_own_resolver(name: str) -> None:
+    with Lab(name, LINKS) as lab:
+        routes = json.loads(lab.run(["ip", "-j", "route", "show", "default"]).stdout)
+        assert [route["dev"] for route in routes] == ["wlan0", "wwan0", "usb0"]
+        for link in LINKS:
+            for server in (SERVER4, f"[{SERVER6}]"):
+                got = lab.run(["curl", "-sS", "--interface", link.interface, f"http://{server}/"])
+                assert got.stdout.startswith(f"link={link.name} peer="), got.stderr
+            for resolver in link.resolvers():
+                dig = ["dig", "+short", "+time=1", "+tries=1", f"@{resolver}", "www.lab.test", "A"]
+                over_wifi = lab.run(dig).stdout.split() == [SERVER4]
+                assert over_wifi == (link == WIFI), "it answers on its own link only"
+
+
+def test_the_operators_resolver_is_reached_by_a_route_over_its_link(name: str) -> None:
+    with Lab(name, LINKS) as lab:
+        for family, resolver, gateway in (
+            ("-4", USB.dns4, USB.gateway4),
+            ("-6", USB.dns6, USB.gateway6),
+        ):
+            add = ["ip", family, "route", "add", resolver, "via", gateway, "dev", USB.interface]
+            assert lab.run(add).returncode == 0
+            done = lab.run(["dig", "+short", f"@{resolver}", "www.lab.test", "A"])
+            assert done.stdout.split() == [SERVER4]
+        details = [s.detail for s in lab.seen("usb") if s.local in USB.resolvers()]
+        assert details == ["A www.lab.test"] * 2
+
+
+def test_a_link_without_default_route_is_up_and_stays_without_when_mended(name: str) -> None:
+    with Lab(name, configure(links="lte,wifi", no_default=("lte",))) as lab:
+        assert lab.run(["ping", "-c1", "-W2", LTE.gateway4]).returncode == 0
+        lab.mend("lte")
+        for family in ("-4", "-6"):
+            shown = lab.run(["ip", family, "route", "show", "default"]).stdout
+            assert "wlan0" in shown
+            assert "wwan0" not in shown
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -385,13 +427,19 @@ def test_up_status_exec_down(name: str) -> None:
         return result.exit_code, result.output
 
     assert invoke("status", "--name", name)[0] == 1
-    assert invoke("up", "--name", name, "--no-ipv6", "lte")[0] == 0
+    options = ("--links", "usb,wifi,lte", "--no-default", "usb", "--no-ipv6", "lte")
+    assert invoke("up", "--name", name, *options)[0] == 0
     code, output = invoke("up", "--name", name)
     assert (code, "already up" in output) == (1, True)
     code, output = invoke("status", "--json")
     assert code == 0
     (entry,) = [e for e in json.loads(output) if e["name"] == name]
     assert (entry["state"], entry["links"][1]["address6"]) == ("up", None)
+    assert [(link["name"], link["default_route"]) for link in entry["links"]] == [
+        ("wifi", True),
+        ("lte", True),
+        ("usb", False),
+    ]
     assert entry == describe(Lab.existing(name) or Lab("x"))
     code, output = invoke("status")
     assert (code, name in output) == (0, True)
@@ -413,6 +461,10 @@ def test_up_status_exec_down(name: str) -> None:
         (["up", "--name", "../x"], 1, "lab name '../x' is not possible"),
         (["down", "--name", "A"], 1, "a letter first"),
         (["exec"], 2, "Missing argument"),
+        (["up", "--links", "wifi,dsl"], 2, "no link 'dsl'; use wifi, lte, usb"),
+        (["up", "--links", ""], 2, "no link ''"),
+        (["up", "--links", "lte,lte"], 2, "name each once"),
+        (["up", "--no-default", "usb"], 2, "no link 'usb'; use wifi or lte"),
     ],
 )
 def test_a_wrong_call_is_refused_with_the_reason(
@@ -499,9 +551,11 @@ def test_without_root_exec_works_in_a_private_lab_beside_roots(lab: Lab) -> None
     assert lab.condition() == "up"
     script = (
         "curl -sS http://www.lab.test/ && ping -qc1 lan.lab.test >&2 && ip -br link show wwan0 >&2"
+        " && ip -br link show usb0 >&2 && ! ip route show default | grep -q usb0"
         " && cat /etc/passwd >/dev/null && id -u && exit 3"
     )
-    done = as_nobody("exec", "--name", "priv", "--no-ipv6", "lte", "--", "sh", "-c", script)
+    options = ("--links=wifi,lte,usb", "--no-ipv6=lte", "--no-default=usb")
+    done = as_nobody("exec", "--name", "priv", *options, "--", "sh", "-c", script)
     assert done.stdout.startswith(f"link=wifi peer=[{WIFI.host6}]:"), done.stderr
     assert (done.stdout.splitlines()[1:], done.returncode) == (["0"], 3), done.stderr
     assert traces("priv") == []

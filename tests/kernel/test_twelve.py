@@ -1,0 +1,347 @@
+"""The twelve points that a test must cover, each by its number, from what was on the wire.
+
+The real daemon, kernel and programs. Points 1 to 9 and 12 are here; what other files keep already
+is named, and not repeated. A test below holds this table to the files.
+
+| point | here: `test_NN_…`, and beside it |
+|---|---|
+| 1 curl over link B: source, replies, strict rp_filter | test_routes.py::test_a_chosen_link_carries_tcp_and_udp_though_all_is_strict |
+| 2 a link without IPv6, or without default route in main | test_links_job.py::test_a_link_without_ipv6_is_refused_over_it_and_works_over_ipv4 |
+| 3 SYN retransmits, A + AAAA, a QUIC first flight | test_main_job.py::test_datagrams_that_follow_a_held_one_are_one_question_and_none_is_lost |
+| 4 in a prompt: foreign table, link down, SIGKILL, 5,000 SYNs | test_main_job.py::test_sigkill_with_packets_held_then_restart_and_rescue |
+| 5 others' marks; a tunnel's inner packets | test_main_job.py::test_other_softwares_mark_bits_survive |
+| 6 a routed flow to LAN, container, 127/8, fe80, multicast; DHCP | test_links_job.py::test_a_routed_flow_reaches_the_lan_all_the_same |
+| 7 a link of MTU 1280 | test_lab.py::test_a_link_without_ipv6_has_none_and_a_small_mtu_works_both_ways |
+| 8 link down in mid-transfer | test_links_job.py::test_a_link_lost_in_mid_transfer_ends_its_connections_and_no_others |
+| 9 inbound on B answers by B | |
+| 12 no trace after stop and crash; backends agree | test_firewall.py::test_removal_finds_every_backend_s_leftovers_and_applying_leaves_one |
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from capture import Capture, Frame
+from running import UDP_CLIENT, Arbiter, eventually, python
+from test_main_job import picture
+
+from arbiter.kernel import linkloss
+from arbiter.kernel.firewall import probe
+from arbiter.lab import Lab
+from arbiter.lab.config import DNS4, LAN_PEER4, LAN_PEER6, LTE, SERVER4, SERVER6, WIFI
+
+TCP, UDP = 6, 17
+HERE = Path(__file__).parent
+both = pytest.mark.parametrize("server", [SERVER4, SERVER6], ids=["IPv4", "IPv6"])
+
+
+def url(server: str, path: str = "") -> str:
+    return f"http://[{server}]/{path}" if ":" in server else f"http://{server}/{path}"
+
+
+def curl(server: str, path: str = "", *options: str) -> tuple[str, ...]:
+    return ("curl", "-sS", "-g", "-m", "20", *options, url(server, path))
+
+
+def sh(lab: Lab, line: str) -> str:
+    done = lab.run(line.split())
+    assert done.returncode == 0, f"{line}: {done.stderr}"
+    return done.stdout
+
+
+def finish(program: subprocess.Popen[str], timeout: float = 20) -> tuple[int, str]:
+    output, _ = program.communicate(timeout=timeout)
+    return program.returncode, output
+
+
+def test_the_table_names_tests_that_there_are() -> None:
+    named = re.findall(r"(test_\w+\.py)::(test_\w+)", __doc__ or "")
+    assert len(named) >= 9
+    for file, test in named:
+        tree = ast.parse((HERE / file).read_text())
+        assert test in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}, test
+    mine = {
+        n.name[5:7]
+        for n in ast.walk(ast.parse(Path(__file__).read_text()))
+        if isinstance(n, ast.FunctionDef) and re.match(r"test_\d\d_", n.name)
+    }
+    points = {f"{int(number):02}" for number in re.findall(r"^\| (\d+) ", __doc__ or "", re.M)}
+    assert mine == points
+
+
+# --- 1: over link B, and over nothing else ----------------------------------------------------
+
+
+@both
+def test_01_every_packet_of_a_routed_program_leaves_by_its_link_with_the_links_source(
+    clean_lab: Lab, tmp_path: Path, server: str
+) -> None:
+    sh(clean_lab, "sysctl -qw net.ipv4.conf.all.rp_filter=1")
+    with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab) as wire:
+        arbiter.add("route via=lte host=internet")
+        code, output, _ = arbiter.run(*curl(server, "bytes/1000000"))
+        assert (code, len(output)) == (0, 1_000_000), output[-200:]
+        code, output, _ = arbiter.run(*python(UDP_CLIENT, server, "7", "5"))
+        assert (code, output.count("link=lte")) == (0, 5), output
+        assert arbiter.run("ping", "-c", "2", "-W", "4", server)[0] == 0
+        sent = wire.sent("lte")
+        assert {frame.source for frame in sent} == {LTE.host6 if ":" in server else LTE.host4}
+        assert {frame.proto for frame in sent} == {TCP, UDP, 58 if ":" in server else 1}
+        assert wire.frames("wifi") == []
+
+
+# --- 2: links that lack something -------------------------------------------------------------
+
+
+def test_02_a_link_without_ipv6_refuses_it_within_a_second_and_ipv4_works(tmp_path: Path) -> None:
+    with (
+        Lab(f"n{os.getpid()}", (WIFI, replace(LTE, ipv6=False))) as lab,
+        Arbiter(lab, tmp_path) as arbiter,
+        Capture(lab) as wire,
+    ):
+        arbiter.add("route via=lte host=internet")
+        code, output, seconds = arbiter.run(*curl(SERVER6))
+        assert (code, seconds < 1) == (7, True), output
+        assert wire.frames() == [], "refused here, not sent to be refused there"
+        code, output, _ = arbiter.run("curl", "-sS", "-m", "8", "http://www.lab.test/")
+        assert (code, output[:9]) == (0, "link=lte "), output
+        assert [frame for frame in wire.frames() if ":" in frame.source] == []
+
+
+def test_02_a_link_with_no_default_route_in_main_prompts_and_carries(tmp_path: Path) -> None:
+    """As NetworkManager's `ipv4.route-table` or mwan3 have it: the default is in another table."""
+    file = '[link]\nname = "mobile"\nmatch = { interface = "wwan0" }\n'
+    with Lab(f"n{os.getpid()}", (WIFI, replace(LTE, default_route=False))) as lab:
+        sh(lab, f"ip route add default via {LTE.gateway4} dev wwan0 table 77")
+        sh(lab, f"ip -6 route add default via {LTE.gateway6} dev wwan0 table 77")
+        with Arbiter(lab, tmp_path, links={"mobile.toml": file}) as arbiter, Capture(lab) as wire:
+            for server in (SERVER4, SERVER6):
+                program = arbiter.program(*curl(server))
+                assert ("mobile", True) in {(x["name"], x["up"]) for x in arbiter.ask()["links"]}
+                arbiter.answer("route via=mobile", "--for", "forever")
+                code, output = finish(program)
+                assert (code, output[:9]) == (0, "link=lte "), output
+            assert wire.frames("wifi") == []
+            lab.run(["ip", "route", "flush", "table", "77"])
+            eventually(lambda: arbiter.run(*curl(SERVER4))[0] == 7)
+            assert wire.frames("wifi") == [], "without its own default it is a link that is down"
+
+
+# --- 3: what repeats itself while a person thinks ---------------------------------------------
+
+
+def foreign_table(lab: Lab) -> None:
+    """Somebody's firewall comes and goes. The kernel drops held packets of every queue when a base
+    chain is unregistered (nf_queue_nf_hook_drop, net/netfilter/nf_queue.c)."""
+    table = "table inet foreign { chain c { type filter hook output priority 0; }; }\n"
+    for text in (table, "delete table inet foreign\n"):
+        assert lab.run(["nft", "-f", "-"], input=text).returncode == 0
+
+
+@both
+def test_03_syn_retransmits_are_one_prompt_and_one_connection(
+    clean_lab: Lab, tmp_path: Path, server: str
+) -> None:
+    """While its SYN is held, TCP repeats none (skb_still_in_host_queue, net/ipv4/tcp_output.c):
+    copies come once the kernel has dropped the held one."""
+    with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab) as wire:
+        program = arbiter.program(*curl(server))
+        for copies in (1, 2, 3):
+            eventually(lambda copies=copies: arbiter.counter("queued") == copies)  # type: ignore[misc]
+            if copies < 3:
+                foreign_table(clean_lab)
+        (ask,) = arbiter.asks()
+        assert ask["id"] == 1
+        assert wire.frames() == []
+        arbiter.answer("route via=lte", "--for", "forever")
+        assert finish(program)[0] == 0
+        assert [seen.local for seen in clean_lab.seen("lte")] == [server]
+        assert wire.frames("wifi") == []
+        assert arbiter.asks() == []
+
+
+A_AND_AAAA = """
+import socket, struct, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(15)
+s.connect((sys.argv[1], 53))
+name = b"\\3www\\3lab\\4test\\0"
+for number, kind in ((1, 1), (2, 28)):
+    s.send(struct.pack("!6H", number, 0x100, 1, 0, 0, 0) + name + struct.pack("!HH", kind, 1))
+print(*sorted(struct.unpack("!4H", s.recv(512)[:8])[::3] for _ in range(2)))
+"""
+
+
+def test_03_a_and_aaaa_from_one_socket_are_one_prompt_and_both_are_answered(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab) as wire:
+        program = arbiter.program(*python(A_AND_AAAA, DNS4))
+        eventually(lambda: [a for a in arbiter.asks() if arbiter.counter("queued") == 2])
+        arbiter.answer("route via=lte")
+        code, output = finish(program)
+        assert (code, output.strip()) == (0, "(1, 1) (2, 1)"), output
+        assert [seen.detail[:4].strip() for seen in clean_lab.seen("lte")] == ["A ww", "AAAA"]
+        assert wire.frames("wifi") == []
+        assert (arbiter.asks(), arbiter.counter("queued")) == ([], 2)
+
+
+QUIC = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+s = socket.socket(family, socket.SOCK_DGRAM)
+s.settimeout(15)
+s.connect((sys.argv[1], 7))
+s.setsockopt(17, 103, 1200)  # UDP_SEGMENT: one send, many datagrams, as QUIC stacks do
+for first in range(0, 12, 4):
+    s.send(b"".join(bytes([65 + first + n]) * 1200 for n in range(4)))
+got = [s.recv(2000) for _ in range(12)]
+print([data[-1] for data in got] == list(range(65, 77)), {data.count(data[-1:]) for data in got})
+"""
+
+
+@both
+def test_03_a_quic_first_flight_is_one_prompt_and_arrives_whole_and_in_order(
+    clean_lab: Lab, tmp_path: Path, server: str
+) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab) as wire:
+        program = arbiter.program(*python(QUIC, server))
+        eventually(lambda: arbiter.counter("queued") == 3)  # three sends of four datagrams
+        assert wire.frames() == []
+        arbiter.answer("route via=lte")
+        assert finish(program) == (0, "True {1200}\n")
+        assert wire.frames("wifi") == []
+        assert len([s for s in clean_lab.seen("lte") if s.proto == "udp"]) == 12
+        assert (arbiter.asks(), arbiter.counter("queued")) == ([], 3)
+
+
+# --- 4: what happens while a person thinks ----------------------------------------------------
+
+
+def test_04_a_foreign_table_added_and_deleted_in_a_prompt_costs_no_connection(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        programs = [arbiter.program(*curl(server)) for server in (SERVER4, SERVER6)]
+        eventually(lambda: len(arbiter.asks()) == 2)
+        foreign_table(clean_lab)
+        for ask in arbiter.asks():
+            done = arbiter.command("answer", str(ask["id"]), "allow", "--for", "forever")
+            assert done.returncode == 0, done.stderr
+        assert [finish(program)[0] for program in programs] == [0, 0]
+        assert arbiter.asks() == []
+
+
+@pytest.mark.parametrize("answer", ["route via=lte,any", "route via=wifi", "deny"])
+def test_04_the_default_link_lost_in_a_prompt_hangs_nobody(
+    clean_lab: Lab, tmp_path: Path, answer: str
+) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab) as wire:
+        program = arbiter.program(*curl(SERVER4))
+        ask = arbiter.ask()
+        sh(clean_lab, "ip link set wlan0 down")
+        eventually(lambda: "wifi (wlan0, down)" in (tmp_path / "log").read_text())
+        assert [one["id"] for one in arbiter.asks()] == [ask["id"]], "the question stays"
+        done = arbiter.command("answer", str(ask["id"]), answer, "--for", "forever")
+        assert done.returncode == 0, done.stderr
+        code, output = finish(program, 10)
+        assert code == (0 if "lte" in answer else 7), output
+        assert wire.frames("wifi") == []
+        assert {frame.source for frame in wire.sent("lte")} <= {LTE.host4}
+        assert arbiter.asks() == []
+
+
+@pytest.mark.parametrize("when_absent", ["block", "pass"])
+def test_04_sigkill_in_a_prompt_lets_what_waits_go_as_the_setting_says(
+    clean_lab: Lab, tmp_path: Path, when_absent: str
+) -> None:
+    arbiter = Arbiter(clean_lab, tmp_path, "--when-absent", when_absent).start()
+    with Capture(clean_lab) as wire:
+        waiting = arbiter.program(*curl(SERVER4, "", "-m", "6"))
+        arbiter.ask()
+        arbiter.stop(signal.SIGKILL)
+        code, output = finish(waiting)
+        later = arbiter.run(*curl(SERVER6, "", "-m", "2"))
+        if when_absent == "pass":
+            assert (code, output[:9], later[0]) == (0, "link=wifi", 0)
+        else:
+            assert (code, later[0], wire.frames()) == (28, 28, [])
+    assert arbiter.command("rescue").returncode == 0
+
+
+FLOOD = """
+import asyncio, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (6000, 6000))
+async def one():
+    reader, writer = await asyncio.open_connection(sys.argv[1], 7)
+    line = await reader.readline()
+    writer.close()
+    return line
+async def all():
+    lines = await asyncio.gather(*(one() for _ in range(5000)), return_exceptions=True)
+    print(sum(isinstance(line, bytes) and line.startswith(b"link=wifi") for line in lines))
+asyncio.run(all())
+"""
+
+
+def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(clean_lab, tmp_path, settings="deadline = 120.0\nask_ttl = 600.0\n") as arbiter:
+        flood = arbiter.program(*python(FLOOD, SERVER4))
+        eventually(lambda: arbiter.status().held == 4096, 30)
+        other = arbiter.program(*curl(SERVER4))
+        eventually(lambda: len(arbiter.asks()) == 2 or arbiter.counter("queued") > 5000, 20)
+        (ask,) = [a for a in arbiter.asks() if a["processes"][0]["pid"] == flood.pid]
+        done = arbiter.command("answer", str(ask["id"]), "allow", "--for", "forever")
+        assert done.returncode == 0, done.stderr
+        assert finish(flood, 60) == (0, "5000\n")
+        arbiter.answer("allow")
+        assert finish(other)[0] == 0
+        assert arbiter.status().held == 0
+
+
+# --- 5: marks of others -----------------------------------------------------------------------
+
+WITH_MARK = """
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET)
+s.settimeout(4)
+s.setsockopt(socket.SOL_SOCKET, 36, int(sys.argv[1]))  # SO_MARK, as VPN daemons set it
+s.connect((sys.argv[2], 7))
+print(s.recv(99).decode())
+"""
+MULLVAD = "rule add pref 5199 not fwmark 0x6d6f6c65 lookup main"
+MARKS = (0xCA6C, 0x80000, 0x6D6F6C65, 0x4000)
+
+
+def test_05_the_marks_of_others_pass_unasked_and_unchanged(clean_lab: Lab, tmp_path: Path) -> None:
+    sh(clean_lab, f"ip {MULLVAD}")
+    with pytest.raises(AssertionError, match="set mark_base = ") as refused:
+        Arbiter(clean_lab, tmp_path).start()  # its mark has our bits at the usual place
+    (free,) = re.findall(r"set (mark_base = 0x\w+)", str(refused.value))
+    with Arbiter(clean_lab, tmp_path, settings=f"{free}\n") as arbiter:
+        arbiter.add("deny host=internet")  # who is asked about is refused
+        for mark in MARKS:
+            for tool in ("iptables", "ip6tables"):
+                rule = f"-t mangle -A POSTROUTING -m mark --mark {mark:#x}/0xffffffff"
+                sh(clean_lab, f"{tool} {rule}")
+            for server in (SERVER4, SERVER6):
+                code, output, _ = arbiter.run(*python(WITH_MARK, str(mark), server))
+                assert (code, output[:9]) == (0, "link=wifi"), (hex(mark), output)
+        assert arbiter.counter("queued") == 0
+        for tool in ("iptables", "ip6tables"):
+            lines = sh(clean_lab, f"{tool} -t mangle -nvxL POSTROUTING").splitlines()[-len(MARKS) :]
+            counted = {line.split()[-1]: int(line.split()[0]) for line in lines}
+            assert set(counted) == {hex(mark) for mark in MARKS}
+            assert all(count >= 3 for count in counted.values()), counted
