@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from arbiter.model import ANY_LINK
+from arbiter.model import ANY_LINK, METERED, UNMETERED
 from arbiter.protocol import AppView, Ask, Choice, Decided, ProcessView, Scope, Withdraw, clean
 from arbiter.protocol import WithdrawReason as Why
 
@@ -248,7 +248,11 @@ def means(
     return ", ".join([f"{who} {verb} to {to}{over}", *rest, lifetime_words(lifetime)])
 
 
-_LINKS = {ANY_LINK: "the default route"}
+_LINKS = {
+    ANY_LINK: "the default route",
+    METERED: "a metered link",
+    UNMETERED: "an unmetered link",
+}
 _HOSTS = {
     "lan": "any address of the local network",
     "internet": "any address on the internet",

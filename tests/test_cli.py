@@ -569,6 +569,7 @@ SIM = "89430123456789012345"
         (f"network=sim:{SIM} sim={SIM}", ("--network", f"sim:{SIM}")),
         ("roaming=no", ("--roaming", "no")),
         ("metered=yes", ("--metered", "yes")),
+        ("metered=no", ("--metered", "no")),
         ("roaming=yes metered=no", ("--metered", "no", "--roaming", "yes")),
     ],
 )
