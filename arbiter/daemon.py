@@ -17,22 +17,27 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
 from arbiter import protocol
+from arbiter.accounts import Accounts
+from arbiter.classkeeper import ClassKeeper
 from arbiter.events import (
     Announce,
     Effect,
     Event,
     FindOwner,
+    Notify,
     OwnerFound,
     PacketQueued,
     ProcessExited,
     Refuse,
     Remember,
+    Reply,
     Report,
     Retire,
     SetVerdict,
     ShowAsk,
     Stopping,
     Tick,
+    UseClasses,
     WatchProcess,
     WithdrawAsk,
 )
@@ -81,6 +86,7 @@ class Daemon:
         self.settings = settings
         self.paths = paths
         self.pipeline = Pipeline(settings)
+        self._processes = ProcessTable()
         self._desk = FrontDesk(
             self.pipeline,
             self._dispatch,
@@ -88,8 +94,10 @@ class Daemon:
             admins,
             status=self._tell_status,
             changed=self._reload,
+            used=lambda app: self._accounts.used(app),
+            left=lambda: self._accounts.left(),
+            started=self._processes.start_time,
         )
-        self._processes = ProcessTable()
         self._scanner = ThreadPoolExecutor(1, thread_name_prefix="arbiter-scan")
         self._tasks: set[asyncio.Future[None]] = set()
         self._wake: asyncio.TimerHandle | None = None
@@ -97,6 +105,7 @@ class Daemon:
         self._loaded = self._loading = self._stale = False
         self._counting: asyncio.TimerHandle | None = None
         self._counted = Counters(0, 0, 0, 0)
+        self._wants_classes = self._ready = False
         self._broken = ""
 
     # --- life -------------------------------------------------------------------------------
@@ -109,7 +118,7 @@ class Daemon:
         """
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._unexpected)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hangup)
         self._stop = stop
         self._reserve = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVE)]
         need_rights()
@@ -135,8 +144,13 @@ class Daemon:
             mask=self.settings.mark_base,
         )
         self._backend = await asyncio.to_thread(firewall.probe_backend, self.settings.backend.value)
+        routing = RoutePlan(
+            table=self.settings.route_table,
+            preference=self.settings.route_pref,
+            mask=plan.mask,
+        )
         found = await asyncio.to_thread(firewall.look)
-        overlaps = firewall.overlaps(plan, *found, own_prefs=RoutePlan().preferences)
+        overlaps = firewall.overlaps(plan, *found, own_prefs=routing.preferences)
         if overlaps:
             raise DaemonError("\n".join(overlap.text for overlap in overlaps))
         self._exits = ExitWatch(
@@ -158,13 +172,29 @@ class Daemon:
         )
         try:
             # Before the first client can ask how the links are.
+            self._accounts = Accounts(
+                self._memory.writer, self.paths.state, plan.mask, self._budgets_changed
+            )
             self._links = LinkKeeper(
-                plan, self._backend, self.paths.config, self.paths.state, self._dispatch
+                plan,
+                self._backend,
+                routing,
+                self.paths.config,
+                self.paths.state,
+                self._dispatch,
+                self._accounts,
+            )
+            self._classes = ClassKeeper(
+                self.settings.markings, self._backend, self._links.use_classes
             )
             self._loop.add_reader(self._queue.fileno(), self._queue.handle)
             await self._desk.server.start()
             try:
+                await self._accounts.start()
+                if self._wants_classes:
+                    await self._classes.start()
                 await self._links.start()
+                self._ready = True
                 gc.collect()
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()
@@ -172,6 +202,7 @@ class Daemon:
                 log.info("stopping")
             finally:
                 await self._undo()
+                self._classes.close()
         finally:
             self._loop.remove_reader(self._queue.fileno())
             if self._counting is not None:
@@ -196,6 +227,7 @@ class Daemon:
             self._dispatch(Stopping(now()))
         finally:
             await self._links.stop()  # or a change of links could put the ruleset back
+            await self._accounts.close()
             for problem in await asyncio.to_thread(firewall.remove):
                 log.error("%s", problem)
             await self._links.close()
@@ -230,12 +262,22 @@ class Daemon:
                 case FindOwner(packet):
                     self._find_owner(packet)
                 case Report():
-                    self._memory.report(effect)
-                    if effect.link and isinstance(effect.packet, Packet):
-                        self._links.routed(effect.link, effect.packet.flow)
+                    self._decided(effect)
                 case _:
                     self._do(effect)
                     self._arm()
+
+    def _decided(self, report: Report) -> None:
+        self._memory.report(report)
+        packet = report.packet
+        if isinstance(packet, Packet):
+            self._classes.decided(report)
+            self._accounts.opened(report, self.pipeline.ways.used(packet, report.link))
+            if report.link:
+                self._links.routed(report.link, packet.flow)
+
+    def _budgets_changed(self) -> None:
+        self._links.refresh()
 
     def _find_owner(self, packet: Packet) -> None:
         try:
@@ -268,12 +310,20 @@ class Daemon:
                 self._desk.announce(effect)
             case Refuse():
                 self._desk.refuse(effect)
+            case Notify():
+                self._desk.notify(effect)
+            case Reply():
+                self._desk.reply(effect)
             case Remember():
                 self._spawn(self._memory.remember(effect))
             case Retire(ids, reason):
                 self._spawn(self._memory.retire(ids, reason))
             case WatchProcess(pid, start):
                 self._watch(pid, start)
+            case UseClasses():
+                self._wants_classes = True
+                if self._ready:
+                    self._spawn(self._classes.start())
 
     def _watch(self, pid: int, start: int) -> None:
         try:
@@ -291,6 +341,11 @@ class Daemon:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._unexpected(self._loop, {"message": "in a task", "exception": error})
+
+    def _hangup(self) -> None:
+        """SIGHUP: rules and link files anew."""
+        self._links.reload()
+        self._reload()
 
     def _reload(self) -> None:
         """Read the rules anew: one reading at a time, and one more if asked meanwhile."""
@@ -386,6 +441,8 @@ class Daemon:
             problems=(
                 *problems,
                 *self._links.problems(),
+                *self._accounts.problems,
+                *self._classes.problems(),
                 *self._queue.problems,
                 *self._memory.problems(),
             ),

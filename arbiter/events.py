@@ -227,6 +227,10 @@ class Retire(Struct, frozen=True, gc=False):
     reason: str
 
 
+class UseClasses(Struct, frozen=True, gc=False):
+    """For the first time something is decided with a traffic class: let the kernel know them."""
+
+
 class WatchProcess(Struct, frozen=True, gc=False):
     """Say when this process is gone, by `ProcessExited`."""
 
@@ -262,6 +266,7 @@ Effect = (
     | Notify
     | Reply
     | Remember
+    | UseClasses
     | Retire
     | WatchProcess
     | Report

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from msgspec import structs
 
+from arbiter.accounts import Accounts, acct_file
 from arbiter.bus import FactsWatch
+from arbiter.classes import Marking
 from arbiter.events import Event, LinksChanged
-from arbiter.kernel import firewall, linkloss, linksysctl, routes
+from arbiter.kernel import acct, firewall, linkloss, linksysctl, routes
 from arbiter.kernel.rtnl import LinkWatch
 from arbiter.links import FoundLink, Interface, LinkKind, assemble, remember
 from arbiter.linkstate import read_files, read_numbers, write_numbers
@@ -44,7 +46,8 @@ def sysctl_file() -> Path:
 
 def remove_routing() -> tuple[str, ...]:
     """Take every route, rule and sysctl of arbiter's away, daemon or not; gives all failures."""
-    return (*routes.remove(), *linksysctl.restore(sysctl_file()))
+    sysctls = (*linksysctl.restore(sysctl_file()), *acct.restore(acct_file()))
+    return (*routes.remove(), *sysctls)
 
 
 class LinkKeeper:
@@ -63,22 +66,28 @@ class LinkKeeper:
         config: Path,
         state: Path,
         dispatch: Callable[[Event], None],
-        spent: Callable[[FoundLink], Spent | None],
+        accounts: Accounts,
     ) -> None:
         self._plan, self._backend, self._routing = plan, backend, routing
         self._numbers = state / "links.json"
         self._folder = config / "links.d"
         self._dispatch = dispatch
-        self._spent = spent
+        self._accounts = accounts
         self._known = read_numbers(self._numbers)
         self._files, self._file_problems = read_files(self._folder)
-        self._watch = LinkWatch(self._changed, self._trouble, own_tables=own_tables(routing.table))
+        self._watch = LinkWatch(
+            self._changed,
+            self._trouble,
+            own_tables=own_tables(routing.table),
+            rules_changed=self._rules_gone,
+        )
         self._bus = FactsWatch(self._told, self._bus_trouble)
         self._seen: tuple[Interface, ...] = ()
         self._facts: Mapping[str, NetFacts] = {}
         self._fresh = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._classes: tuple[Marking, ...] = ()
         self._watch_problem = self._bus_problem = ""
         self._problems: tuple[str, ...] = ()
         self.links: tuple[FoundLink, ...] = ()
@@ -125,6 +134,11 @@ class LinkKeeper:
         self._file_problems = problems
         self._fresh.set()
 
+    def use_classes(self, markings: tuple[Marking, ...]) -> None:
+        """Have packets of labelled connections marked from now on."""
+        self._classes = markings
+        self._fresh.set()
+
     def refresh(self) -> None:
         """A budget is used up, or there is room in it again: tell the pipeline."""
         self._tell(self.links)
@@ -146,6 +160,11 @@ class LinkKeeper:
 
     def _changed(self, interfaces: tuple[Interface, ...]) -> None:
         self._seen = interfaces
+        self._fresh.set()
+        self._bus.look()
+
+    def _rules_gone(self) -> None:
+        log.warning("another program removed rules or routes of arbiter's: they are put back")
         self._fresh.set()
 
     def _told(self, facts: Mapping[str, NetFacts]) -> None:
@@ -192,6 +211,7 @@ class LinkKeeper:
             self._plan,
             links=tuple((link.number, link.interface) for link in links),
             tunnels=tuple(i.name for i in self._seen if i.kind is LinkKind.VPN),
+            classes=self._classes,
         )
         routing = structs.replace(self._routing, links=tuple(map(_routes_of, links)))
         names = [link.interface for link in links]
@@ -211,12 +231,13 @@ class LinkKeeper:
         if links != self.links:
             log.info("links: %s", ", ".join(map(_shown, links)) or "none")
         self.links = links
+        self._accounts.follow(links)
         self._tell(links)
 
     def _tell(self, links: tuple[FoundLink, ...]) -> None:
         """The links as the pipeline is to know them, the most preferred first."""
         ordered = sorted(links, key=lambda link: (link.metric, link.number))
-        known = tuple(_link_of(link, self._spent(link)) for link in ordered)
+        known = tuple(link_of(link, self._accounts.spent(link)) for link in ordered)
         if known != self._shown:
             self._shown = known
             self._dispatch(LinksChanged(now(), known))
@@ -247,10 +268,20 @@ def _cut(link: FoundLink, mask: int, flows: list[Flow]) -> None:
 
 
 def _routes_of(link: FoundLink) -> LinkRoutes:
-    return LinkRoutes(link.number, link.interface, link.index, link.up4, link.up6, link.routes)
+    return LinkRoutes(
+        link.number,
+        link.interface,
+        link.index,
+        link.up4,
+        link.up6,
+        link.routes,
+        dns=link.dns,
+        vpn=link.kind is LinkKind.VPN,
+    )
 
 
-def _link_of(link: FoundLink, spent: Spent | None) -> Link:
+def link_of(link: FoundLink, spent: Spent | None) -> Link:
+    """As the pipeline knows it."""
     return Link(
         name=link.name,
         number=link.number,

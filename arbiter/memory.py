@@ -31,7 +31,7 @@ class Memory:
     def __init__(self, database: Path, dispatch: Callable[[Event], None]) -> None:
         """Raises StoreError."""
         self._dispatch = dispatch
-        self._writer = Writer(database)
+        self.writer = self._writer = Writer(database)
         self._session = uuid.uuid4().hex
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._reports: list[Report] = []

@@ -40,6 +40,7 @@ from arbiter.events import (
     RunVia,
     Stopping,
     Tick,
+    UseClasses,
     WatchProcess,
 )
 from arbiter.given import GivenOnce
@@ -88,6 +89,8 @@ class Pipeline:
         self._stopped: Decision | None = None
         self._for_link: dict[int, Key] = {}
         """Ids of held packets that wait for a link, in the order they came."""
+        self._classes = False
+        """Whether a rule with a traffic class has been in force."""
         self._linked = False
         """Whether the first `LinksChanged` has come: it is no news."""
 
@@ -487,7 +490,12 @@ class Pipeline:
         return [WatchProcess(pid, start) for pid, start in new]
 
     def _change_rules(self, added: Iterable[Entry], removed: Iterable[int]) -> list[Effect]:
-        return self._watch(self.rules.change(added, removed))
+        entries = tuple(added)
+        effects: list[Effect] = []
+        if not self._classes and any(entry.rule.decision.traffic for entry in entries):
+            self._classes = True
+            effects.append(UseClasses())
+        return [*effects, *self._watch(self.rules.change(entries, removed))]
 
     def _stopping(self, now: Now) -> list[Effect]:
         """Nothing stays held; what still comes and no rule decides goes the same way."""

@@ -36,12 +36,8 @@ from msgspec import Struct
 
 from arbiter.linkdns import MAX_SERVERS, host_route, on_link, servers
 from arbiter.links import Route
-from arbiter.model import MARK_DECIDED, MARK_LINK, MARK_LINK_SHIFT, MARK_MASK
+from arbiter.model import MARK_DECIDED, MARK_LINK, MARK_LINK_SHIFT, MARK_MASK, PREFERENCE, TABLE
 
-TABLE = 7000
-"""Default base: link n has table 7000+n."""
-PREFERENCE = 900
-"""Default base: before Mullvad (5199), Tailscale (5210), l3mdev (1000) and wg-quick (32764)."""
 PROTOCOL = 65
 """Ours; in none of iproute2's rt_protos, nor FRR's (186-199), OVN's (84) or Open/R's (99)."""
 MAX_LINK = MARK_LINK >> MARK_LINK_SHIFT

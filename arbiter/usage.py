@@ -83,6 +83,11 @@ class Used(Struct, frozen=True, gc=False):
     in_packets: int = 0
     connections: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes both ways."""
+        return self.out_bytes + self.in_bytes
+
 
 class OpenFlow(Struct, frozen=True, gc=False):
     """A live flow's baseline: what of it is in what was used."""
@@ -155,7 +160,7 @@ def summed(rows: Iterable[Used], *by: str) -> dict[tuple[str, ...], Used]:
         day = named.pop("day", "")
         start = Used(Account(**named), day)
         sums[key] = plus(sums.get(key, start), row)
-    return dict(sorted(sums.items(), key=lambda kv: (-kv[1].out_bytes - kv[1].in_bytes, kv[0])))
+    return dict(sorted(sums.items(), key=lambda kv: (-kv[1].size, kv[0])))
 
 
 def plus(first: Used, more: Used) -> Used:
@@ -258,6 +263,11 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self._live)
+
+    @property
+    def idle(self) -> bool:
+        """No flow is open: there is nothing to read."""
+        return not self._live and not self._opened
 
     def restore(self, flows: Iterable[OpenFlow]) -> None:
         """Take up the baselines that an earlier run stored, before the first read."""

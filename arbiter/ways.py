@@ -66,6 +66,7 @@ class Ways:
     def __init__(self) -> None:
         self.links: dict[str, Link] = {}
         self._by_index: dict[int, Link] = {}
+        self._by_number: dict[int, Link] = {}
         self._here = Context()
         self._contexts: dict[int, Context] = {}
         self._runs: dict[int, Run] = {}
@@ -74,6 +75,7 @@ class Ways:
         """These are the links now."""
         self.links = {link.name: link for link in links}
         self._by_index = {link.index: link for link in self.links.values() if link.index}
+        self._by_number = {link.number: link for link in self.links.values()}
         up = [link for link in self.links.values() if link.up]
         self._here = Context(
             sims=tuple(dict.fromkeys(link.sim for link in up if link.sim)),
@@ -97,9 +99,9 @@ class Ways:
         """The link that the packet leaves over if nothing routes it."""
         return self._by_index.get(packet.outdev)
 
-    def numbered(self, number: int) -> Link | None:
-        """The link of that number."""
-        return next((link for link in self.links.values() if link.number == number), None)
+    def used(self, packet: Packet, number: int) -> Link | None:
+        """The link that the packet leaves over: the one of its mark's number, 0 for by default."""
+        return self._by_number.get(number) if number else self._by_index.get(packet.outdev)
 
     # --- the way of one packet --------------------------------------------------------------
 

@@ -250,7 +250,7 @@ def means(
 LINK_WORDS = {
     ANY_LINK: "the default route",
     METERED: "a metered link",
-    UNMETERED: "a link that is not metered",
+    UNMETERED: "an unmetered link",
 }
 """What `via` can name beside links."""
 _HOSTS = {

@@ -327,6 +327,7 @@ def test_a_decision_that_could_not_be_remembered_is_a_failure_in_json_too(
         (("7", "route"), "did you mean route via=any?"),
         (("7", "allow app=/x"), "--scope"),
         (("7", "allow for=1h"), "--scope"),
+        (("7", "allow class=bulk"), "arbiter rules add"),
         (("x", "allow"), "'x' is not a valid integer"),
         (("0", "allow"), "not in the range"),
         (("99999999999999999999", "allow"), "not in the range"),
@@ -569,6 +570,7 @@ SIM = "89430123456789012345"
         (f"network=sim:{SIM} sim={SIM}", ("--network", f"sim:{SIM}")),
         ("roaming=no", ("--roaming", "no")),
         ("metered=yes", ("--metered", "yes")),
+        ("metered=no", ("--metered", "no")),
         ("roaming=yes metered=no", ("--metered", "no", "--roaming", "yes")),
     ],
 )

@@ -118,6 +118,8 @@ def test_rule_lines(lifetime: str, decision: Choice, via: tuple[str, ...], line:
          "until this program exits"),
         ('app="/a b" hook=in', "1h", Choice.ALLOW,
          '"/a b" may connect to anywhere, where hook=in, for 1 hour'),
+        ('app=/usr/bin/curl network="ssid:My Home" metered=no', "forever", Choice.ALLOW,
+         'curl may connect to anywhere, where network="ssid:My Home", where metered=no, forever'),
         (CONNECTION.conditions, "once", Choice.ALLOW,
          "curl may connect to 192.0.2.7:443 (https), this time only"),
     ],
@@ -131,6 +133,8 @@ def test_route_says_whether_the_default_route_is_left_open() -> None:
     open_ = render.means(example_ask(), CONNECTION, "forever", Choice.ROUTE, ("lte", "any"))
     assert "over lte only" in strict
     assert "over lte, else the default route," in open_
+    classes = render.means(example_ask(), CONNECTION, "boot", Choice.ROUTE, ("unmetered", "any"))
+    assert "over an unmetered link, else the default route," in classes
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Rules: what they are, how they are written, which one decides, and why. Pure.
 
-rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py) the one-line
-form; index.py the fast look-up; explain.py the reasons; scopes.py lan or internet; choose.py
-what an ask offers; lint.py what is odd about a rule.
+rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py, context.py) the
+one-line form; index.py the fast look-up; explain.py the reasons; scopes.py lan or internet;
+choose.py what an ask offers; lint.py what is odd about a rule.
 """
 
 from arbiter.rules.choose import scopes_for

@@ -76,8 +76,7 @@ def _spelt(kind: str, name: str) -> str:
 
 def _mac(text: str) -> str:
     lower = text.lower().replace("-", ":")
-    # Lower case of some letters of other scripts is ASCII (K, the sign of kelvin): not ours.
-    return lower if text.isascii() and MAC.match(lower) else text
+    return lower if MAC.match(lower) else text
 
 
 def _iccid(text: str) -> str:
@@ -101,7 +100,7 @@ def _no_network(text: str, position: int) -> RuleError:
     word, colon, name = text.partition(":")
     kind = nearest(word, _KINDS, _KIND_SYNONYMS) if colon else ""
     suggestion = _meant(kind, name) if kind else _meant("ssid", text)
-    return RuleError(fault, position, text, suggestion)
+    return RuleError(fault, position, text, "" if text in _KINDS else suggestion)
 
 
 def _meant(kind: str, name: str) -> str:

@@ -19,7 +19,7 @@ from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.store.errors import ClosedError, StoreError, UnstorableError
 from arbiter.store.rows import Remembered
 from arbiter.store.store import Store
-from arbiter.usage import Batch, OpenFlow, Pending
+from arbiter.usage import Batch, OpenFlow, Pending, Used
 
 FLUSH_SECONDS = 0.5
 FLUSH_RECORDS = 500
@@ -186,6 +186,10 @@ class Writer:
     def open_flows(self) -> Future[list[OpenFlow]]:
         """As Store.open_flows."""
         return self._submit(lambda store: store.open_flows())
+
+    def usage(self, since: str) -> Future[list[Used]]:
+        """As Store.usage, from the day `since` on; what waits here is not in it."""
+        return self._submit(lambda store: store.usage(since))
 
     def link_usage(self, *, link: str = "", sim: str = "", since: str = "") -> Future[int]:
         """As Store.link_usage: what is stored, without what waits here."""

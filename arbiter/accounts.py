@@ -1,0 +1,252 @@
+"""The daemon's accounts: whose bytes went over which link, what is left of budgets. In the loop.
+
+Conntrack is read every READ seconds while decided connections are open, and each that ends is told
+by the kernel; with nothing open nothing runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from arbiter.budgets import Exceeded, Standing, Totals, first_day, next_midnight, standing
+from arbiter.events import Report
+from arbiter.kernel import acct, conntrack
+from arbiter.kernel.conntrack import ConntrackWatch
+from arbiter.links import FoundLink
+from arbiter.linkstate import write_text
+from arbiter.model import MARK_DENIED, Link, Owner, Packet, Spent, VerdictKind
+from arbiter.store import StoreError, Writer
+from arbiter.tariff import period_start
+from arbiter.usage import Account, Counted, Ledger, day_of
+
+READ = 10.0
+"""Seconds between looks at the counters of connections that are open."""
+FLUSH = 1.0
+"""Seconds that what ended connections used waits for company on its way to the disk."""
+LONGEST = 3600.0
+"""Seconds after which the clock is looked at again, while a period's end is waited for."""
+MAX_ACCOUNTS = 4096
+"""Accounts kept to be shared by flows."""
+log = logging.getLogger("arbiter")
+
+
+def acct_file() -> Path:
+    """Where the old switches of this network namespace's conntrack are kept."""
+    namespace = Path("/proc/self/ns/net").stat().st_ino
+    return Path(f"/run/arbiter/acct-{namespace}.json")
+
+
+def local_zone() -> tzinfo:
+    """The machine's time zone, with its changes to summer time; UTC where it has none."""
+    path = Path("/etc/localtime")
+    try:
+        with path.open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError):
+        return datetime.now().astimezone().tzinfo or UTC
+
+
+class Accounts:
+    """Counts, and keeps what was counted. `changed` is called when a budget is used up, or there
+    is room in it again."""
+
+    def __init__(self, writer: Writer, state: Path, mask: int, changed: Callable[[], None]) -> None:
+        self._writer, self._mask, self._changed = writer, mask, changed
+        self._zone = local_zone()
+        self._numbers: dict[int, str] = {}
+        self._ledger = Ledger(lambda n: Account(link=self._numbers.get(n, "")), self._zone)
+        self._totals = Totals()
+        self._watch = ConntrackWatch(self._ended, self._lost, mask)
+        self._file = state / "budgets.json"
+        self._exceeded = read_exceeded(self._file)
+        self._budgets: dict[str, FoundLink] = {}
+        self._known: dict[str, Spent | None] = {}
+        self._shared: dict[tuple[str, str, str, str], Account] = {}
+        self._open = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._flush: asyncio.TimerHandle | None = None
+        self._period: asyncio.TimerHandle | None = None
+        self._problem = ""
+        self.problems: tuple[str, ...] = ()
+        """What keeps bytes from being counted, each with its next step."""
+
+    async def start(self) -> None:
+        """Count from now on. What cannot be counted is a problem, not an error."""
+        wall = time.time()
+        try:
+            rows = await asyncio.wrap_future(self._writer.usage(first_day(wall, self._zone)))
+            self._totals.load(rows, day_of(wall, self._zone))
+            flows = await asyncio.wrap_future(self._writer.open_flows())
+            self._ledger.restore(flows)
+            self._watch.start()
+        except (OSError, StoreError) as error:
+            self.problems = (f"bytes are not counted: {error}; restart arbiter",)
+        else:
+            self.problems = await asyncio.to_thread(acct.enable, acct_file())
+            self._open.set()
+            self._task = asyncio.create_task(self._run())
+        for problem in self.problems:
+            log.error("%s", problem)
+
+    async def close(self) -> None:
+        """Count what there is a last time, and give conntrack its switches back."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+            self._watch.drain()
+            await self._read()
+        self._watch.close()
+        for timer in (self._flush, self._period):
+            if timer is not None:
+                timer.cancel()
+        self._store()
+        for problem in await asyncio.to_thread(acct.restore, acct_file()):
+            log.error("%s", problem)
+
+    # --- what is counted --------------------------------------------------------------------
+
+    def opened(self, report: Report, link: Link | None) -> None:
+        """A decision lets a connection go over `link`. On the hot path: two look-ups."""
+        packet, verdict = report.packet, report.verdict
+        refused = verdict.kind is not VerdictKind.ACCEPT or verdict.mark & MARK_DENIED
+        if refused or not isinstance(packet, Packet):
+            return
+        owner = report.owner
+        app = owner.processes[0].app.id if isinstance(owner, Owner) else ""
+        user = owner.user if owner is not None else ""
+        key = (app, user, link.name if link else "", link.sim if link else "")
+        account = self._shared.get(key)
+        if account is None:
+            if len(self._shared) >= MAX_ACCOUNTS:
+                self._shared.clear()
+            account = self._shared[key] = Account(*key)
+        self._ledger.opened(packet.flow, account)
+        self._open.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._open.wait()
+            await asyncio.sleep(READ)
+            await self._read()
+            if self._ledger.idle:
+                self._open.clear()
+
+    async def _read(self) -> None:
+        try:
+            counted = await asyncio.to_thread(conntrack.read, self._mask)
+        except OSError as error:
+            self._lost(f"conntrack cannot be read: {error}; bytes are counted at the next try")
+            return
+        self._problem = ""
+        for used in self._ledger.read(counted, time.time()):
+            self._totals.add(used)
+        self._store()
+        self._check()
+
+    def _ended(self, counted: Counted) -> None:
+        for used in self._ledger.ended(counted, time.time()):
+            self._totals.add(used)
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH, self._flushed)
+
+    def _flushed(self) -> None:
+        self._flush = None
+        self._store()
+        self._check()
+
+    def _store(self) -> None:
+        self._writer.add_usage(self._ledger.take())
+
+    def _lost(self, problem: str) -> None:
+        if problem != self._problem:
+            log.warning("%s", problem)
+        self._problem = problem
+        self._open.set()
+
+    # --- budgets ----------------------------------------------------------------------------
+
+    def follow(self, links: tuple[FoundLink, ...]) -> None:
+        """These are the links now; their budgets count."""
+        self._numbers = {link.number: link.name for link in links}
+        self._budgets = {link.name: link for link in links if link.budget is not None}
+        self._known = {name: self.spent(link) for name, link in self._budgets.items()}
+        self._arm()
+
+    def spent(self, link: FoundLink) -> Spent | None:
+        """What it means that a link's budget is used up; None while it is not."""
+        found = self._standing(link)
+        return found.spent if found is not None else None
+
+    def left(self) -> Mapping[str, int]:
+        """Bytes left of each budget, by link."""
+        found = {name: self._standing(link) for name, link in self._budgets.items()}
+        return {name: each.left for name, each in found.items() if each is not None}
+
+    def used(self, app: str) -> Mapping[str, int]:
+        """Bytes of an app this month, by link."""
+        return self._totals.of_app(app)
+
+    def _standing(self, link: FoundLink) -> Standing | None:
+        if link.budget is None:
+            return None
+        wall, key = time.time(), f"sim {link.sim}" if link.sim else f"link {link.name}"
+        since = day_of(period_start(link.budget, wall, self._zone), self._zone)
+        used = self._totals.carried(link.name, link.sim, since)
+        before = self._exceeded.get(key)
+        found = standing(link.budget, link.over_budget, used, wall, self._zone, before)
+        if found.exceeded != before:
+            if found.exceeded is None:
+                del self._exceeded[key]
+            else:
+                self._exceeded[key] = found.exceeded
+            self._keep()
+        return found
+
+    def _keep(self) -> None:
+        text = msgspec.json.encode(self._exceeded).decode()
+        try:
+            write_text(self._file, text)
+        except OSError as error:
+            # Only that after a restart what was decided since must be confirmed again.
+            log.error("%s cannot be written: %s", self._file, error.strerror)
+
+    def _check(self) -> None:
+        now = {name: self.spent(link) for name, link in self._budgets.items()}
+        if now != self._known:
+            self._known = now
+            self._changed()
+            self._arm()
+
+    def _arm(self) -> None:
+        """Look again when the next period may begin."""
+        if self._period is not None:
+            self._period.cancel()
+            self._period = None
+        if any(self._known.values()):
+            wall = time.time()
+            pause = min(next_midnight(wall, self._zone) - wall + 0.5, LONGEST)
+            self._period = asyncio.get_running_loop().call_later(pause, self._new_period)
+
+    def _new_period(self) -> None:
+        self._check()
+        self._arm()
+
+
+def read_exceeded(path: Path) -> dict[str, Exceeded]:
+    """Since when budgets are used up, as an earlier run kept it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Exceeded])
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.DecodeError) as error:
+        log.error("%s cannot be read: %s; what was decided since is asked again", path, error)
+        return {}
