@@ -242,7 +242,7 @@ def test_a_strict_flow_leaves_on_a_link_of_its_list_or_not_at_all(
     what = packet(1, daddr=SERVER6, outdev=WIFI) if six else packet(1, outdev=WIFI)
     who = Run((1, 1), 0, run) if run else None
     way = ways(*links).take(
-        Decision(Action.ROUTE, tuple(via), TrafficClass.BULK), what, SINCE + late, who
+        Decision(Action.ROUTE, tuple(via), TrafficClass.BULK), what, SINCE - 1 + 2 * late, who
     )
     if way.verdict == DENIED:
         return

@@ -10,14 +10,17 @@ import json
 import re
 import socket
 import struct
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from arbiter import packets
+from arbiter import packets, settings
 from arbiter.classes import Marking
 from arbiter.kernel import doctor
 from arbiter.kernel.ctlabel import Labels
@@ -26,9 +29,8 @@ from arbiter.kernel.firewall.probe import IPTABLES, NFT, Backend, FirewallError
 from arbiter.kernel.queue import Queue
 from arbiter.lab import Lab
 from arbiter.lab.config import SERVER4, SERVER6
-from arbiter.model import ACCEPTED, DENIED, Flow, Packet, Undecodable, Verdict
+from arbiter.model import ACCEPTED, DENIED, Flow, Packet, TrafficClass, Undecodable, Verdict
 
-T = TypeVar("T")
 AF21, LE = 0x12, 0x01
 PLAN = Plan(when_absent="pass", classes=(Marking(97, AF21, 6), Marking(99, LE, 0x10030)))
 ADDRESSES = {4: SERVER4, 6: SERVER6}
@@ -572,3 +574,85 @@ def test_doctor_says_whether_classes_work_and_why_not(
     said = check()
     assert (said.level, said.next_step) == (doctor.Level.WARN, "see docs/classes.md")
     assert "xt_DSCP" in said.text
+
+
+# --- docs/classes.md --------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs/classes.md").read_text("utf-8")
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_example_keeps_a_background_upload_out_of_the_way(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    """Every line of it is run; a queue consumer that knows its two rules stands for the daemon."""
+    lab = clean_lab
+    try:
+        backend = lab.inside(probe.probe_backend)
+    except FirewallError as error:
+        pytest.skip(f"KERNEL TEST NOT RUN: {error}")
+    make_queues, work = (block.splitlines() for block in blocks("sh"))
+    for line in make_queues:
+        sh(lab, line)
+    markings = settings.load(blocks("toml")[0], "docs/classes.md").markings
+    by_port = {
+        int(found[2]): markings[TrafficClass(found[1])].label
+        for found in re.finditer(r"class=(\w+) .* port=(\d+)", blocks("rules")[0])
+    }
+    plan = Plan(queue=22, classes=tuple(markings.values()))
+    lab.inside(lambda: apply(plan, backend))
+    labels = lab.inside(lambda: Labels(m.label for m in plan.classes))
+
+    def on_packet(packet: Packet | Undecodable) -> None:
+        queue.set_verdict(packet.id, ACCEPTED)
+        if isinstance(packet, Packet) and packet.flow.dport in by_port:
+            assert labels.set(packet.flow, by_port[packet.flow.dport])
+
+    queue = lab.inside(lambda: Queue(22, on_packet, length=100, fail_open=False))
+
+    def sent() -> tuple[int, int]:
+        """Bytes of the interactive and of the background class so far."""
+        counted = dict(
+            re.findall(
+                r"class htb (\S+) .*\n Sent (\d+) bytes", sh(lab, "tc -s class show dev wlan0")
+            )
+        )
+        return int(counted["1:10"]), int(counted["1:30"])
+
+    files, backup, photo, show, end = work
+    subprocess.run(["sh", "-c", files], check=True, cwd=tmp_path)
+    programs = []
+    try:
+        programs.append(lab.popen(["sh", "-c", f"exec {backup.removesuffix(' &')}"], cwd=tmp_path))
+        until = time.monotonic() + 30
+        while sent()[1] < 100_000:
+            queue.handle()
+            assert time.monotonic() < until, "the backup does not start"
+        before = sent()
+        out = subprocess.PIPE
+        programs.append(
+            lab.popen(["sh", "-c", f"exec {photo}"], stdout=out, text=True, cwd=tmp_path)
+        )
+        while programs[1].poll() is None:
+            queue.handle()
+            time.sleep(0.001)
+        said = programs[1].communicate()[0]
+        assert "received=512000" in said
+        interactive, background = (now - then for now, then in zip(sent(), before, strict=True))
+        assert programs[0].poll() is None, "the backup was over before the photo"
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+        queue.close()
+        labels.close()
+    assert interactive > 512_000
+    # Promised is 14 to 1; what waited in the queue beforehand, and large segments, blur it.
+    assert interactive > 4 * background, (interactive, background)
+    assert "1:10" in sh(lab, show)
+    assert end.startswith("kill %1; ")
+    sh(lab, end.removeprefix("kill %1; "))
+    assert lab.inside(remove) == ()
