@@ -39,7 +39,7 @@ def modem(objects: dict[str, Any] | None = None, **properties: object) -> read.M
         for key in ("OperatorName", "RegistrationState")
         if key in properties
     }
-    own = {read.MODEM: properties, read.MODEM_3GPP: gpp}
+    own: Any = {read.MODEM: properties, read.MODEM_3GPP: gpp}
     (found,) = read.modems({f"{MODEMS}/0": own, **(objects or {})})
     return found
 

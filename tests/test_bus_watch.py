@@ -13,6 +13,7 @@ from busmock import GUESS_YES, MM, NM, RESOLVE, ROAMING, YES, BusMock, V, missin
 from dbus_fast import Message, MessageType
 
 from arbiter.bus import FactsWatch
+from arbiter.bus.calls import READS, _BoundedSocket
 from arbiter.bus.follow import Pace
 from arbiter.netfacts import NetFacts
 
@@ -225,18 +226,18 @@ def test_a_service_that_comes_later_or_is_gone_is_followed(bus: BusMock) -> None
 
 
 def test_a_service_that_restarts_is_not_forgotten_meanwhile(bus: BusMock) -> None:
-    nm = bus.network_manager()
+    nm, mm = bus.network_manager(), bus.modem_manager()
     nm.wifi("wlan0", "cafe", metered=YES)
     patient = Pace(quiet=0.02, longest=0.1, grace=60.0)
 
     async def scene() -> None:
         async with watching(bus.address, patient) as told:
             bus.stop(NM)
-            # The daemon's own order: NetworkManager's devices are there when its name is.
-            bus.play(NM, NM, "/org/freedesktop", NM, "--is-object-manager")
-            await told.until(lambda: told.reads[0] >= 2)
-            await told.until(lambda: told.changes[-1] == {})
-            assert len(told.changes) == 2, "it was forgotten before it was back"
+            mm.modem(0, "wwan0", ICCID)
+            await told.until(lambda: told["wwan0"].sim == ICCID)
+            assert told["wlan0"].ssid == "cafe"
+            bus.network_manager().wifi("wlan0", "home")  # what it says now counts at once
+            await told.until(lambda: told["wlan0"] == NetFacts(ssid="home"))
 
     run(scene)
 
@@ -404,7 +405,7 @@ def test_only_the_owners_signals_count_and_nobody_is_answered(bus: BusMock) -> N
         async with watching(bus.address) as told:
             calls = told.watch._calls
             assert calls is not None
-            us = calls._bus.unique_name or ""
+            us = calls.unique_name
             before = told.reads
             changed = [nm.DEVICE, {"Metered": V("u", 2)}, []]
             for sender in (NM, None):
@@ -435,6 +436,61 @@ def test_only_the_owners_signals_count_and_nobody_is_answered(bus: BusMock) -> N
                 bus.call(us, "/", "org.freedesktop.DBus.Introspectable", "Introspect", seconds=0.3)
             assert told.reads == before
             assert told["wlan0"].metered
+
+    run(scene)
+
+
+def test_a_message_that_is_too_large_is_never_parsed_and_ends_nothing(bus: BusMock) -> None:
+    nm = bus.network_manager()
+    wifi = nm.wifi("wlan0", "cafe")
+
+    async def scene() -> None:
+        async with watching(bus.address, limit=1.0) as told:
+            calls = told.watch._calls
+            assert calls is not None and calls.dropped == 0
+            for _ in range(3):
+                bus.send(
+                    Message(
+                        message_type=MessageType.SIGNAL,
+                        destination=calls.unique_name,
+                        path="/",
+                        interface="a.b",
+                        member="C",
+                        signature="as",
+                        body=[["x"] * 500_000],
+                    )
+                )
+            await told.until(lambda: calls.dropped == 3)
+            nm.metered(wifi, YES)
+            await told.until(lambda: told["wlan0"].metered)
+            nm.extend(wifi, nm.WIRELESS, Huge=V("ay", bytes(2_000_000)))
+            told.watch.look()
+            await told.until(lambda: "NetworkManager" in told.problem)
+            assert told["wlan0"].metered and calls.dropped > 3
+
+    run(scene)
+
+
+def test_under_a_flood_others_have_their_turn() -> None:
+    async def scene() -> None:
+        ours, theirs = socket.socketpair()
+        bounded = _BoundedSocket(fileno=ours.detach())
+        bounded.setblocking(False)
+        bounded.send(b"BEGIN\r\n")
+        small = bytes(Message(path="/a", interface="a.b", member="C", serial=1)._marshall(False))
+        assert theirs.recv(100)  # what is left unread would make the end a reset
+        theirs.sendall(small * 500)
+        for _ in range(3):
+            for _ in range(READS):
+                assert bounded.recv(1024)
+            with pytest.raises(BlockingIOError):
+                bounded.recv(1024)
+            await asyncio.sleep(0)
+        theirs.close()
+        await asyncio.sleep(0)
+        while bounded.recv(65536):  # and the end is seen as the end
+            await asyncio.sleep(0)
+        bounded.close()
 
     run(scene)
 
