@@ -142,7 +142,7 @@ class LinkWatch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     self._close_socket()  # the next look opens a new one
-                    self._note(Told.CHANGE | Told.LOSS)
+                    self._note(Told.CHANGE | Told.LOSS)  # as if lost: what was told is unheard
                     return
                 self._note(EVERYTHING)
                 self.overruns += 1
@@ -200,7 +200,6 @@ class LinkWatch:
         try:
             if self._socket is None:
                 self._open()
-                self._rules_changed()  # who removed any meanwhile was not heard
             found = await self._read()
         except (OSError, NetlinkError) as error:
             self._say(

@@ -818,6 +818,7 @@ def test_an_overrun_alone_is_a_reason_to_look(
             scene.watch._readable(overrun)
         await scene.until(lambda: scene.there("wlan0").mtu == 1400)
         assert scene.watch.overruns == 1
+        assert scene.touched == 1, "what was lost may have been about rules"
 
     act(namespace, play)
 
