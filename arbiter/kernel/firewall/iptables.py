@@ -229,6 +229,9 @@ def _output(plan: Plan, family: Family) -> Iterator[str]:
         f"-m connmark --mark {plan.decided:#x}/{plan.decided:#x} "
         f"-j MARK --set-xmark {plan.denied:#x}/{plan.mask:#x}"
     )
+    # What conntrack calls invalid has no entry, and so no link: a reset or FIN of a connection that
+    # it forgot, with its link, would leave by the default route. Lost, it does no harm.
+    yield "-p tcp -m conntrack --ctstate INVALID -j DROP"
     yield "-m conntrack --ctstate ESTABLISHED,RELATED,INVALID -j RETURN"
     if family == "ip":
         yield "-m addrtype --dst-type LOCAL,BROADCAST,ANYCAST,MULTICAST -j RETURN"

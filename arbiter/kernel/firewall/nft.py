@@ -127,6 +127,9 @@ def _output(plan: Plan, names: dict[int, str]) -> Iterator[str]:
     # One look for both: somebody else's bits (a VPN's own packets), or decided already.
     yield f"meta mark & {plan.keep | plan.decided:#010x} != 0 return"
     yield f"ct mark & {plan.mask:#010x} vmap {{ {restore} }}"
+    # What conntrack calls invalid has no entry, and so no link: a reset or FIN of a connection that
+    # it forgot, with its link, would leave by the default route. Lost, it does no harm.
+    yield "meta l4proto tcp ct state invalid drop"
     yield "ct state established,related,invalid goto settled"
     yield "ip6 daddr fe80::/10 return"
     yield "fib daddr type { local, broadcast, anycast, multicast } return"
