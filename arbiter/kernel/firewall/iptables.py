@@ -197,6 +197,9 @@ def _tables(plan: Plan, family: Family) -> dict[str, Table]:
     if plan.links or plan.tunnels:
         mangle.chains["ARBITER_PRE"] = list(_pre(plan))
         mangle.jumps.append(("PREROUTING", "-j ARBITER_PRE"))
+    if plan.links:
+        mangle.chains["ARBITER_IN"] = list(_in(plan))
+        mangle.jumps.append(("INPUT", "-j ARBITER_IN"))
     tables = {"filter": filter_, "mangle": mangle}
     if plan.links:
         nat = Table(jumps=[("POSTROUTING", "-j ARBITER_SOURCE")])
@@ -282,3 +285,13 @@ def _pre(plan: Plan) -> Iterator[str]:
         yield f"-i {name} -j MARK --set-xmark 0x0/{plan.mask:#x}"
     for number, _ in plan.links:
         yield f"-m connmark {_is(plan, plan.link(number))} -g ARBITER_RESTORE"
+
+
+def _in(plan: Plan) -> Iterator[str]:
+    """Who comes in over a link is answered over it. In INPUT, because what is only forwarded has
+    its way already; its reply is not masqueraded: NAT looks at a connection's first packet."""
+    for number, name in plan.links:
+        yield (
+            f"-i {name} -m conntrack --ctstate NEW -m connmark --mark 0x0/{plan.mask:#x} "
+            f"-j CONNMARK --set-xmark {plan.link(number):#x}/{plan.mask:#x}"
+        )

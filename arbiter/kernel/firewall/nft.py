@@ -92,6 +92,16 @@ def _chains(plan: Plan) -> Iterator[tuple[str, list[str]]]:
             ],
         )
     if plan.links:
+        # Who comes in over a link is answered over it. In input, because what is only forwarded has
+        # its way already; its reply is not masqueraded: NAT looks at a connection's first packet.
+        arrived = ", ".join(f'"{name}" : goto save{number}' for number, name in plan.links)
+        yield (
+            "input",
+            [
+                "type filter hook input priority -150;",
+                f"ct state new ct mark & {plan.mask:#010x} == 0 iifname vmap {{ {arrived} }}",
+            ],
+        )
         routed = f"ct mark & {plan.mask:#010x} {_set_of([hex(m) for m in plan.accepted[1:]])}"
         links = _set_of([f'"{name}"' for _, name in plan.links])
         yield (
