@@ -3,18 +3,27 @@
 The real daemon, kernel and programs. Points 1 to 9 and 12 are here; what other files keep already
 is named, and not repeated. A test below holds this table to the files.
 
-| point | here: `test_NN_…`, and beside it |
+| point | beside `test_NN_…` here |
 |---|---|
-| 1 curl over link B: source, replies, strict rp_filter | test_routes.py::test_a_chosen_link_carries_tcp_and_udp_though_all_is_strict |
-| 2 a link without IPv6, or without default route in main | test_links_job.py::test_a_link_without_ipv6_is_refused_over_it_and_works_over_ipv4 |
-| 3 SYN retransmits, A + AAAA, a QUIC first flight | test_main_job.py::test_datagrams_that_follow_a_held_one_are_one_question_and_none_is_lost |
-| 4 in a prompt: foreign table, link down, SIGKILL, 5,000 SYNs | test_main_job.py::test_sigkill_with_packets_held_then_restart_and_rescue |
-| 5 others' marks; a tunnel's inner packets | test_main_job.py::test_other_softwares_mark_bits_survive |
-| 6 a routed flow to LAN, container, 127/8, fe80, multicast; DHCP | test_links_job.py::test_a_routed_flow_reaches_the_lan_all_the_same |
-| 7 a link of MTU 1280 | test_lab.py::test_a_link_without_ipv6_has_none_and_a_small_mtu_works_both_ways |
-| 8 link down in mid-transfer | test_links_job.py::test_a_link_lost_in_mid_transfer_ends_its_connections_and_no_others |
+| 1 curl over link B: its source, replies with strict rp_filter | test_routes.py |
+|   | ::test_a_chosen_link_carries_tcp_and_udp_though_all_is_strict |
+| 2 no IPv6; no default route in main | test_links_job.py |
+|   | ::test_a_link_without_ipv6_is_refused_over_it_and_works_over_ipv4 |
+| 3 SYN retransmits, A + AAAA, a QUIC first flight | test_main_job.py |
+|   | ::test_datagrams_that_follow_a_held_one_are_one_question_and_none_is_lost |
+| 4 in a prompt: foreign table, link down, SIGKILL, 5,000 SYNs | test_main_job.py |
+|   | ::test_sigkill_with_packets_held_then_restart_and_rescue |
+| 5 others' marks; inner packets of a tunnel | test_main_job.py |
+|   | ::test_other_softwares_mark_bits_survive |
+| 6 routed flow to LAN, container, 127/8, fe80, multicast; DHCP | test_links_job.py |
+|   | ::test_a_routed_flow_reaches_the_lan_all_the_same |
+| 7 a link of MTU 1280 | test_lab.py |
+|   | ::test_a_link_without_ipv6_has_none_and_a_small_mtu_works_both_ways |
+| 8 link down in mid-transfer | test_links_job.py |
+|   | ::test_a_link_lost_in_mid_transfer_ends_its_connections_and_no_others |
 | 9 inbound on B answers by B | |
-| 12 no trace after stop and crash; backends agree | test_firewall.py::test_removal_finds_every_backend_s_leftovers_and_applying_leaves_one |
+| 12 no trace after stop and crash; backends agree | test_firewall.py |
+|   | ::test_removal_finds_every_backend_s_leftovers_and_applying_leaves_one |
 """
 
 from __future__ import annotations
@@ -59,7 +68,7 @@ def finish(program: subprocess.Popen[str], timeout: float = 20) -> tuple[int, st
 
 
 def test_the_table_names_tests_that_there_are() -> None:
-    named = re.findall(r"(test_\w+\.py)::(test_\w+)", __doc__ or "")
+    named = re.findall(r"(test_\w+\.py) \|\n\|   \| ::(test_\w+)", __doc__ or "")
     assert len(named) >= 9
     for file, test in named:
         tree = ast.parse((HERE / file).read_text())
@@ -339,3 +348,294 @@ def test_05_the_marks_of_others_pass_unasked_and_unchanged(clean_lab: Lab, tmp_p
             counted = {line.split()[-1]: int(line.split()[0]) for line in lines}
             assert set(counted) == {hex(mark) for mark in MARKS}
             assert all(count >= 3 for count in counted.values()), counted
+
+
+TUNNEL = """
+import fcntl, os, socket, struct, sys
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH", b"tun0", 0x1001))  # TUNSETIFF: IFF_TUN|IFF_NO_PI
+outer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+outer.connect((sys.argv[1], 7))
+print("up", flush=True)
+while True:
+    packet = os.read(tun, 2000)
+    outer.send(packet)
+    # The echo server sends it back behind a line of its own: the far end of the tunnel answers.
+    back = outer.recv(4000).split(b"\\n", 1)[1]
+    if packet[9] == 17 and packet[0] == 0x45:
+        # Source and destination change places; both checksums stay what they were.
+        back = back[:12] + back[16:20] + back[12:16] + back[22:24] + back[20:22] + back[24:]
+        os.write(tun, back)
+"""
+INNER = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(4)
+s.connect(("10.77.0.9", 4000))
+s.send(b"through the tunnel")
+print(s.recv(100).decode())
+"""
+
+
+def test_05_what_comes_out_of_a_tunnel_carries_no_mark_of_the_outer_packet(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    """A userspace tunnel over lte. ipip, gre and WireGuard give an inner packet the outer one's
+    mark (mwan3 PR 20923): a rule that runs before arbiter's does so here, on any kernel."""
+    if not Path("/dev/net/tun").exists():
+        pytest.skip("KERNEL TEST NOT RUN: this machine has no /dev/net/tun")
+    with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab) as wire:
+        arbiter.add(f"route via=lte host={SERVER4}")
+        arbiter.add("allow host=10.77.0.9")
+        tunnel = arbiter.program(*python(TUNNEL, SERVER4))
+        assert tunnel.stdout is not None
+        assert tunnel.stdout.readline() == "up\n"
+        sh(clean_lab, "ip addr add 10.77.0.2/24 dev tun0")
+        sh(clean_lab, "ip link set tun0 up")
+        sh(clean_lab, "ip route add default dev tun0 metric 50")
+        eventually(lambda: "tun0" in (tmp_path / "log").read_text())
+        inherit = "iptables -t raw -A PREROUTING -i tun0 -j MARK --set-xmark"
+        sh(clean_lab, f"{inherit} 0x22000040/0xffffffff")
+        inner = "iptables -A INPUT -i tun0 -p udp --sport 4000"
+        sh(clean_lab, f"{inner} -m mark --mark 0x40/0xffffffff")
+        sh(clean_lab, inner)
+        assert arbiter.run(*python(INNER))[:2] == (0, "through the tunnel\n")
+        counted = [
+            int(x.split()[0]) for x in sh(clean_lab, "iptables -nvxL INPUT").splitlines()[2:]
+        ]
+        assert counted == [1, 1], "its own mark stays, the outer packet's has to go"
+        assert {frame.dport for frame in wire.sent("lte")} == {7}
+        assert wire.sent("wifi") == []
+
+
+# --- 6: what is near stays reachable, whatever link was chosen --------------------------------
+
+
+@contextmanager
+def container(lab: Lab) -> Iterator[str]:
+    """A network namespace behind a bridge, as containers have it; its address, port 80 serves."""
+    name = f"{lab.name}-box"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        for line in (
+            "link add docker0 type bridge",
+            f"link add veth0 type veth peer name eth0 netns {name}",
+            "link set veth0 master docker0",
+            "addr add 172.17.0.1/16 dev docker0",
+            "link set veth0 up",
+            "link set docker0 up",
+            f"-n {name} addr add 172.17.0.2/16 dev eth0",
+            f"-n {name} link set eth0 up",
+        ):
+            sh(lab, f"ip {line}")
+        serve = "import socket\ns=socket.create_server(('',80)); print('up',flush=True)\n"
+        serve += "while True: c,a=s.accept(); c.sendall(a[0].encode()); c.close()"
+        argv = ["ip", "netns", "exec", name, *python(serve)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "up\n"
+            yield "172.17.0.2"
+            server.kill()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+CONNECT = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 4)
+print(s.recv(200).decode().strip())
+"""
+SEND = """
+import socket, sys
+near, nport, far, fport = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+info = socket.getaddrinfo(far, fport, type=socket.SOCK_DGRAM)[0]
+s = socket.socket(info[0], socket.SOCK_DGRAM)
+s.bind((near, nport))
+s.sendto(b"hello", info[4])
+"""
+
+
+def test_06_a_routed_program_reaches_the_lan_and_a_containers_port(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    with (
+        container(clean_lab) as box,
+        Arbiter(clean_lab, tmp_path) as arbiter,
+        Capture(clean_lab) as wire,
+    ):
+        arbiter.add("route via=lte")
+        for peer in (LAN_PEER4, LAN_PEER6):
+            code, output, _ = arbiter.run(*python(CONNECT, peer, "7"))
+            assert (code, output[:9]) == (0, "link=wifi"), output
+            code, output, _ = arbiter.run(*python(UDP_CLIENT, peer, "7", "2"))
+            assert (code, output.count("link=wifi")) == (0, 2), output
+        # The container sees who it is, not a masquerade.
+        assert arbiter.run(*python(CONNECT, box, "80"))[:2] == (0, "172.17.0.1\n")
+        assert wire.frames("lte") == []
+        sources = {frame.source for frame in wire.sent("wifi")}
+        assert sources == {WIFI.host4, WIFI.host_ula}
+        assert arbiter.run(*curl(SERVER4))[1][:9] == "link=lte "
+
+
+def test_06_loopback_link_local_multicast_and_dhcp_are_let_alone(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    addresses = clean_lab.run(["ip", "-6", "-o", "addr", "show", "dev", "access0"], ns="wifi")
+    (router,) = re.findall(r"fe80::[0-9a-f:]+", addresses.stdout)
+    with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab) as wire:
+        arbiter.add("route via=lte")
+        serve = (
+            "import socket,sys\ns=socket.create_server(('127.5.5.5',80)); print('up',flush=True)\n"
+        )
+        serve += "while True: s.accept()[0].sendall(b'here')"
+        local = arbiter.program(*python(serve))
+        assert local.stdout is not None
+        assert local.stdout.readline() == "up\n"
+        assert arbiter.run(*python(CONNECT, "127.5.5.5", "80"))[:2] == (0, "here\n")
+        code, output, _ = arbiter.run(*python(CONNECT, f"{router}%wlan0", "7"))
+        assert (code, output[:9]) == (0, "link=wifi"), output
+        for near, nport, far, fport in (
+            ("0.0.0.0", 5353, "224.0.0.251", 5353),
+            ("::", 5353, "ff02::fb%wlan0", 5353),
+            ("0.0.0.0", 1900, "239.255.255.250", 1900),
+            (WIFI.host4, 68, WIFI.gateway4, 67),  # a DHCP renewal is unicast (RFC 2131 4.4.5)
+        ):
+            code, output, _ = arbiter.run(*python(SEND, near, str(nport), far, str(fport)))
+            assert code == 0, output
+        sent = [f for f in wire.frames("wifi") if f.up and f.proto == UDP]
+        assert [(f.source, f.destination) for f in sent if f.dport in (67, 1900)] == [
+            (WIFI.host4, "239.255.255.250"),
+            (WIFI.host4, WIFI.gateway4),
+        ]
+        assert wire.frames("lte") == []
+        assert arbiter.counter("queued") == 0
+
+
+# --- 7: a narrow link -------------------------------------------------------------------------
+
+
+@both
+def test_07_a_megabyte_goes_both_ways_over_a_chosen_link_of_mtu_1280(
+    tmp_path: Path, server: str
+) -> None:
+    with (
+        Lab(f"n{os.getpid()}", (WIFI, replace(LTE, mtu=1280))) as lab,
+        Arbiter(lab, tmp_path) as arbiter,
+        Capture(lab) as wire,
+    ):
+        arbiter.add("route via=lte host=internet")
+        (tmp_path / "body").write_bytes(b"y" * 1_000_000)
+        code, output, _ = arbiter.run(*curl(server, "bytes/1000000"))
+        assert (code, len(output)) == (0, 1_000_000), output[-200:]
+        code, output, _ = arbiter.run(*curl(server, "", "--data-binary", f"@{tmp_path / 'body'}"))
+        assert (code, "received=1000000" in output) == (0, True), output
+        # The program chose its MSS by wifi's MTU of 1500: it must have been clamped.
+        headers = 60 if ":" in server else 40
+        assert {frame.mss for frame in wire.sent("lte") if frame.syn} == {1280 - headers}
+        assert wire.frames("wifi") == []
+
+
+# --- 8: a link lost in mid-transfer -----------------------------------------------------------
+
+LOSSES = {
+    "admin down": ("host", "ip link set wwan0 down"),
+    "carrier lost": ("lte", "ip link set access0 down"),
+    "addresses removed": ("host", "ip addr flush dev wwan0"),
+}
+
+
+@both
+@pytest.mark.parametrize("loss", LOSSES)
+def test_08_a_lost_link_ends_its_transfers_within_2_s_and_nothing_leaves_elsewhere(
+    clean_lab: Lab, tmp_path: Path, server: str, loss: str
+) -> None:
+    def tracked(number: int) -> int:
+        return len(clean_lab.inside(lambda: linkloss.connections(number)))
+
+    def strict(frames: list[Frame]) -> list[Frame]:
+        return [frame for frame in frames if frame.sport in ports]
+
+    with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab) as wire:
+        arbiter.add("route via=lte app=/usr/bin/curl")
+        arbiter.add("route via=wifi app=/usr/bin/wget")
+        lost = arbiter.program(*curl(server, "slow/100"))
+        kept = arbiter.program("wget", "-q", "-O", "/dev/null", "-T", "30", url(server, "slow/100"))
+        eventually(lambda: (tracked(2), tracked(1)) == (1, 1))
+        eventually(lambda: len(clean_lab.seen("lte")) == len(clean_lab.seen("wifi")) == 1)
+        (port,) = {frame.sport for frame in wire.sent("lte") if frame.syn}
+        ports = {port}
+        where, how = LOSSES[loss]
+        assert clean_lab.run(how.split(), ns=where).returncode == 0
+        code, output = finish(lost, 2)
+        assert code != 0, output
+        eventually(lambda: (tracked(2), tracked(1)) == (0, 1))
+        code, output, seconds = arbiter.run(*curl(server))
+        assert (code, seconds < 1) == (7, True), output
+        assert kept.poll() is None, "a connection of another link was cut"
+        assert arbiter.asks() == [], "what is left of it must not be asked about"
+        others = {frame.sport for frame in wire.sent("wifi")}
+        assert strict(wire.sent("wifi")) == []
+        assert len(others) == 1, "only wget's own connection is on wifi"
+
+
+# --- 9: who comes in over a link is answered over it ------------------------------------------
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_09_an_inbound_connection_over_a_link_is_answered_over_that_link(
+    clean_lab: Lab, tmp_path: Path, family: int
+) -> None:
+    ours, theirs = (LTE.host4, SERVER4) if family == 4 else (LTE.host6, SERVER6)
+    listen = "import socket\ns=socket.create_server(('::',22),family=socket.AF_INET6,"
+    listen += "dualstack_ipv6=True); print('up',flush=True)\n"
+    listen += "while True: c,_=s.accept(); c.sendall(b'SSH-2.0-lab'); print(c.recv(99),flush=True)"
+    client = "import socket,sys\ns=socket.create_connection((sys.argv[1],22),4,"
+    client += "source_address=(sys.argv[2],0)); s.sendall(b'SSH-2.0-far'); print(s.recv(99))"
+    with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab) as wire:
+        server = arbiter.program(*python(listen))
+        assert server.stdout is not None
+        assert server.stdout.readline() == "up\n"
+        done = clean_lab.run(python(client, ours, theirs), ns="lte")
+        assert "SSH-2.0-lab" in done.stdout, done.stderr
+        assert "SSH-2.0-far" in server.stdout.readline()
+        sent = wire.sent("lte")
+        assert {(frame.source, frame.sport) for frame in sent} == {(ours, 22)}
+        assert wire.frames("wifi") == []
+        assert (arbiter.counter("queued"), arbiter.asks()) == (0, [])
+
+
+# --- 12: nothing is left, and every backend does the same -------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["nft", "iptables"])
+def test_12_stop_and_crash_leave_no_rule_route_or_sysctl_whatever_the_backend(
+    clean_lab: Lab, tmp_path: Path, backend: str
+) -> None:
+    try:
+        clean_lab.inside(lambda: probe.probe_backend(backend))
+    except probe.FirewallError as error:
+        pytest.skip(f"KERNEL TEST NOT RUN with {backend}: {error}")
+    before = picture(clean_lab)
+    arbiter = Arbiter(clean_lab, tmp_path, "--backend", backend)
+
+    def use() -> None:
+        """The same of every backend: routed, denied, lost, and back."""
+        arbiter.add("route via=lte app=/usr/bin/curl")
+        arbiter.add("deny app=/usr/bin/wget")
+        assert arbiter.run(*curl(SERVER4))[1][:9] == "link=lte "
+        assert arbiter.run(*curl(SERVER6))[1][:9] == "link=lte "
+        assert arbiter.run("wget", "-q", "-O", "-", "-T", "8", "-t", "1", url(SERVER4))[0] == 4
+
+    with arbiter:
+        use()
+    assert picture(clean_lab) == before, "after a stop"
+    arbiter.start()
+    arbiter.stop(signal.SIGKILL)
+    assert picture(clean_lab) != before
+    with arbiter:
+        assert arbiter.run(*curl(SERVER4))[1][:9] == "link=lte "
+    assert picture(clean_lab) == before, "after a crash, a start and a stop"
+    arbiter.start()
+    arbiter.stop(signal.SIGKILL)
+    assert arbiter.command("rescue").returncode == 0
+    assert picture(clean_lab) == before, "after a crash and a rescue"

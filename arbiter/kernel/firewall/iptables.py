@@ -203,6 +203,9 @@ def _tables(plan: Plan, family: Family) -> dict[str, Table]:
     if plan.links or plan.tunnels:
         mangle.chains["ARBITER_PRE"] = list(_pre(plan))
         mangle.jumps.append(("PREROUTING", "-j ARBITER_PRE"))
+    if plan.links:
+        mangle.chains["ARBITER_IN"] = list(_in(plan))
+        mangle.jumps.append(("INPUT", "-j ARBITER_IN"))
     tables = {"filter": filter_, "mangle": mangle}
     if plan.links:
         nat = Table(jumps=[("POSTROUTING", "-j ARBITER_SOURCE")])
@@ -235,6 +238,9 @@ def _output(plan: Plan, family: Family) -> Iterator[str]:
         f"-m connmark --mark {plan.decided:#x}/{plan.decided:#x} "
         f"-j MARK --set-xmark {plan.denied:#x}/{plan.mask:#x}"
     )
+    # What conntrack calls invalid has no entry, and so no link: a reset or FIN of a connection that
+    # it forgot, with its link, would leave by the default route. Lost, it does no harm.
+    yield "-p tcp -m conntrack --ctstate INVALID -j DROP"
     yield "-m conntrack --ctstate ESTABLISHED,RELATED,INVALID -j RETURN"
     if family == "ip":
         yield "-m addrtype --dst-type LOCAL,BROADCAST,ANYCAST,MULTICAST -j RETURN"
@@ -291,3 +297,13 @@ def _pre(plan: Plan) -> Iterator[str]:
         yield f"-i {name} -j MARK --set-xmark 0x0/{plan.mask:#x}"
     for number, _ in plan.links:
         yield f"-m connmark {_is(plan, plan.link(number))} -g ARBITER_RESTORE"
+
+
+def _in(plan: Plan) -> Iterator[str]:
+    """Who comes in over a link is answered over it. In INPUT, because what is only forwarded has
+    its way already; its reply is not masqueraded: NAT looks at a connection's first packet."""
+    for number, name in plan.links:
+        yield (
+            f"-i {name} -m conntrack --ctstate NEW -m connmark --mark 0x0/{plan.mask:#x} "
+            f"-j CONNMARK --set-xmark {plan.link(number):#x}/{plan.mask:#x}"
+        )

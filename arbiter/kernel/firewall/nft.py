@@ -96,6 +96,16 @@ def _chains(plan: Plan) -> Iterator[tuple[str, list[str]]]:
     if plan.classes:
         yield from _classes(plan)
     if plan.links:
+        # Who comes in over a link is answered over it. In input, because what is only forwarded has
+        # its way already; its reply is not masqueraded: NAT looks at a connection's first packet.
+        arrived = ", ".join(f'"{name}" : goto save{number}' for number, name in plan.links)
+        yield (
+            "input",
+            [
+                "type filter hook input priority -150;",
+                f"ct state new ct mark & {plan.mask:#010x} == 0 iifname vmap {{ {arrived} }}",
+            ],
+        )
         routed = f"ct mark & {plan.mask:#010x} {_set_of([hex(m) for m in plan.accepted[1:]])}"
         links = _set_of([f'"{name}"' for _, name in plan.links])
         yield (
@@ -155,6 +165,9 @@ def _output(plan: Plan, names: dict[int, str]) -> Iterator[str]:
     # One look for both: somebody else's bits (a VPN's own packets), or decided already.
     yield f"meta mark & {plan.keep | plan.decided:#010x} != 0 return"
     yield f"ct mark & {plan.mask:#010x} vmap {{ {restore} }}"
+    # What conntrack calls invalid has no entry, and so no link: a reset or FIN of a connection that
+    # it forgot, with its link, would leave by the default route. Lost, it does no harm.
+    yield "meta l4proto tcp ct state invalid drop"
     yield "ct state established,related,invalid goto settled"
     yield "ip6 daddr fe80::/10 return"
     yield "fib daddr type { local, broadcast, anycast, multicast } return"
