@@ -11,16 +11,15 @@ import enum
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
+from arbiter.linkfiles import LinkFile
+from arbiter.linknumbers import Numbers
 from arbiter.model import RESERVED_LINKS, OverBudget
 from arbiter.netfacts import NetFacts
 from arbiter.tariff import Budget, Price
 
-FIRST_NUMBER, LAST_NUMBER = 1, 31
-"""Link numbers fit the five bits of model.MARK_LINK; 0 there is the default route."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 
 
@@ -81,65 +80,6 @@ class Interface(Struct, frozen=True):
     gateways: tuple[tuple[bytes, str], ...] = ()
     """(gateway of a default route, its hardware address, lower case), the route preferred first;
     none that is not resolved. What its network can be known by: everybody on it can forge that."""
-
-
-class MatchFacts(Protocol):
-    """Which interfaces a file speaks of."""
-
-    @property
-    def interface(self) -> str:
-        """A name or an fnmatch(3) pattern; "" for no such condition."""
-
-    @property
-    def sim(self) -> str:
-        """Only with this SIM; "" for no such condition."""
-
-    @property
-    def apn(self) -> str:
-        """Only with this access point; "" for no such condition."""
-
-    def fits(self, interface: str, sim: str = "", apn: str = "") -> bool:
-        """Whether it speaks of this one; a SIM or APN that is not known fits no condition."""
-
-
-class LinkFacts(Protocol):
-    """What `assemble` reads of a file in links.d (arbiter/linkfiles.py)."""
-
-    @property
-    def name(self) -> str:
-        """The link's name; "" leaves it to arbiter."""
-
-    @property
-    def match(self) -> MatchFacts:
-        """Which interfaces it speaks of."""
-
-    @property
-    def metered(self) -> bool | None:
-        """Whether its bytes cost; None if the file does not say."""
-
-    @property
-    def price(self) -> Price | None:
-        """What traffic costs; None if the file does not say."""
-
-    @property
-    def budget(self) -> Budget | None:
-        """How much it may carry; None if the file does not say."""
-
-    @property
-    def over_budget(self) -> OverBudget:
-        """What happens when that is used up."""
-
-    @property
-    def dns(self) -> tuple[bytes, ...]:
-        """Its DNS servers, packed; () if the file does not say."""
-
-    @property
-    def number(self) -> int | None:
-        """The number that the file fixes."""
-
-    @property
-    def origin(self) -> str:
-        """The file's path, for people."""
 
 
 class FoundLink(Struct, frozen=True):
@@ -211,7 +151,7 @@ def carries(interface: Interface, family: int) -> bool:
 
 
 def is_link(
-    interface: Interface, files: Iterable[LinkFacts] = (), facts: NetFacts = UNKNOWN
+    interface: Interface, files: Iterable[LinkFile] = (), facts: NetFacts = UNKNOWN
 ) -> bool:
     """Whether it is a way out: a default route leads over it, or a file names it.
 
@@ -225,49 +165,7 @@ def is_link(
     return any(_matches(file, interface, facts) for file in files)
 
 
-# --- numbers --------------------------------------------------------------------------------
-
-
-class Numbers:
-    """The assignment of numbers 1-31 to identities. It keeps nothing: state goes in and out."""
-
-    @staticmethod
-    def assign(
-        identities: Iterable[str],
-        known: Mapping[str, int],
-        fixed: Mapping[str, int] | None = None,
-    ) -> dict[str, int]:
-        """Number every identity that is present, and go on remembering the absent ones.
-
-        `known` is the earlier result, in its order, which tells who is absent the longest: absent
-        ones stand first. A known identity keeps its number; a new one gets the lowest free one;
-        when all are taken, that of the identity absent longest; when 31 are present, none: it
-        is not in the result. `fixed` numbers come from files and are the one thing that moves
-        somebody else. Entries of `known` that cannot be true (no number of 1-31, or somebody
-        else's) are forgotten.
-        """
-        wanted = list(dict.fromkeys(identities))
-        pins = {name: n for name, n in (fixed or {}).items() if FIRST_NUMBER <= n <= LAST_NUMBER}
-        taken: dict[int, str] = {}
-        for name, number in pins.items():
-            taken.setdefault(number, name)
-        for name, number in known.items():
-            if FIRST_NUMBER <= number <= LAST_NUMBER and name not in taken.values():
-                taken.setdefault(number, name)
-        numbers = {name: number for number, name in taken.items()}
-        absent = [name for name in known if name in numbers and name not in wanted]
-        leavers = (name for name in absent if name not in pins)
-        free = (n for n in range(FIRST_NUMBER, LAST_NUMBER + 1) if n not in taken)
-        for name in wanted:
-            if name in numbers:
-                continue
-            number = next(free, 0)
-            if not number and (leaver := next(leavers, None)) is not None:
-                number = numbers.pop(leaver)
-            if number:
-                numbers[name] = number
-        order = dict.fromkeys([*absent, *wanted])
-        return {name: numbers[name] for name in order if name in numbers}
+# --- numbers kept -----------------------------------------------------------------------------
 
 
 def remember(known: Mapping[str, int], links: Iterable[FoundLink]) -> dict[str, int]:
@@ -287,7 +185,7 @@ def remember(known: Mapping[str, int], links: Iterable[FoundLink]) -> dict[str, 
 
 def assemble(
     interfaces: Iterable[Interface],
-    files: Sequence[LinkFacts] = (),
+    files: Sequence[LinkFile] = (),
     known: Mapping[str, int] | None = None,
     facts: Mapping[str, NetFacts] | None = None,
 ) -> tuple[FoundLink, ...]:
@@ -338,7 +236,7 @@ def _found(
     number: int,
     identity: str,
     interface: Interface,
-    file: LinkFacts | None,
+    file: LinkFile | None,
     facts: NetFacts,
 ) -> FoundLink:
     defaults = {family: default_routes(interface, family) for family in (4, 6)}
@@ -380,7 +278,7 @@ _COSTLY = frozenset({LinkKind.CELLULAR, LinkKind.DIALUP, LinkKind.BLUETOOTH})
 """Kinds that are taken for metered where nobody says: a network PAN is a phone's."""
 
 
-def _metered(interface: Interface, file: LinkFacts | None, facts: NetFacts) -> tuple[bool, str]:
+def _metered(interface: Interface, file: LinkFile | None, facts: NetFacts) -> tuple[bool, str]:
     if file is not None and file.metered is not None:
         return file.metered, "file"
     if file is not None and file.price is not None:
@@ -398,13 +296,11 @@ def _networks(interface: Interface, facts: NetFacts) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _matches(file: LinkFacts, interface: Interface, facts: NetFacts) -> bool:
+def _matches(file: LinkFile, interface: Interface, facts: NetFacts) -> bool:
     return file.match.fits(interface.name, facts.sim, facts.apn)
 
 
-def _file_for(
-    interface: Interface, files: Sequence[LinkFacts], facts: NetFacts
-) -> LinkFacts | None:
+def _file_for(interface: Interface, files: Sequence[LinkFile], facts: NetFacts) -> LinkFile | None:
     """The file that speaks of it: the one with a SIM or APN first, then the exact name."""
     matching = [file for file in files if _matches(file, interface, facts)]
     return min(
@@ -418,12 +314,12 @@ def _file_for(
     )
 
 
-def _file_identity(file: LinkFacts) -> str:
+def _file_identity(file: LinkFile) -> str:
     return f"file {file.name}"
 
 
 def _identify(
-    ordered: Sequence[Interface], by_file: Mapping[int, LinkFacts | None]
+    ordered: Sequence[Interface], by_file: Mapping[int, LinkFile | None]
 ) -> tuple[dict[str, Interface], dict[str, str]]:
     """Identity → interface, and for those that a file names: the identity without it → with it.
 

@@ -14,12 +14,12 @@ from msgspec.structs import replace
 from arbiter.kernel.linkkind import Hardware, kind_of, read_hardware
 from arbiter.kernel.rtnldump import Snapshot, _Reader
 from arbiter.linkfiles import LinkFile, Match
+from arbiter.linknumbers import Numbers
 from arbiter.links import (
     Address,
     FoundLink,
     Interface,
     LinkKind,
-    Numbers,
     Route,
     assemble,
     carries,

@@ -33,15 +33,20 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from capture import Capture
+from capture import Capture, Frame
 from running import UDP_CLIENT, Arbiter, eventually, python
+from test_main_job import picture
 
+from arbiter.kernel import linkloss
+from arbiter.kernel.firewall import probe
 from arbiter.lab import Lab
-from arbiter.lab.config import DNS4, LTE, SERVER4, SERVER6, WIFI
+from arbiter.lab.config import DNS4, LAN_PEER4, LAN_PEER6, LTE, SERVER4, SERVER6, WIFI
 
 TCP, UDP = 6, 17
 HERE = Path(__file__).parent

@@ -1,0 +1,85 @@
+"""The state of deciding, and what asking and the pipeline share. Pure.
+
+`Core` ← `asking.Asking` ← `pipeline.Pipeline`: one object in three files, each a floor of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from arbiter.asks import AskBook
+from arbiter.events import Effect, UseClasses, WatchProcess
+from arbiter.held import Held, HeldPackets
+from arbiter.judge import Judgement
+from arbiter.model import ALLOW, DENY, Decision, Link, NoOwner, Now, Owner, Peer
+from arbiter.rulebook import ProcessId, RuleBook
+from arbiter.rules import Entry
+from arbiter.settings import Fallback, LinkDown, Mode, Settings
+from arbiter.verdicts import Verdicts
+from arbiter.ways import Obstacle, Ways
+
+
+class Core:
+    """Everything that is known. Only `Pipeline.handle` changes it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.rules = RuleBook()
+        self.asks = AskBook(settings.asks_per_app, settings.asks_per_user, settings.asks_total)
+        self.held = HeldPackets()
+        self.peers: tuple[Peer, ...] = ()
+        self.counters: Counter[str] = Counter()
+        self.ways = Ways()
+        self._verdicts = Verdicts(self.held, self.ways, self.counters)
+        self._alive: set[ProcessId] = set()
+        """Processes that are watched and have not exited."""
+        observing = settings.mode is Mode.OBSERVE
+        passes = observing or settings.fallback is Fallback.ALLOW
+        self._fallback = ALLOW if passes else DENY
+        self._stopped: Decision | None = None
+        self._classes = False
+        """Whether a rule with a traffic class has been in force."""
+
+    @property
+    def links(self) -> dict[str, Link]:
+        """The links there are, by name."""
+        return self.ways.links
+
+    def _about(self, obstacle: Obstacle) -> LinkDown:
+        """What is done about it now. Without people to ask it stays in the way."""
+        about = self.settings.link_down if obstacle is Obstacle.DOWN else LinkDown.ASK
+        if self._stopped is not None:
+            return LinkDown.REFUSE
+        if about is LinkDown.ASK and self.settings.mode is not Mode.ASK:
+            return LinkDown.REFUSE
+        return about
+
+    def _judge(self, now: Now, held: Held) -> Judgement | None:
+        assert held.owner is not None
+        context = self.ways.context(held.packet)
+        return self.rules.judge(held.packet, held.owner, now.wall, context)
+
+    def _exited(self, owner: Owner | NoOwner | None) -> bool:
+        holders = holders_of(owner)
+        return bool(holders) and self._alive.isdisjoint(holders)
+
+    def _watch(self, processes: Iterable[ProcessId]) -> list[Effect]:
+        new = [process for process in processes if process not in self._alive]
+        self._alive.update(new)
+        return [WatchProcess(pid, start) for pid, start in new]
+
+    def _change_rules(self, added: Iterable[Entry], removed: Iterable[int]) -> list[Effect]:
+        entries = tuple(added)
+        effects: list[Effect] = []
+        if not self._classes and any(entry.rule.decision.traffic for entry in entries):
+            self._classes = True
+            effects.append(UseClasses())
+        return [*effects, *self._watch(self.rules.change(entries, removed))]
+
+
+def holders_of(owner: Owner | NoOwner | None) -> list[ProcessId]:
+    """(pid, start) of every process that holds the socket."""
+    if not isinstance(owner, Owner):
+        return []
+    return [(process.pid, process.start) for process in owner.processes]
