@@ -11,7 +11,7 @@ Figures are IP bytes, headers included, as operators bill them; see `on_wire`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone, tzinfo
 
 from msgspec import Struct, structs
@@ -29,6 +29,8 @@ table that changes (nf_conntrack_hash_resize), and an entry that was forgotten w
 would be counted twice."""
 UNSEEN = 3
 """Reads in a row without an entry of an opened flow before its account is forgotten."""
+STEP = 128
+"""Entries of a dump that are looked at in one step of `Ledger.reading`."""
 MTU = 1500
 """Bytes; see `on_wire`. The same for all links: with one that changes, a baseline would too."""
 
@@ -288,30 +290,33 @@ class Ledger:
         It may be older than the `ended` told meanwhile: what has ended stays so. `wall`: epoch
         seconds.
         """
-        day = day_of(wall, self.zone)
         told = Pending()
-        present: set[Key] = set()
-        joined: set[Flow] = set()
-        self.crowded = 0
-        for entry in counted:
-            key = entry.key
-            if key in self._ended:
-                continue
-            present.add(key)
-            live = self._live.get(key)
-            if live is None and len(self._live) >= self._bound:
-                self.crowded += 1
-                continue
-            if used := self._count(entry, live, day):
+        for some in self.reading(counted, wall):
+            for used in some:
                 told.use(used)
-                if live is None or not _same(live.last, entry):
-                    joined.add(entry.flow)
-                    live = self._live[key] = _Live(used.account, entry)
-                live.last = entry
-                self._pending.keep(OpenFlow(live.account, entry))
-        self._ended.clear()
-        self._forget_absent(present, joined)
         return told.take().used
+
+    def reading(self, counted: Iterable[Counted], wall: float) -> Iterator[tuple[Used, ...]]:
+        """`read` in steps of about a millisecond: with thousands of flows others want their turn.
+
+        Anything else may be told between two steps, but no other read; go on to the end.
+        """
+        day = day_of(wall, self.zone)
+        present: set[Key] = set()
+        joined: list[tuple[Flow, _Opened]] = []
+        self.crowded = 0
+        told = Pending()
+        for number, entry in enumerate(counted, 1):
+            if used := self._look(entry, day, present, joined):
+                told.use(used)
+            if number % STEP == 0:
+                yield told.take().used
+        self._ended.clear()
+        for flow, opened in joined:
+            if self._opened.get(flow) is opened:  # else opened anew meanwhile
+                del self._opened[flow]
+        self._forget_absent(present)
+        yield told.take().used
 
     def ended(self, counted: Counted, wall: float) -> tuple[Used, ...]:
         """An entry is gone, with these counters (a DESTROY event). `wall`: epoch seconds."""
@@ -325,18 +330,41 @@ class Ledger:
             self._ended.popitem(last=False)
         # Its account stays in _opened for a while: with one flow after the other on the same
         # ports, the next one's verdict may have been told before the end of this one.
-        used = self._count(counted, live, day_of(wall, self.zone))
-        return (used,) if used else ()
+        if live is not None and live.last == counted:
+            return ()
+        return (self._count(counted, live, day_of(wall, self.zone)),)
 
     def take(self) -> Batch:
         """What is to be stored since the last time, in one transaction."""
         return self._pending.take()
 
-    def _count(self, entry: Counted, live: _Live | None, day: str) -> Used | None:
-        """What is new in an entry; None for nothing."""
+    def _look(
+        self, entry: Counted, day: str, present: set[Key], joined: list[tuple[Flow, _Opened]]
+    ) -> Used | None:
+        """One entry of a dump. `joined` gets what is not needed any more: the live entry has its
+        account then."""
+        key = entry.key
+        if key in self._ended:
+            return None
+        present.add(key)
+        live = self._live.get(key)
+        if live is None and len(self._live) >= self._bound:
+            self.crowded += 1
+            return None
+        if live is not None and live.last == entry:
+            return None
+        used = self._count(entry, live, day)
+        if live is None or not _same(live.last, entry):
+            if (opened := self._opened.get(entry.flow)) is not None:
+                joined.append((entry.flow, opened))
+            live = self._live[key] = _Live(used.account, entry)
+        live.last = entry
+        self._pending.keep(OpenFlow(live.account, entry))
+        return used
+
+    def _count(self, entry: Counted, live: _Live | None, day: str) -> Used:
+        """What is new in an entry."""
         if live is not None and _same(live.last, entry):
-            if live.last == entry:
-                return None
             used = delta(live.account, day, entry, live.last)
         else:
             opened = self._opened.get(entry.flow)
@@ -348,7 +376,7 @@ class Ledger:
         self._pending.use(used)
         return used
 
-    def _forget_absent(self, present: set[Key], joined: set[Flow]) -> None:
+    def _forget_absent(self, present: set[Key]) -> None:
         gone: list[Key] = []
         for key, live in self._live.items():
             live.misses = 0 if key in present else live.misses + 1
@@ -357,8 +385,6 @@ class Ledger:
         for key in gone:
             del self._live[key]
             self._pending.forget(key)
-        for flow in joined:
-            self._opened.pop(flow, None)  # the live entry has its account now
         waiting = {flow for flow, _ in present} if self._opened else set()
         old: list[Flow] = []
         for flow, opened in self._opened.items():

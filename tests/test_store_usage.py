@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from arbiter.model import Flow
 from arbiter.records import Record
-from arbiter.store import Store, StoreError, UnstorableError, Writer, migrate
+from arbiter.store import LockedError, Store, StoreError, UnstorableError, Writer, migrate
 from arbiter.store.usage import MAX_INTEGER
 from arbiter.usage import Account, Batch, Counted, OpenFlow, Used
 
@@ -190,7 +190,9 @@ def test_while_the_database_fails_nothing_is_lost_and_nothing_waits(
     assert time.monotonic() - began < 3
     while not writer.problems():
         time.sleep(0.01)
-    writer.add_usage(Batch((Used(CURL, JULY, 1),)))
+    for _ in range(300):  # while the thread waits for the lock, too
+        writer.add_usage(Batch((Used(CURL, JULY, 1),)))
+        time.sleep(0.001)
     with writer._wake:
         merged = writer._usage.take()
         writer._usage.add(merged)
@@ -198,11 +200,55 @@ def test_while_the_database_fails_nothing_is_lost_and_nothing_waits(
     assert len(merged.open) <= 50
     other.execute("ROLLBACK")
     other.close()
-    eventually(path, [Used(CURL, JULY, 2001)])
+    eventually(path, [Used(CURL, JULY, 2300)])
     with Store.open(path, readonly=True) as store:
         assert len(store.open_flows()) == 50
         assert {kept.counted.out_bytes for kept in store.open_flows()} == set(range(1951, 2001))
     assert writer.problems() == ()
+
+
+def test_what_comes_while_the_last_is_written_is_written_too(path: Path) -> None:
+    writer = Writer(path, busy=10.0)
+    other = locked(path)
+    writer.add_usage(Batch((Used(CURL, JULY, 1),)))
+    end = time.monotonic() + 10
+    while not taken(writer):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    writer.add_usage(Batch((Used(CURL, JULY, 2),)))
+    other.execute("ROLLBACK")
+    other.close()
+    eventually(path, [Used(CURL, JULY, 3)])
+    writer.close()
+
+
+def taken(writer: Writer) -> bool:
+    """Whether the thread has the batch, and waits for the lock."""
+    with writer._wake:
+        return not writer._usage
+
+
+def test_records_that_fail_do_not_write_the_usage_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [LockedError("cannot", path, "locked", "wait")] * 3
+    record = Store.record
+
+    def failing(store: Store, records: Iterable[Record]) -> int:
+        if failures:
+            raise failures.pop()
+        return record(store, records)
+
+    monkeypatch.setattr(Store, "record", failing)
+    writer = Writer(path, retry=(0.01, 0.02))
+    writer.add_usage(Batch((Used(CURL, JULY, 1),)))
+    writer.record(Record(time=1.0, decision="allow", reason="rule"))
+    end = time.monotonic() + 10
+    while failures:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    writer.close()
+    assert stored(path) == [Used(CURL, JULY, 1)]
 
 
 def test_closing_with_a_failing_database_says_how_much_is_not_counted(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC
 from zoneinfo import ZoneInfo
 
@@ -118,6 +119,22 @@ def test_an_id_that_comes_again_is_known_by_its_counters_or_its_start(again: Cou
     assert (account, size, connections) == (WGET, again.out_bytes, 1)
 
 
+def test_an_account_goes_with_its_entry() -> None:
+    book = ledger()
+    book.opened(flow(), CURL)
+    book.read([entry(out=1)], NOON)
+    book.ended(entry(out=2), NOON)
+    assert len(book) == 0
+    assert told(book.ended(entry(out=1, id=2), NOON)) == [(Account(link="link2"), 100, 0, 1)]
+
+
+def test_an_end_is_remembered_for_the_dump_on_its_way_only() -> None:
+    book = ledger()
+    book.ended(entry(out=5), NOON)
+    book.read([], NOON)
+    assert told(book.read([entry(out=6)], NOON)) == [(Account(link="link2"), 600, 0, 1)]
+
+
 def test_two_entries_that_share_a_flow_do_not_restart_each_other() -> None:
     """Two GRE tunnels of one pair of hosts, or two conntrack zones."""
     book = ledger()
@@ -136,6 +153,20 @@ def test_a_dump_older_than_an_end_does_not_bring_the_flow_back() -> None:
     assert book.read(dump, NOON) == ()
     assert len(book) == 0
     assert book.take().open == ()
+
+
+def test_what_is_told_between_the_steps_of_a_dump_holds() -> None:
+    book = ledger()
+    for sport in (1, 2, 3, 4, 5):
+        book.opened(flow(sport), CURL)
+    steps = book.reading([entry(sport, 1) for sport in (1, 2, 3, 4, 5)], NOON)
+    assert told(next(steps)) == [(CURL, 200, 0, 2)]
+    assert told(book.ended(entry(1, 3), NOON)) == [(CURL, 200, 0, 0)]
+    assert told(book.ended(entry(5, 3), NOON)) == [(CURL, 300, 0, 1)]
+    book.opened(flow(2), WGET)
+    assert [told(some) for some in steps] == [[(CURL, 200, 0, 2)], []]
+    assert {kept.counted.flow.sport for kept in book.take().open} == {2, 3, 4}
+    assert told(book.read([entry(2, 9, id=2)], NOON)) == [(WGET, 900, 0, 1)]
 
 
 def test_a_flow_missing_in_one_dump_is_not_told_again_and_in_two_is_gone() -> None:
@@ -187,6 +218,15 @@ def test_too_many_live_flows_are_counted_when_they_end() -> None:
     for last in everything:
         total += sum(used.out_bytes for used in book.ended(last, NOON))
     assert total == (1 + 2 + 3 + 4) * 100
+
+
+def test_a_flow_that_found_no_room_keeps_its_account() -> None:
+    book = ledger(bound=2)
+    everything = [entry(sport, 1) for sport in (1, 2, 3)]
+    book.opened(flow(3), CURL)
+    for _ in range(usage.UNSEEN + 2):
+        book.read(everything, NOON)
+    assert told(book.ended(entry(3, 4), NOON)) == [(CURL, 400, 0, 1)]
 
 
 def test_too_many_accounts_that_wait_keep_their_link_and_lose_their_app(
@@ -364,6 +404,8 @@ class Lives(RuleBasedStateMachine):
         self.safe: dict[int, Counted] = {}
         self.events: list[Counted] = []
         self.dumped: list[Counted] | None = None
+        self.left: list[Counted] = []
+        self.steps: Iterator[tuple[Used, ...]] | None = None
         self.absent: Counter[int] = Counter()
         self.ids = 0
 
@@ -378,7 +420,7 @@ class Lives(RuleBasedStateMachine):
             return  # whose the one in the dump was cannot be told, if its end got lost
         for id in [id for id, old in self.alive.items() if old.flow == flow(port)]:
             self.end(id, heard=True)
-            self.hear()
+        self.hear()  # an end that is told after the next verdict counts for that one's account
         self.add(port)
         self.book.opened(flow(port), Account(f"app{self.ids}"))
 
@@ -432,13 +474,24 @@ class Lives(RuleBasedStateMachine):
         self.dumped = found
 
     @precondition(lambda self: self.dumped is not None)
-    @rule()
-    def tell_dump(self) -> None:
+    @rule(steps=st.integers(1, 3))
+    def tell_dump(self, steps: int) -> None:
+        """Some of it, or all: anything else may happen in between, except to entries told."""
         assert self.dumped is not None
-        for used in self.book.read(self.dumped, NOON):
-            self.check(used)
-        self.seen.update((now.id, now) for now in self.dumped if now.id not in self.heard)
-        self.dumped = None
+        if self.steps is None:
+            self.steps = self.book.reading(list(self.dumped), NOON)
+            self.left = list(self.dumped)
+        for _ in range(steps):
+            for now in self.left[: usage.STEP]:
+                if now.id not in self.heard:
+                    self.seen[now.id] = now
+            self.left = self.left[usage.STEP :]
+            some = next(self.steps, None)
+            if some is None:
+                self.steps = self.dumped = None
+                return
+            for used in some:
+                self.check(used)
 
     @rule()
     def hear(self) -> None:
@@ -463,7 +516,7 @@ class Lives(RuleBasedStateMachine):
         self.book = Ledger(unknown, BERLIN, bound=1000)
         self.book.restore(self.table.open.values())
         self.unsent = 0
-        self.events, self.dumped = [], None
+        self.events, self.dumped, self.steps = [], None, None
         self.absent.clear()
         self.seen = dict(self.safe)
 
@@ -492,6 +545,11 @@ def total(entries: dict[int, Counted]) -> int:
         + on_wire(e.flow, e.in_bytes, e.in_packets)[0]
         for e in entries.values()
     )
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "STEP", 2)
 
 
 TestLives = Lives.TestCase

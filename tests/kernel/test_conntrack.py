@@ -181,8 +181,13 @@ def test_what_is_not_decided_is_neither_read_nor_told(counting: Lab) -> None:
         await asyncio.to_thread(sh, lab, f"curl -sS -m 8 http://{SERVER4}/")
         await asyncio.to_thread(lab.run, python(UDP_CLIENT, SERVER4, "7", "1"))
         await asyncio.to_thread(ended_by, lab)
+        with pytest.raises(BlockingIOError):
+            bare.recv(1000)  # not even to be looked at
 
-    assert listening(lab, work).ended == []
+    bare = lab.inside(lambda: conntrack.listen(DEFAULT, 1 << 20))
+    with bare:
+        heard = listening(lab, work)
+    assert heard.ended == []
     assert read(lab) == ()
 
 
@@ -364,7 +369,9 @@ def test_bytes_agree_with_the_interface_within_5_percent(
     listening(lab, work)
     after = interface(lab)
     carried = [b - a for a, b in zip(before, after, strict=True)]
-    assert sum(one.out_bytes for one in used) == pytest.approx(carried[0], rel=0.05)
+    assert sum(one.out_bytes for one in used) == pytest.approx(
+        carried[0], rel=0.03 if cut else 0.05
+    )
     assert sum(one.in_bytes for one in used) == pytest.approx(carried[1], rel=0.05)
     assert sum(one.connections for one in used) == len(raw) == 4
     assert carried[0] > 8_000_000
@@ -442,7 +449,7 @@ def test_after_sigkill_at_any_step_the_old_values_are_given_back(
     done = lab.run([sys.executable, "-P", "-c", KILLED, str(notes), str(steps)])
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (switches(lab) != ("0", "0")) == (steps > 1)
-    if steps == 9:  # a second run that is killed, too, must not take ours for the old value
+    if steps > 1:  # a second run that is killed, too, must not take ours for the old value
         lab.run([sys.executable, "-P", "-c", KILLED, str(notes), "9"])
     assert lab.inside(lambda: acct.restore(notes)) == ()
     assert switches(lab) == ("0", "0")
