@@ -147,8 +147,10 @@ class Accounts:
             self._lost(f"conntrack cannot be read: {error}; bytes are counted at the next try")
             return
         self._problem = ""
-        for used in self._ledger.read(counted, time.time()):
-            self._totals.add(used)
+        for some in self._ledger.reading(counted, time.time()):
+            for used in some:
+                self._totals.add(used)
+            await asyncio.sleep(0)  # thousands of connections: others want their turn
         self._store()
         self._check()
 

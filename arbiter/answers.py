@@ -122,7 +122,10 @@ def _decision(answer: protocol.Answer, links: Mapping[str, Link]) -> Decision:
         if answer.via:
             text = f"{answer.decision} takes no links; say route via={','.join(answer.via)}"
             raise AnswerError(RefusedReason.INVALID, protocol.clean(text, 200))
-        return Decision(Action(answer.decision.value))
+        if answer.traffic and answer.decision is protocol.Choice.DENY:
+            text = f"what is denied has no class: leave out {answer.traffic.value}"
+            raise AnswerError(RefusedReason.INVALID, text)
+        return Decision(Action(answer.decision.value), traffic=answer.traffic)
     if not answer.via:
         raise AnswerError(RefusedReason.INVALID, "route needs a link: route via=NAME")
     if len(set(answer.via)) != len(answer.via) or ANY_LINK in answer.via[:-1]:
@@ -133,4 +136,4 @@ def _decision(answer: protocol.Answer, links: Mapping[str, Link]) -> Decision:
             known = ", ".join(sorted(links)) or "none"
             text = f"there is no link {protocol.clean(name, 40)!r} (known: {known})"
             raise AnswerError(RefusedReason.INVALID, text)
-    return Decision(Action.ROUTE, answer.via)
+    return Decision(Action.ROUTE, answer.via, answer.traffic)

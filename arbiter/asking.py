@@ -162,12 +162,13 @@ class Asking(Core):
         if chosen.rule is not None:
             ask.state = State.STORING
             return [Remember(ask.id, chosen.rule, peer, chosen.process)]
+        effects = self._use_class(chosen.decision)
         given = (chosen.decision, peer)
         for held in self._waiting(ask):
             self._given.serve_flow(held.packet.flow, ask.key, given, now.mono)
         if not ask.waiting:
             self._given.serve_next(ask.key, given, now.mono + self.settings.ask_ttl)
-        return self._settle(now, ask)
+        return [*effects, *self._settle(now, ask)]
 
     def _remember_failed(self, now: Now, ask_id: int, problem: str) -> list[Effect]:
         ask = self.asks.get(ask_id)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from arbiter.model import OverBudget, Spent
 from arbiter.tariff import UNITS, Budget, Period, period_start
-from arbiter.usage import Used, day_of
+from arbiter.usage import Account, Used, day_of, plus
 
 MAX_APPS = 16_384
 """(app, link) pairs whose month is kept for prompts; `arbiter links usage` knows them all."""
@@ -28,6 +28,22 @@ def next_midnight(wall: float, zone: tzinfo) -> float:
     """Epoch seconds of the next local midnight after `wall`."""
     day = datetime.fromtimestamp(wall, zone).date() + timedelta(days=1)
     return datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()
+
+
+def summed(rows: Iterable[Used], *by: str) -> dict[tuple[str, ...], Used]:
+    """Rows added up by `day` and fields of Account, the greatest number of bytes first.
+
+    `summed(rows, "link", "app")` maps (link, app) to a Used whose other fields are "". Raises
+    AttributeError for a field that there is not.
+    """
+    sums: dict[tuple[str, ...], Used] = {}
+    for row in rows:
+        key = tuple(row.day if name == "day" else getattr(row.account, name) for name in by)
+        named = dict(zip(by, key, strict=True))
+        day = named.pop("day", "")
+        start = Used(Account(**named), day)
+        sums[key] = plus(sums.get(key, start), row)
+    return dict(sorted(sums.items(), key=lambda kv: (-kv[1].size, kv[0])))
 
 
 class Totals:

@@ -72,10 +72,16 @@ class Core:
     def _change_rules(self, added: Iterable[Entry], removed: Iterable[int]) -> list[Effect]:
         entries = tuple(added)
         effects: list[Effect] = []
-        if not self._classes and any(entry.rule.decision.traffic for entry in entries):
-            self._classes = True
-            effects.append(UseClasses())
+        for entry in entries:
+            effects += self._use_class(entry.rule.decision)
         return [*effects, *self._watch(self.rules.change(entries, removed))]
+
+    def _use_class(self, decision: Decision) -> list[Effect]:
+        """For the first decision that has one, tell the kernel of traffic classes."""
+        if decision.traffic is None or self._classes:
+            return []
+        self._classes = True
+        return [UseClasses()]
 
 
 def holders_of(owner: Owner | NoOwner | None) -> list[ProcessId]:

@@ -12,11 +12,9 @@ import gc
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
-from arbiter import protocol
 from arbiter.accounts import Accounts
 from arbiter.classkeeper import ClassKeeper
 from arbiter.events import (
@@ -42,12 +40,13 @@ from arbiter.events import (
     WithdrawAsk,
 )
 from arbiter.frontdesk import FrontDesk
+from arbiter.health import Health
 from arbiter.kernel import firewall
 from arbiter.kernel.exits import ExitWatch
 from arbiter.kernel.owner import OwnerLookup
 from arbiter.kernel.procevents import ProcEvents
 from arbiter.kernel.procfs import ProcessTable
-from arbiter.kernel.queue import Counters, Queue
+from arbiter.kernel.queue import Queue
 from arbiter.linkkeeper import LinkKeeper
 from arbiter.memory import Memory, now
 from arbiter.model import NoOwner, NoOwnerReason, Owner, Packet, Undecodable
@@ -63,17 +62,11 @@ from arbiter.startup import (
     only_here,
 )
 
-COUNTERS_EVERY = 2.0
-"""Seconds between looks at the kernel's loss counters, while packets come."""
 CLOCK_CHECK = 60.0
 """Seconds between looks at the wall clock, which may jump, while a rule ends by it."""
 RESERVE = 16
 """Descriptors kept for the end: taking the ruleset away must not fail for lack of them."""
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-NOT_IN_FORCE = (
-    "arbiter's rules are not in the kernel, somebody removed them: every new connection passes "
-    "undecided; restart arbiter"
-)
 log = logging.getLogger("arbiter")
 
 
@@ -103,8 +96,6 @@ class Daemon:
         self._wake: asyncio.TimerHandle | None = None
         self._arming = False
         self._loaded = self._loading = self._stale = False
-        self._counting: asyncio.TimerHandle | None = None
-        self._counted = Counters(0, 0, 0, 0)
         self._wants_classes = self._ready = False
         self._broken = ""
 
@@ -170,6 +161,9 @@ class Daemon:
             fail_open=self.settings.when_absent is WhenAbsent.PASS,
             mark_mask=plan.mask,
         )
+        self._health = Health(
+            self.pipeline, self._queue, self._backend, self._problems, lambda: self._memory.lost
+        )
         try:
             # Before the first client can ask how the links are.
             self._accounts = Accounts(
@@ -205,8 +199,7 @@ class Daemon:
                 self._classes.close()
         finally:
             self._loop.remove_reader(self._queue.fileno())
-            if self._counting is not None:
-                self._counting.cancel()
+            self._health.close()
             self._queue.close()
             self._exits.close()
             self._scanner.shutdown(wait=True, cancel_futures=True)
@@ -250,8 +243,7 @@ class Daemon:
 
     def _packet(self, packet: Packet | Undecodable) -> None:
         self._dispatch(PacketQueued(now(), packet))
-        if self._counting is None:
-            self._counting = self._loop.call_later(COUNTERS_EVERY, self._check_counters)
+        self._health.packet_came()
 
     def _dispatch(self, event: Event) -> None:
         """Hand an event to the pipeline and do what it wants, in that order."""
@@ -362,7 +354,7 @@ class Daemon:
         finally:
             self._loading = False
 
-    # --- time and counters ------------------------------------------------------------------
+    # --- time and status ------------------------------------------------------------------
 
     def _arm(self) -> None:
         """Set the timer anew once this turn of the loop is over."""
@@ -385,67 +377,20 @@ class Daemon:
         self._dispatch(Tick(now()))
         self._arm()
 
-    def _check_counters(self) -> None:
-        """Say what was lost on the way to us; runs on only while packets come."""
-        counters, last = self._queue.counters(), self._counted
-        self._counted = counters
-        full = counters.dropped_full - last.dropped_full
-        lost = counters.dropped_socket - last.dropped_socket
-        if full or lost:
-            passed = self.settings.when_absent is WhenAbsent.PASS
-            log.warning(
-                "too many new connections at once: %d found the queue full and %d the receive "
-                "buffer; they were %s",
-                full,
-                lost,
-                "let through undecided" if passed else "dropped, their programs try again",
-            )
-        self._counting = None
-        if counters.total != last.total:
-            self._counting = self._loop.call_later(COUNTERS_EVERY, self._check_counters)
-
     def _tell_status(self, client: int) -> None:
         self._spawn(self._send_status(client))
 
     async def _send_status(self, client: int) -> None:
-        """Looks into the kernel, which takes a moment: are the rules what they should be?"""
-        try:
-            there = await asyncio.to_thread(firewall.installed)
-            problems = there.problems if there else (NOT_IN_FORCE,)
-        except firewall.FirewallError as error:
-            problems = (f"the ruleset cannot be looked at: {error}",)
-        self._desk.server.send(client, self._status(problems))
+        status = await self._health.status(self._desk.started, len(self._desk.server.prompts))
+        self._desk.server.send(client, status)
 
-    def _status(self, problems: tuple[str, ...]) -> protocol.Status:
-        kernel = self._queue.counters()
-        counters = dict(self.pipeline.counters)
-        counters.update(
-            queued=kernel.total,
-            dropped_full=kernel.dropped_full,
-            dropped_socket=kernel.dropped_socket,
-            overruns=self._queue.overruns,
-            records_lost=self._memory.lost,
-        )
-        return protocol.Status(
-            mode=self.settings.mode.value,
-            fallback=self.settings.fallback.value,
-            backend=self._backend.name,
-            when_absent=self.settings.when_absent.value,
-            queue=self._queue.number,
-            uptime=time.time() - self._desk.started,
-            rules=len(self.pipeline.rules.index),
-            asks=len(self.pipeline.asks),
-            held=len(self.pipeline.held),
-            prompts=len(self._desk.server.prompts),
-            counters=counters,
-            problems=(
-                *problems,
-                *self._links.problems(),
-                *self._accounts.problems,
-                *self._classes.problems(),
-                *self._queue.problems,
-                *self._memory.problems(),
-            ),
+    def _problems(self) -> tuple[str, ...]:
+        """What is wrong now, each with its next step."""
+        return (
+            *self._links.problems(),
+            *self._accounts.problems,
+            *self._classes.problems(),
+            *self._memory.problems(),
         )
 
 

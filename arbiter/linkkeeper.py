@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,12 @@ CONNECTED = frozenset({6, 17, 136})
 """TCP, UDP, UDP-Lite: protocols whose sockets can be ended."""
 MAX_FLOWS = 8192
 """Routed flows kept for the loss of their link; the oldest go first."""
+REPAIR_EVERY = 0.5
+"""Seconds between two repairs at least."""
+TAKEN_AWAY = (
+    "the ruleset was taken away, and routing with it (`arbiter rescue`?): connections go as if there "
+    "were no arbiter; restart arbiter"
+)
 log = logging.getLogger("arbiter")
 
 
@@ -86,7 +93,8 @@ class LinkKeeper:
         self._facts: Mapping[str, NetFacts] = {}
         self._fresh = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping = self._repair = False
+        self._repaired = 0.0
         self._classes: tuple[Marking, ...] = ()
         self._watch_problem = self._bus_problem = ""
         self._problems: tuple[str, ...] = ()
@@ -164,7 +172,7 @@ class LinkKeeper:
         self._bus.look()
 
     def _rules_gone(self) -> None:
-        log.warning("another program removed rules or routes of arbiter's: they are put back")
+        self._repair = True
         self._fresh.set()
 
     def _told(self, facts: Mapping[str, NetFacts]) -> None:
@@ -189,11 +197,28 @@ class LinkKeeper:
             if self._stopping:
                 return
             try:
-                await self._follow()
+                if not self._repair or await self._may_repair():
+                    await self._follow()
             except (firewall.FirewallError, routes.RouteError, OSError) as error:
                 # The last good state stays, and what lost its link is unreachable, not elsewhere.
                 self._problems = (f"links: {error}",)
                 log.error("%s", self._problems[0])
+
+    async def _may_repair(self) -> bool:
+        """Rules or routes are gone that arbiter did not remove. False if that was its rescue."""
+        self._repair = False
+        if await asyncio.to_thread(firewall.installed) is None:
+            self._fresh.clear()
+            self._problems = (TAKEN_AWAY,)
+            log.error("%s", TAKEN_AWAY)
+            return False
+        # Whoever removes them again and again shall not keep us busy.
+        pause = self._repaired + REPAIR_EVERY - time.monotonic()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        self._repaired = time.monotonic()
+        log.warning("another program removed rules or routes of arbiter's: they are put back")
+        return True
 
     def _forget(self, number: int) -> list[Flow]:
         flows = [flow for flow, link in self._flows.items() if link == number]
@@ -224,9 +249,9 @@ class LinkKeeper:
         self._plan, self._problems = plan, problems
         for problem in problems:
             log.error("%s", problem)
-        before, now_up = self.links, {link.number for link in links if link.up4 or link.up6}
-        for lost in before:
-            if (lost.up4 or lost.up6) and lost.number not in now_up:
+        left = {link.number: link for link in links}
+        for lost in self.links:
+            if _ends(lost, left.get(lost.number)):
                 await asyncio.to_thread(_cut, lost, self._plan.mask, self._forget(lost.number))
         if links != self.links:
             log.info("links: %s", ", ".join(map(_shown, links)) or "none")
@@ -255,6 +280,21 @@ def _both(links: tuple[FoundLink, ...], before: tuple[FoundLink, ...]) -> list[F
         for link in links
         if link.number in old and old[link.number].index == link.index
     ]
+
+
+def _ends(before: FoundLink, now: FoundLink | None) -> bool:
+    """Whether connections over a link cannot go on: it is down, or lost its default routes."""
+    if now is None:
+        return _up(before)
+    return (_up(before) and not _up(now)) or (_leads_out(before) and not _leads_out(now))
+
+
+def _up(link: FoundLink) -> bool:
+    return link.up4 or link.up6
+
+
+def _leads_out(link: FoundLink) -> bool:
+    return (link.up4 and link.reach4 is None) or (link.up6 and link.reach6 is None)
 
 
 def _cut(link: FoundLink, mask: int, flows: list[Flow]) -> None:
@@ -286,9 +326,11 @@ def link_of(link: FoundLink, spent: Spent | None) -> Link:
         name=link.name,
         number=link.number,
         interface=link.interface,
-        up=link.up4 or link.up6,
+        up=_up(link),
         up4=link.up4,
         up6=link.up6,
+        reach4=link.reach4,
+        reach6=link.reach6,
         index=link.index,
         metered=link.metered,
         roaming=link.roaming,

@@ -93,7 +93,7 @@ class FoundLink(Struct, frozen=True):
     index: int
     kind: LinkKind
     up4: bool
-    """Whether it can carry IPv4 now: up, with an address and a default route of that family."""
+    """Whether it can carry IPv4 now, somewhere at least: see `carries`."""
     up6: bool
     mtu: int
     """Bytes."""
@@ -101,6 +101,9 @@ class FoundLink(Struct, frozen=True):
     """Of the default route with the lowest metric; b"" if that is on-link, or there is none."""
     gateway6: bytes
     routes: tuple[Route, ...]
+    reach4: tuple[tuple[int, int], ...] | None = None
+    """Where it leads without a default route; None with one."""
+    reach6: tuple[tuple[int, int], ...] | None = None
     metric: int = 0
     """Of its most preferred default route: which link the machine uses first."""
     metered: bool = False
@@ -141,13 +144,30 @@ def default_routes(interface: Interface, family: int) -> tuple[Route, ...]:
 
 
 def carries(interface: Interface, family: int) -> bool:
-    """Whether packets of `family` (4 or 6) can leave over it now.
+    """Whether packets of `family` (4 or 6) can leave over it now, and not be stuck on its subnet.
 
-    Up, with a usable address of that family (masquerading needs one), and a default route.
+    Up, with a usable address of that family (masquerading needs one), and a route through a
+    gateway, or one that is wider than its own subnets: on a tunnel routes need no gateway.
     """
     length = 4 if family == 4 else 16
-    has_address = any(len(address.packed) == length for address in interface.addresses)
-    return interface.up and has_address and bool(default_routes(interface, family))
+    own = [address for address in interface.addresses if len(address.packed) == length]
+    away = (
+        route
+        for route in interface.routes
+        if route.family == family
+        and (route.gateway or route.prefixlen < min((a.prefixlen for a in own), default=0))
+    )
+    return interface.up and bool(own) and any(away)
+
+
+def reach(interface: Interface, family: int) -> tuple[tuple[int, int], ...] | None:
+    """Where it leads, as Link.reach4 and reach6; None with a default route: everywhere."""
+    if default_routes(interface, family):
+        return None
+    width = 32 if family == 4 else 128
+    found = (route for route in interface.routes if route.family == family)
+    shifts = ((route.dst, width - route.prefixlen) for route in found if route.prefixlen)
+    return tuple(sorted({(int.from_bytes(dst) >> shift, shift) for dst, shift in shifts}))
 
 
 def is_link(
@@ -255,6 +275,8 @@ def _found(
         gateway4=gateway[4],
         gateway6=gateway[6],
         routes=interface.routes,
+        reach4=reach(interface, 4),
+        reach6=reach(interface, 6),
         metric=min(metrics, default=_LAST),
         metered=metered,
         metered_by=metered_by,

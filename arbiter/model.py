@@ -331,6 +331,10 @@ class Link(Struct, frozen=True, gc=False):
     up4: bool = True
     """Whether it can carry IPv4, if it is up."""
     up6: bool = True
+    reach4: tuple[tuple[int, int], ...] | None = None
+    """Without a default route: the networks that it leads to, as (prefix, bits behind it); None
+    with one, which leads everywhere."""
+    reach6: tuple[tuple[int, int], ...] | None = None
     index: int = 0
     """The interface's; 0 where it is not known."""
     metered: bool | None = None
@@ -346,9 +350,15 @@ class Link(Struct, frozen=True, gc=False):
     """`500 MB/month`, or ""."""
     spent: Spent | None = None
 
-    def carries(self, family: int) -> bool:
-        """Whether it can carry IPv4 (4) or IPv6 (6) now."""
-        return self.up and (self.up4 if family == 4 else self.up6)
+    def reaches(self, daddr: bytes) -> bool:
+        """Whether it can carry a packet to that packed address now."""
+        up, reach = (self.up4, self.reach4) if len(daddr) == 4 else (self.up6, self.reach6)
+        if not (self.up and up):
+            return False
+        if reach is None:
+            return True
+        number = int.from_bytes(daddr)
+        return any(number >> shift == prefix for prefix, shift in reach)
 
 
 # --- people ---------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
+from arbiter.model import TrafficClass
+
 VERSION = 1
 """Raised when a message changes so that an older peer would misread it."""
 MAX_MESSAGE = 65536
@@ -62,6 +64,8 @@ class Answer(Struct, frozen=True, tag="answer", tag_field="type", forbid_unknown
     """For route: link names in order of preference."""
     shown: str = ""
     """The scope's conditions as the person saw them: refused if the ask means others by now."""
+    traffic: TrafficClass | None = None
+    """Not for deny: how its packets are marked for queueing disciplines."""
 
 
 class Changed(Struct, frozen=True, tag="changed", tag_field="type", forbid_unknown_fields=True):

@@ -149,22 +149,6 @@ def _figures(entry: Counted) -> tuple[int, int, int, int]:
     return out_bytes, in_bytes, out_packets, in_packets
 
 
-def summed(rows: Iterable[Used], *by: str) -> dict[tuple[str, ...], Used]:
-    """Rows added up by `day` and fields of Account, the greatest number of bytes first.
-
-    `summed(rows, "link", "app")` maps (link, app) to a Used whose other fields are "". Raises
-    AttributeError for a field that there is not.
-    """
-    sums: dict[tuple[str, ...], Used] = {}
-    for row in rows:
-        key = tuple(row.day if name == "day" else getattr(row.account, name) for name in by)
-        named = dict(zip(by, key, strict=True))
-        day = named.pop("day", "")
-        start = Used(Account(**named), day)
-        sums[key] = plus(sums.get(key, start), row)
-    return dict(sorted(sums.items(), key=lambda kv: (-kv[1].size, kv[0])))
-
-
 def plus(first: Used, more: Used) -> Used:
     """Both together, for the account and day of the first."""
     return Used(

@@ -142,7 +142,7 @@ def link_views(
     return tuple(
         protocol.LinkView(
             name=link.name,
-            up=link.carries(packet.flow.family),
+            up=link.reaches(packet.flow.daddr),
             default=default is not None and link.name == default.name,
             metered=link.metered,
             roaming=link.roaming,

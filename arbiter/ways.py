@@ -131,12 +131,12 @@ class Ways:
         return self._route(decision.via, packet, decided)
 
     def _route(self, via: tuple[str, ...], packet: Packet, decided: float) -> Way:
-        family = packet.flow.family
+        daddr = packet.flow.daddr
         over: list[str] = []
         for name, link in self._candidates(via, packet):
             if link is None:
                 return Way(_ACCEPT[0], "over the default route")
-            if name != ANY_LINK and not link.carries(family):
+            if name != ANY_LINK and not link.reaches(daddr):
                 continue
             stopped = self._within_budget(link, decided)
             if stopped is not None and stopped.obstacle is not None:
@@ -149,7 +149,8 @@ class Ways:
             return Way(_ACCEPT[link.number], f"over {link.name}")
         if over:
             return Way(DENIED, "; ".join(over))
-        return Way(DENIED, f"no link of {','.join(via)} carries IPv{family} now", Obstacle.DOWN)
+        what = f"no link of {','.join(via)} carries IPv{packet.flow.family} there now"
+        return Way(DENIED, what, Obstacle.DOWN)
 
     def _candidates(
         self, via: tuple[str, ...], packet: Packet
@@ -205,12 +206,14 @@ class Ways:
         """The decision over the run's link only; None where it may not go there."""
         link = self.links.get(run.via)
         if decision.action is Action.ROUTE and link is not None:
-            words = {run.via, ANY_LINK, METERED if link.metered else UNMETERED}
+            words = {run.via, ANY_LINK, _CLASSES.get(link.metered, run.via)}
             if words.isdisjoint(decision.via):
                 return None
         return Decision(Action.ROUTE, (run.via,), decision.traffic)
 
 
+_CLASSES = {True: METERED, False: UNMETERED}
+"""A link whose cost nobody knows is of neither."""
 _ACCEPT = tuple(
     Verdict(VerdictKind.ACCEPT, MARK_DECIDED | number << MARK_LINK_SHIFT) for number in range(32)
 )

@@ -19,6 +19,7 @@ debian_missing() {
 		iptables iptables
 		nftables nft
 		iproute2 ip
+		conntrack conntrack
 		procps ps
 		curl curl
 		wget wget

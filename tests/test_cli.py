@@ -327,7 +327,7 @@ def test_a_decision_that_could_not_be_remembered_is_a_failure_in_json_too(
         (("7", "route"), "did you mean route via=any?"),
         (("7", "allow app=/x"), "--scope"),
         (("7", "allow for=1h"), "--scope"),
-        (("7", "allow class=bulk"), "arbiter rules add"),
+        (("7", "deny class=bulk"), "class"),
         (("x", "allow"), "'x' is not a valid integer"),
         (("0", "allow"), "not in the range"),
         (("99999999999999999999", "allow"), "not in the range"),

@@ -56,6 +56,7 @@ FLOORS = {
     "arbiter.linkkeeper": 4,
     "arbiter.linkstate": 4,
     "arbiter.classkeeper": 4,
+    "arbiter.health": 4,
     "arbiter.accounts": 4,
     "arbiter.memory": 4,
     "arbiter.frontdesk": 4,
@@ -200,6 +201,7 @@ def test_only_the_daemon_and_the_commands_print_or_log() -> None:
             "arbiter.linkkeeper",
             "arbiter.linkstate",
             "arbiter.classkeeper",
+            "arbiter.health",
             "arbiter.accounts",
             "arbiter.cli",
         ):

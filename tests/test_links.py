@@ -28,6 +28,7 @@ from arbiter.links import (
     remember,
     valid_name,
 )
+from arbiter.model import Link
 from arbiter.netfacts import NetFacts
 from arbiter.tariff import Price
 
@@ -122,16 +123,29 @@ def test_what_was_a_link_stays_one_and_is_down_while_its_interface_exists() -> N
         (interface(up=False), False, False),
         (interface(addresses=()), False, False),
         (interface(routes=(SUBNET4,)), False, False),
+        (interface(routes=(SUBNET4, Route(4, ip("10.0.0.0"), 8, GATEWAY4))), True, False),
+        (interface(routes=(Route(4, ip("10.0.0.0"), 8),)), True, False),
         (interface(routes=(DEFAULT6,), addresses=(HOME6,)), False, True),
         (interface(routes=(DEFAULT6,), addresses=(HOME4,)), False, False),
         (interface(routes=(DEFAULT4,), addresses=(HOME6,)), False, False),
         (interface(routes=(DEFAULT4, DEFAULT6), addresses=(HOME4, HOME6)), True, True),
     ],
 )
-def test_a_family_needs_the_link_up_an_address_and_a_default_route(
+def test_a_family_needs_the_link_up_an_address_and_a_way_beyond_its_subnet(
     found: Interface, four: bool, six: bool
 ) -> None:
     assert (carries(found, 4), carries(found, 6)) == (four, six)
+
+
+def test_without_a_default_route_a_link_leads_where_its_routes_do() -> None:
+    wide = Route(4, ip("10.64.0.0"), 10, GATEWAY4)
+    found = interface(routes=(SUBNET4, wide, DEFAULT6), addresses=(HOME4, HOME6))
+    (mms,) = assemble([found], (file_of("mms", "eth0"),))
+    assert mms.reach6 is None
+    link = Link("mms", 1, "eth0", True, mms.up4, mms.up6, mms.reach4, mms.reach6)
+    assert link.reaches(ip("10.127.255.255")) and link.reaches(ip("192.0.2.77"))
+    assert not link.reaches(ip("10.128.0.0")) and not link.reaches(ip("198.51.100.1"))
+    assert link.reaches(ip("2001:db8:ffff::1"))
 
 
 def test_the_gateway_is_that_of_the_route_the_kernel_prefers() -> None:

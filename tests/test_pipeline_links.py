@@ -62,7 +62,7 @@ def scene(*rules: str, links: tuple[Link, ...] = (), **settings: Any) -> Playboo
 def test_refuse_refuses_at_once() -> None:
     play = scene("route via=lte app=/usr/bin/curl", links=(wifi(), lte(up=False)))
     play.queue(1) >> FindOwner >> verdict(1, DENIED)
-    assert play.take(Report).note == "no link of lte carries IPv4 now"
+    assert play.take(Report).note == "no link of lte carries IPv4 there now"
     play.end()
 
 
@@ -76,7 +76,7 @@ def test_wait_says_so_once_and_goes_on_when_the_link_is_back() -> None:
     play.queue(1) >> FindOwner
     told = play.take(Notify)
     assert told == Notify(
-        1000, "curl waits: no link of lte carries IPv4 now; it is refused in 20 s"
+        1000, "curl waits: no link of lte carries IPv4 there now; it is refused in 20 s"
     )
     play.queue(2) >> FindOwner  # its retransmit: nobody is told again
     play.end()
@@ -128,7 +128,7 @@ def test_ask_asks_and_nobodys_silence_means_elsewhere() -> None:
     play.queue(1, outdev=WIFI) >> FindOwner >> WatchProcess >> ShowAsk
     ask = play.pipeline.asks.get(1)
     assert ask is not None
-    assert ask.why == "no link of lte carries IPv4 now"
+    assert ask.why == "no link of lte carries IPv4 there now"
     play.wait(31) >> verdict(1, DENIED) >> Report >> ShowAsk
     play.queue(2, outdev=WIFI, sport=2) >> FindOwner >> ShowAsk
     play.answer(1, "allow") >> verdict(2, ACCEPTED) >> Report >> Announce

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from arbiter import usage
+from arbiter.budgets import summed
 from arbiter.model import Flow
 from arbiter.usage import (
     Account,
@@ -27,7 +28,6 @@ from arbiter.usage import (
     delta,
     on_wire,
     plus,
-    summed,
 )
 
 BERLIN = ZoneInfo("Europe/Berlin")

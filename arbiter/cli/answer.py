@@ -98,7 +98,6 @@ def _message(ask: int, decision: str, scope: str, lifetime: str) -> protocol.Ans
         fail_rule(error, decision)
     if parsed != type(parsed)(parsed.decision):
         fail("an answer is allow, deny or 'route via=LINK'; what it covers is --scope", 2)
-    if parsed.decision.traffic is not None:
-        fail("an answer has no class=; `arbiter rules add` makes a rule that has", 2)
-    action, via = parsed.decision.action.value, parsed.decision.via
-    return protocol.Answer(ask, protocol.Choice(action), scope, lifetime, via)
+    said = parsed.decision
+    choice = protocol.Choice(said.action.value)
+    return protocol.Answer(ask, choice, scope, lifetime, said.via, traffic=said.traffic)

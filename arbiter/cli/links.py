@@ -20,6 +20,7 @@ from arbiter.linkkeeper import own_tables
 from arbiter.links import FoundLink, assemble
 from arbiter.linkstate import read_files, read_numbers
 from arbiter.model import address_text
+from arbiter.rules.words import quote
 from arbiter.store import Store, StoreError
 from arbiter.tariff import period_start
 from arbiter.usage import day_of
@@ -170,9 +171,11 @@ def _nothing(problem: str) -> None:
     """Gateways that may not be looked up, a service that does not answer: less is known."""
 
 
-def _by(up: bool, gateway: bytes) -> str:
+def _by(up: bool, gateway: bytes, everywhere: bool) -> str:
     if not up:
         return "-"
+    if not everywhere:
+        return "no default"
     return address_text(gateway) if gateway else "on link"
 
 
@@ -185,8 +188,8 @@ def _row(link: FoundLink, money: Money) -> tuple[str, ...]:
         link.name,
         link.interface,
         link.kind.value + (", roaming" if link.roaming else ""),
-        _by(link.up4, link.gateway4),
-        _by(link.up6, link.gateway6),
+        _by(link.up4, link.gateway4, link.reach4 is None),
+        _by(link.up6, link.gateway6, link.reach6 is None),
         metered,
         str(link.price or ""),
         size_text(month) if month else "",
@@ -213,7 +216,7 @@ def link_object(link: FoundLink, money: Money) -> dict[str, object]:
         "sim": link.sim or None,
         "operator": link.operator or None,
         "apn": link.apn or None,
-        "networks": list(link.networks),
+        "networks": list(map(quote, link.networks)),
         "price": str(link.price) if link.price else None,
         "budget": str(link.budget) if link.budget else None,
         "over_budget": link.over_budget.value if link.budget else None,

@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 
 from arbiter.accounts import local_zone
-from arbiter.budgets import size_text
+from arbiter.budgets import size_text, summed
 from arbiter.cli.common import CONFIG, db_option, fail, json_option, show_json, table
 from arbiter.linkstate import read_files
 from arbiter.store import Store, StoreError
 from arbiter.tariff import Price, cost
-from arbiter.usage import Used, day_of, summed
+from arbiter.usage import Used, day_of
 
 BY = ("link", "sim", "app", "user", "day")
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])\Z")

@@ -279,7 +279,7 @@ class Store:
     def usage(self, since: str = "", until: str = "~") -> list[Used]:
         """What was used on the days of [since, until), as 2026-07-31, day by day.
 
-        `usage.summed` adds the rows up by link, SIM, app, ...
+        `budgets.summed` adds the rows up by link, SIM, app, ...
         """
         with explained(self.path, "cannot read what was used"):
             return usage.usage(self._db, since, until)

@@ -146,9 +146,9 @@ def test_numbers_of_links_stay_over_a_restart_and_a_bad_file_is_told(
 
 def test_a_link_carries_a_family_only_where_it_is_up() -> None:
     link = Link("lte", 2, "wwan0", up=True, up4=True, up6=False)
-    assert link.carries(4)
-    assert not link.carries(6)
-    assert not Link("lte", 2, "wwan0", up=False).carries(4)
+    assert link.reaches(bytes(4))
+    assert not link.reaches(bytes(16))
+    assert not Link("lte", 2, "wwan0", up=False).reaches(bytes(4))
 
 
 def test_links_that_come_while_arbiter_stops_bring_nothing_back(
