@@ -34,8 +34,8 @@ MAX_FLOWS = 8192
 REPAIR_EVERY = 0.5
 """Seconds between two repairs at least."""
 TAKEN_AWAY = (
-    "the ruleset was taken away, and routing with it (`arbiter rescue`?): connections go as if there "
-    "were no arbiter; restart arbiter"
+    "the ruleset was taken away, and routing with it (`arbiter rescue`?): connections go as if "
+    "there were no arbiter; restart arbiter"
 )
 log = logging.getLogger("arbiter")
 

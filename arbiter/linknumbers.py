@@ -1,8 +1,13 @@
-"""Which number of the mark a link has: the same for as long as it is remembered. Floor 0."""
+"""Which number of the mark a link has, and what it is called: the same for as long as it is
+remembered. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from arbiter.model import RESERVED_LINKS
 
 FIRST_NUMBER, LAST_NUMBER = 1, 31
 """Link numbers fit the five bits of model.MARK_LINK; 0 there is the default route."""
@@ -48,3 +53,41 @@ class Numbers:
                 numbers[name] = number
         order = dict.fromkeys([*absent, *wanted])
         return {name: numbers[name] for name in order if name in numbers}
+
+
+# --- names ----------------------------------------------------------------------------------
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+_DEFAULT_NAMES = {"cellular": "lte"}
+"""Other kinds are called what they are."""
+
+
+def valid_name(name: str) -> bool:
+    """Whether a rule can name a link so: [A-Za-z0-9_.-]{1,15}, and no word of `via=`."""
+    return _NAME.fullmatch(name) is not None and name.lower() not in RESERVED_LINKS
+
+
+def link_names(links: Sequence[tuple[int, str, str, str]]) -> dict[int, str]:
+    """The names of links (number, identity, kind, interface), by number.
+
+    A file's name, else the kind's, else the interface's; the lower number first: of two wifis the
+    one that was there first stays `wifi`, over restarts too.
+    """
+    names: dict[int, str] = {}
+    for number, identity, _, _ in links:
+        if identity.startswith("file "):
+            names[number] = identity.removeprefix("file ")
+    for number, _, kind, interface in links:
+        if number not in names:
+            taken = set(names.values())
+            wishes = _wishes(number, kind, interface)
+            names[number] = next(n for n in wishes if valid_name(n) and n not in taken)
+    return names
+
+
+def _wishes(number: int, kind: str, interface: str) -> Iterator[str]:
+    yield _DEFAULT_NAMES.get(kind, kind)
+    yield interface
+    yield f"link{number}"
+    # Only where somebody called another interface link5.
+    yield from (f"link{number}-{again}" for again in itertools.count(2))

@@ -8,20 +8,15 @@ table: it stays the same for as long as the link's identity is known.
 from __future__ import annotations
 
 import enum
-import itertools
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
 from arbiter.linkfiles import LinkFile
-from arbiter.linknumbers import Numbers
-from arbiter.model import RESERVED_LINKS, OverBudget
+from arbiter.linknumbers import Numbers, link_names, valid_name
+from arbiter.model import OverBudget
 from arbiter.netfacts import NetFacts
 from arbiter.tariff import Budget, Price
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
-
 
 UNKNOWN = NetFacts()
 """Nobody has said anything of an interface."""
@@ -237,7 +232,12 @@ def assemble(
     numbers = Numbers.assign(present, earlier, fixed)
     numbered = {numbers[name]: name for name in present if name in numbers}
     order = [(number, numbered[number]) for number in sorted(numbered)]
-    names = _names([(number, identity, present[identity]) for number, identity in order])
+    names = link_names(
+        [
+            (n, identity, present[identity].kind.value, present[identity].name)
+            for n, identity in order
+        ]
+    )
     return tuple(
         _found(
             names[number],
@@ -363,39 +363,3 @@ def _identify(
         else:
             found[own] = interface
     return found, before
-
-
-# --- names ----------------------------------------------------------------------------------
-
-_DEFAULT_NAMES = {LinkKind.CELLULAR: "lte"}
-"""Other kinds are called what they are."""
-
-
-def valid_name(name: str) -> bool:
-    """Whether a rule can name a link so: [A-Za-z0-9_.-]{1,15}, and no word of `via=`."""
-    return _NAME.fullmatch(name) is not None and name not in RESERVED_LINKS
-
-
-def _names(links: Sequence[tuple[int, str, Interface]]) -> dict[int, str]:
-    """Number → name: its file's, else its kind's, else its interface's; the lower number first.
-
-    So of two wifis the one that was there first stays `wifi`, over restarts too.
-    """
-    names: dict[int, str] = {}
-    for number, identity, _ in links:
-        if identity.startswith("file "):
-            names[number] = identity.removeprefix("file ")
-    for number, _, interface in links:
-        if number not in names:
-            taken = set(names.values())
-            wishes = _wishes(number, interface)
-            names[number] = next(n for n in wishes if valid_name(n) and n not in taken)
-    return names
-
-
-def _wishes(number: int, interface: Interface) -> Iterator[str]:
-    yield _DEFAULT_NAMES.get(interface.kind, interface.kind.value)
-    yield interface.name
-    yield f"link{number}"
-    # Only where somebody called another interface link5.
-    yield from (f"link{number}-{again}" for again in itertools.count(2))

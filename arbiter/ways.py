@@ -206,14 +206,14 @@ class Ways:
         """The decision over the run's link only; None where it may not go there."""
         link = self.links.get(run.via)
         if decision.action is Action.ROUTE and link is not None:
-            words = {run.via, ANY_LINK, _CLASSES.get(link.metered, run.via)}
+            words = {run.via, ANY_LINK}
+            if link.metered is not None:  # what nobody knows about is of neither class
+                words.add(METERED if link.metered else UNMETERED)
             if words.isdisjoint(decision.via):
                 return None
         return Decision(Action.ROUTE, (run.via,), decision.traffic)
 
 
-_CLASSES = {True: METERED, False: UNMETERED}
-"""A link whose cost nobody knows is of neither."""
 _ACCEPT = tuple(
     Verdict(VerdictKind.ACCEPT, MARK_DECIDED | number << MARK_LINK_SHIFT) for number in range(32)
 )

@@ -21,7 +21,7 @@ FLOORS = {
     "arbiter.classes": 0,
     "arbiter.linkfiles": 1,
     "arbiter.linkdns": 2,
-    "arbiter.linknumbers": 0,
+    "arbiter.linknumbers": 1,
     "arbiter.links": 2,
     "arbiter.routeplan": 2,
     "arbiter.routeconflicts": 2,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from arbiter.kernel.linkkind import Hardware, kind_of, read_hardware
 from arbiter.kernel.rtnldump import Snapshot, _Reader
 from arbiter.linkfiles import LinkFile, Match
-from arbiter.linknumbers import Numbers
+from arbiter.linknumbers import Numbers, valid_name
 from arbiter.links import (
     Address,
     FoundLink,
@@ -26,7 +26,6 @@ from arbiter.links import (
     default_routes,
     is_link,
     remember,
-    valid_name,
 )
 from arbiter.model import Link
 from arbiter.netfacts import NetFacts
