@@ -488,7 +488,7 @@ def test_under_a_flood_others_have_their_turn() -> None:
             await asyncio.sleep(0)
         theirs.close()
         await asyncio.sleep(0)
-        while bounded.recv(65536):  # and the end is seen as the end
+        while bounded.recv(65536):  # noqa: ASYNC110  # and the end is seen as the end
             await asyncio.sleep(0)
         bounded.close()
 
