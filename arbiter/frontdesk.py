@@ -96,8 +96,7 @@ class FrontDesk:
         assert ask is not None
         subject = ask.example.subject
         used = self._used(subject.app.id) if subject is not None else {}
-        ways, packet = self._pipeline.ways, ask.example.packet
-        links = views.link_views(ways, packet, used, self._left())
+        links = views.link_views(self._pipeline.ways, ask.example, used, self._left())
         return views.ask_message(ask, peer, links, self._cwds.get(ask_id, ""))
 
     # --- from clients -----------------------------------------------------------------------

@@ -152,7 +152,7 @@ class LinkView(Struct, frozen=True):
     up: bool
     """Whether it can carry this connection (its family) now."""
     default: bool = False
-    """The connection leaves over it if it is allowed, and not routed."""
+    """The connection leaves over it if it is allowed, and not routed (`arbiter run-via` too)."""
     metered: bool | None = None
     roaming: bool | None = None
     price: str = ""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from arbiter import protocol
 from arbiter.answers import offered
-from arbiter.asks import OpenAsk
+from arbiter.asks import Example, OpenAsk
 from arbiter.events import Report
 from arbiter.model import (
     App,
@@ -134,16 +134,18 @@ def _ask(
 
 
 def link_views(
-    ways: Ways, packet: Packet, used: Mapping[str, int], left: Mapping[str, int]
+    ways: Ways, example: Example, used: Mapping[str, int], left: Mapping[str, int]
 ) -> tuple[protocol.LinkView, ...]:
     """The links as a route answer may name them; by link `used`, the bytes of this program, and
     `left`, those of the budget."""
-    default = ways.default(packet)
+    packet = example.packet
+    run, default = ways.run_of(example.owner), ways.default(packet)
+    over = run.via if run is not None else default.name if default is not None else ""
     return tuple(
         protocol.LinkView(
             name=link.name,
             up=link.reaches(packet.flow.daddr),
-            default=default is not None and link.name == default.name,
+            default=link.name == over,
             metered=link.metered,
             roaming=link.roaming,
             price=link.price,

@@ -214,7 +214,8 @@ def ask_links(card: Card) -> list[str]:
         if name in known:
             words = link_words(card.ask, known[name])
         digit = place + 1 if place < len(card.links) - 1 else 0
-        lines.append(f"{digit} {render.tidy(name)}" + (f": {words}" if words else ""))
+        default = " (default)" if name in known and known[name].default else ""
+        lines.append(f"{digit} {render.tidy(name)}{default}" + (f": {words}" if words else ""))
     return lines
 
 

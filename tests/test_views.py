@@ -25,6 +25,7 @@ from arbiter.model import (
     App,
     AppKind,
     Decision,
+    Link,
     NoOwner,
     NoOwnerReason,
     Owner,
@@ -34,7 +35,8 @@ from arbiter.model import (
 )
 from arbiter.protocol import Choice
 from arbiter.rules import Entry, Layer, conditions, parse
-from arbiter.views import ask_message, record_of
+from arbiter.views import ask_message, link_views, record_of
+from arbiter.ways import Run, Ways
 
 LINKS = (protocol.LinkView("wifi", True), protocol.LinkView("lte", False))
 
@@ -308,3 +310,22 @@ def test_a_record_keeps_a_command_line_without_loss(argv: tuple[str, ...]) -> No
     record = record_of(report(owner=owner(one)))
     assert record.argv.isascii()
     assert tuple(json.loads(record.argv)) == argv
+
+
+def test_links_are_shown_with_their_state_for_this_connection_and_its_program() -> None:
+    ways = Ways()
+    ways.change(
+        (
+            Link("wifi", 1, "wlan0", index=2, metered=False, up6=False),
+            Link("lte", 2, "wwan0", index=3, metered=True, price="0.02 EUR/MB", budget="1 GB/day"),
+        )
+    )
+    ask = open_ask(daddr=SERVER6, outdev=2)
+    views = link_views(ways, ask.example, {"lte": 7}, {"lte": 0})
+    assert views == (
+        protocol.LinkView("wifi", False, True, False),
+        protocol.LinkView("lte", True, False, True, None, "0.02 EUR/MB", "1 GB/day", 0, 7),
+    )
+    ways.start_run(Run((100, 1000), 1000, "lte"))
+    views = link_views(ways, ask.example, {}, {})
+    assert [view.default for view in views] == [False, True], "it is run-via lte"

@@ -25,9 +25,7 @@ from arbiter.store import Store, StoreError
 from arbiter.tariff import period_start
 from arbiter.usage import day_of
 
-COLUMNS = (
-    "nr", "name", "interface", "kind", "IPv4 by", "IPv6 by", "metered", "price", "month", "left",
-)  # fmt: skip
+COLUMNS = ("name", "interface", "kind", "carries", "metered", "price", "month", "left")
 
 
 class Money:
@@ -171,29 +169,35 @@ def _nothing(problem: str) -> None:
     """Gateways that may not be looked up, a service that does not answer: less is known."""
 
 
-def _by(up: bool, gateway: bytes, everywhere: bool) -> str:
-    if not up:
-        return "-"
-    if not everywhere:
-        return "no default"
-    return address_text(gateway) if gateway else "on link"
+def _carries(link: FoundLink) -> str:
+    """`IPv4, IPv6`, `IPv4 to 2 networks`, or `down`."""
+    families = (("IPv4", link.up4, link.reach4), ("IPv6", link.up6, link.reach6))
+    found = [
+        name if reach is None else f"{name} to {len(reach)} network{'s' * (len(reach) != 1)}"
+        for name, up, reach in families
+        if up
+    ]
+    return ", ".join(found) or "down"
+
+
+def _left(left: int | None, link: FoundLink) -> str:
+    if left is None:
+        return ""
+    return f"{size_text(left)} of {link.budget}" if left else f"over {link.budget}"
 
 
 def _row(link: FoundLink, money: Money) -> tuple[str, ...]:
-    left = money.left(link)
+    left, month = money.left(link), money.month(link)
     metered = ("yes" if link.metered else "no") + (" (guess)" if "guess" in link.metered_by else "")
-    month = money.month(link)
     return (
-        str(link.number),
         link.name,
         link.interface,
         link.kind.value + (", roaming" if link.roaming else ""),
-        _by(link.up4, link.gateway4, link.reach4 is None),
-        _by(link.up6, link.gateway6, link.reach6 is None),
+        _carries(link),
         metered,
         str(link.price or ""),
         size_text(month) if month else "",
-        "" if left is None else f"{size_text(left)} of {link.budget}",
+        _left(left, link),
     )
 
 
