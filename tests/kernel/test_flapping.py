@@ -1,8 +1,8 @@
 """A thousand connections by twenty programs over three links that go down and come back.
 
-Each program has a rule: strict, a list, a list that ends in `any`, allow, deny. What was on the
-wire decides: no program on a link that it may not use, none with another link's source. Every
-connect() must end, well or not, within LIMIT.
+Each program has a rule: strict, a list, a list that ends in `any`, deny. What was on the wire
+decides: no program on a link that it may not use, none with another link's source. Every connect()
+must end, well or not, within LIMIT.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,13 @@ from arbiter.lab import Lab, LinkConfig
 from arbiter.lab.config import LINKS, SERVER4, SERVER6
 
 LIMIT = 4.0
-"""Seconds a connect() may take: a SYN is lost with its link, TCP sends the next after 1 s and 3 s
-(RFC 6298 2.1, tcp_retries), and the daemon ends the sockets of a link within half a second."""
+"""Seconds a connect() may take: a SYN can be lost with its link; TCP sends the next after a second
+(RFC 6298 2.1), and again, and the daemon ends the sockets of a lost link within half a second."""
+AWAY = 1.5
+"""Seconds after which a lost link comes back. The reset of a refused SYN goes to the SYN's own
+source: while that address is gone from the machine, the program only hears its next SYN's."""
+LONGEST = 35.0
+"""Seconds for all of it; who is not done by then hangs."""
 EACH = 50
 PORTS = 20_000
 """Program n has the source ports PORTS + 100 n to + EACH: they survive masquerading, and so name
@@ -38,15 +44,15 @@ RULES = (
     ("route via=lte,usb", frozenset({"lte", "usb"})),
     ("route via=usb,wifi", frozenset({"wifi", "usb"})),
     ("route via=usb,lte,wifi", ALL),
+    ("route via=wifi,any", ALL),
     ("route via=lte,any", ALL),
     ("route via=usb,any", ALL),
-    ("allow", ALL),
-    ("allow", ALL),
+    ("route via=usb,any", ALL),
     ("deny", frozenset[str]()),
     ("deny", frozenset[str]()),
 )
-"""Each program's decision, and the links on which it may be seen. `any` and allow: the default
-route, which is whichever of the three is up."""
+"""Each program's decision, and the links on which it may be seen. `any`: the default route,
+which is whichever of the three is up."""
 assert len(RULES) == 20
 
 PROGRAM = """
@@ -56,7 +62,7 @@ rng = random.Random(seed)
 family = socket.AF_INET6 if ":" in server else socket.AF_INET
 for number in range(count):
     sock = socket.socket(family)
-    sock.settimeout(30)
+    sock.settimeout(10)
     sock.bind(("", first + number))
     began = time.monotonic()
     try:
@@ -86,7 +92,7 @@ class Flapping:
 
     def __init__(self, lab: Lab, rng: random.Random) -> None:
         self.lab, self.rng = lab, rng
-        self.down: dict[str, str] = {}
+        self.down: dict[str, tuple[str, float]] = {}
         self.done: Counter[str] = Counter()
         for link in LINKS:  # or its gateway would lose its IPv6 addresses with the carrier
             keep = "net.ipv6.conf.access0.keep_addr_on_down=1"
@@ -99,11 +105,14 @@ class Flapping:
     def flap(self) -> None:
         """One link changes: up if it is down, else down, in one of three ways."""
         link = self.rng.choice(LINKS)
+        for late in LINKS:
+            if late.name in self.down and time.monotonic() - self.down[late.name][1] > AWAY - 0.5:
+                link = late
         if link.name in self.down:
             self.mend(link)
             return
         how = self.rng.choice(["admin", "carrier", "addresses"])
-        self.down[link.name] = how
+        self.down[link.name] = how, time.monotonic()
         self.done[how] += 1
         if how == "admin":
             self.ip(["ip", "link", "set", link.interface, "down"])
@@ -113,20 +122,21 @@ class Flapping:
             self.ip(["ip", "addr", "flush", "dev", link.interface])
 
     def mend(self, link: LinkConfig) -> None:
-        if self.down.pop(link.name, "") == "carrier":
+        if self.down.pop(link.name, ("", 0.0))[0] == "carrier":
             self.ip(["ip", "link", "set", "access0", "up"], link.name)
         self.lab.mend(link.name)
 
 
-@pytest.fixture
-def three() -> Iterator[Lab]:
-    with Lab(f"f{os.getpid()}", LINKS) as lab:
-        yield lab
+@dataclass
+class Run:
+    """What became of it: for each program its (end, seconds of connect()), and what was sent."""
 
-
-def program_of(frame: Frame) -> int | None:
-    number = (frame.sport - PORTS) // 100
-    return number if frame.proto == 6 and 0 <= number < len(RULES) else None
+    ends: list[list[tuple[str, float]]]
+    frames: list[tuple[int, Frame]]
+    """Program and frame, where a frame is a program's."""
+    held: int
+    counters: Mapping[str, int]
+    told: str
 
 
 def interpreter(arbiter: Arbiter, script: Path) -> str:
@@ -138,80 +148,107 @@ def interpreter(arbiter: Arbiter, script: Path) -> str:
     return app.removesuffix(str(script))
 
 
-def say(text: str) -> None:
-    """Shown by pytest with a failure, and with -s."""
-    sys.stdout.write(f"{text}\n")
-
-
-def test_a_thousand_connections_over_flapping_links_stay_where_they_may_be_and_end(
-    three: Lab, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Twenty programs and flapping links, once; ARBITER_SEED repeats a run's flapping."""
     seed = int(os.environ.get("ARBITER_SEED") or random.randrange(1 << 32))
-    say(f"seed {seed}: ARBITER_SEED={seed} repeats the flapping")
     rng = random.Random(seed)
-    scripts = [tmp_path / f"program{n:02}.py" for n in range(len(RULES))]
-    with Arbiter(three, tmp_path) as arbiter, Capture(three) as wire:
+    home = tmp_path_factory.mktemp("flapping")
+    scripts = [home / f"program{n:02}.py" for n in range(len(RULES))]
+    with (
+        Lab(f"f{os.getpid()}", LINKS) as lab,
+        Arbiter(lab, home) as arbiter,
+        Capture(lab) as wire,
+    ):
         for script in scripts:
             script.write_text(PROGRAM)
         run_by = interpreter(arbiter, scripts[0])
         for script, (decision, _) in zip(scripts, RULES, strict=True):
             arbiter.add(f"{decision} app={run_by}{script}")
-        flapping = Flapping(three, rng)
+        flapping = Flapping(lab, rng)
         programs = []
         for number, script in enumerate(scripts):
             server = (SERVER4, SERVER6)[number % 2]
             argv = [str(PORTS + 100 * number), str(EACH), server, f"{seed} {number}"]
             programs.append(arbiter.program(sys.executable, str(script), *argv))
-        until = time.monotonic() + 60
-        while any(program.poll() is None for program in programs):
-            if time.monotonic() > until:
-                break
+        until = time.monotonic() + LONGEST
+        while any(program.poll() is None for program in programs) and time.monotonic() < until:
             flapping.flap()
             time.sleep(rng.uniform(0.2, 0.4))
         for link in LINKS:
             flapping.mend(link)
         for program in programs:
             program.kill()
-        ends = [
-            [json.loads(line) for line in program.communicate()[0].splitlines()]
-            for program in programs
-        ]
+        outputs = [program.communicate()[0] for program in programs]
         status = arbiter.status()
         frames = wire.sent()
-
-    say(f"links lost: {dict(flapping.done)}; frames: {len(frames)}")
+    ends = [[tuple(json.loads(line)) for line in output.splitlines()] for output in outputs]
+    told = [f"ARBITER_SEED={seed}; links lost: {dict(flapping.done)}; {len(frames)} frames"]
     for (decision, _), results in zip(RULES, ends, strict=True):
         slowest = max((took for _, took in results), default=0.0)
-        say(f"{decision:24} slowest {slowest:.2f} s {dict(Counter(end for end, _ in results))}")
-    assert [len(results) for results in ends] == [EACH] * len(RULES)
+        told.append(f"{decision:24} {slowest:5.2f} s {dict(Counter(end for end, _ in results))}")
+    mine = [(number, f) for f in frames for number in program_of(f)]
+    return Run(ends, mine, status.held, status.counters, "\n".join(told))
 
-    # Where nobody may be.
+
+@pytest.fixture(autouse=True)
+def tell(run: Run) -> None:
+    """The seed and the slowest connects, with -s and beside a failure."""
+    sys.stdout.write(f"\n{run.told}\n")
+
+
+def program_of(frame: Frame) -> list[int]:
+    """The program that sent it; none for what is no program's."""
+    number = (frame.sport - PORTS) // 100
+    return [number] if frame.proto == 6 and 0 <= number < len(RULES) else []
+
+
+def test_no_program_is_ever_seen_on_a_link_that_it_may_not_use(run: Run) -> None:
+    strays = [(RULES[n][0], frame) for n, frame in run.frames if frame.link not in RULES[n][1]]
+    assert strays == []
+    # And they were seen where they may be: this test would otherwise be content with silence.
+    links: dict[int, set[str]] = {}
+    for number, frame in run.frames:
+        links.setdefault(number, set()).add(frame.link)
+    for number, (decision, allowed) in enumerate(RULES):
+        seen = links.get(number, set())
+        assert seen == allowed if len(allowed) <= 2 else seen <= allowed, (decision, seen)
+
+
+def test_what_is_routed_has_its_links_source(run: Run) -> None:
     own = {link.name: {link.host4, link.host6} for link in LINKS}
-    strays = [f for f in frames if (n := program_of(f)) is not None and f.link not in RULES[n][1]]
-    assert strays == [], "a program was seen on a link it may not use"
     foreign = [
-        f
-        for f in frames
-        if (n := program_of(f)) is not None
-        and RULES[n][0].startswith("route")
-        and not RULES[n][0].endswith("any")
-        and f.source not in own[f.link]
+        (RULES[n][0], frame)
+        for n, frame in run.frames
+        if not RULES[n][0].endswith("any") and frame.source not in own[frame.link]
     ]
-    assert foreign == [], "a routed packet had another link's source"
+    assert foreign == []
 
-    # And where they had to get through: this test would otherwise be content with silence.
-    seen = Counter(n for f in frames if (n := program_of(f)) is not None and f.syn)
-    for number, (decision, links) in enumerate(RULES):
-        assert bool(seen[number]) == bool(links), decision
-        connected = sum(end == "connected" for end, _ in ends[number])
-        assert connected == 0 if not links else connected >= EACH // 5, (decision, connected)
 
-    slow = [
-        (decision, end, round(took, 2))
-        for (decision, _), results in zip(RULES, ends, strict=True)
-        for end, took in results
-        if took > LIMIT
-    ]
-    assert slow == [], f"connect() took more than {LIMIT} s"
-    assert status.held == 0
-    assert status.counters["dropped_full"] == status.counters["dropped_socket"] == 0
+def slow(run: Run, which: Callable[[str], bool]) -> list[tuple[str, str, float]]:
+    """The connects of the programs with such a rule that took too long, or were never made."""
+    found = []
+    for (decision, _), results in zip(RULES, run.ends, strict=True):
+        if which(decision):
+            found += [(decision, end, round(took, 2)) for end, took in results if took > LIMIT]
+            if len(results) < EACH:
+                found.append((decision, f"only {len(results)} of {EACH}", LONGEST))
+    return found
+
+
+def test_every_connect_over_chosen_links_ends_within_the_limit(run: Run) -> None:
+    assert slow(run, lambda decision: not decision.endswith("any")) == []
+    for (decision, allowed), results in zip(RULES, run.ends, strict=True):
+        connected = sum(end == "connected" for end, _ in results)
+        # Each link is there for half of the time, or a little more.
+        assert connected >= EACH // 10 if allowed else connected == 0, (decision, connected)
+
+
+def test_every_connect_with_any_at_the_end_of_its_list_ends_within_the_limit(run: Run) -> None:
+    assert slow(run, lambda decision: decision.endswith("any")) == []
+
+
+def test_nothing_is_left_waiting_and_nothing_was_lost_on_the_way(run: Run) -> None:
+    assert run.held == 0
+    assert run.counters["dropped_full"] == run.counters["dropped_socket"] == 0
+    assert run.counters["records_lost"] == 0
