@@ -94,6 +94,8 @@ class Flapping:
         self.lab, self.rng = lab, rng
         self.down: dict[str, tuple[str, float]] = {}
         self.done: Counter[str] = Counter()
+        self.bare: list[tuple[str, float]] = []
+        """When which link lost its addresses."""
         for link in LINKS:  # or its gateway would lose its IPv6 addresses with the carrier
             keep = "net.ipv6.conf.access0.keep_addr_on_down=1"
             self.ip(["sysctl", "-qw", keep], link.name)
@@ -119,6 +121,7 @@ class Flapping:
         elif how == "carrier":
             self.ip(["ip", "link", "set", "access0", "down"], link.name)
         else:
+            self.bare.append((link.name, time.monotonic()))
             self.ip(["ip", "addr", "flush", "dev", link.interface])
 
     def mend(self, link: LinkConfig) -> None:
@@ -134,6 +137,7 @@ class Run:
     ends: list[list[tuple[str, float]]]
     frames: list[tuple[int, Frame]]
     """Program and frame, where a frame is a program's."""
+    bare: list[tuple[str, float]]
     held: int
     counters: Mapping[str, int]
     told: str
@@ -188,7 +192,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         slowest = max((took for _, took in results), default=0.0)
         told.append(f"{decision:24} {slowest:5.2f} s {dict(Counter(end for end, _ in results))}")
     mine = [(number, f) for f in frames for number in program_of(f)]
-    return Run(ends, mine, status.held, status.counters, "\n".join(told))
+    return Run(ends, mine, flapping.bare, status.held, status.counters, "\n".join(told))
 
 
 @pytest.fixture(autouse=True)
@@ -216,13 +220,22 @@ def test_no_program_is_ever_seen_on_a_link_that_it_may_not_use(run: Run) -> None
 
 
 def test_what_is_routed_has_its_links_source(run: Run) -> None:
+    """But for IPv6 in the moment after a link lost its addresses: the kernel then masquerades with
+    another interface's (ipv6_dev_get_saddr, net/ipv6/addrconf.c), until arbiter has seen it."""
     own = {link.name: {link.host4, link.host6} for link in LINKS}
     foreign = [
         (RULES[n][0], frame)
         for n, frame in run.frames
         if not RULES[n][0].endswith("any") and frame.source not in own[frame.link]
     ]
-    assert foreign == []
+    late = [
+        (decision, frame)
+        for decision, frame in foreign
+        if ":" not in frame.source
+        or not any(link == frame.link and 0 < frame.at - at < 1.0 for link, at in run.bare)
+    ]
+    assert late == []
+    assert len(foreign) < len(run.frames) / 50
 
 
 def slow(run: Run, which: Callable[[str], bool]) -> list[tuple[str, str, float]]:
