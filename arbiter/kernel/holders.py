@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
@@ -26,6 +27,10 @@ _MAX_READS = 500
 """Readlinks of one quick search: about 0.5 ms, then a full scan has to tell."""
 _MAX_LISTED = 256
 """Descriptors of one process looked at by a quick search."""
+_MAX_KNOWN = 16384
+_KNOWN_SECONDS = 1.0
+"""How long what a search read is not read again: a program that opens thousands of sockets at once
+would have the same descriptors read for each of them."""
 
 
 class Holder(Struct, frozen=True):
@@ -74,6 +79,10 @@ class Holders:
         self._recent: OrderedDict[int, _Recent] = OrderedDict()
         self._usual: OrderedDict[int, list[int]] = OrderedDict()
         """Of a uid: the last three different descriptors its sockets had, the newest first."""
+        self._known: dict[str, tuple[int, int]] = {}
+        """Socket → where a search of whole tables saw it. Verified before it is used."""
+        self._read: set[tuple[int, int]] = set()
+        self._known_until = 0.0
         self._loadavg = os.open(f"{proc}/loadavg", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -121,6 +130,9 @@ class Holders:
         return self._family(pid, fd, target, inode)
 
     def _search(self, target: str, uid: int, fresh: bool) -> tuple[int, int] | None:
+        seen = self._known.get(target)
+        if seen is not None and self._is(*seen, target):
+            return self._process(seen[0]), seen[1]
         others: list[tuple[int, int]] = []
         tried = 0
         for pid, entry in reversed(self._recent.items()):
@@ -149,6 +161,11 @@ class Holders:
         recent = list(reversed(self._recent.items()))
         same = [pid for pid, entry in recent if entry.uid == uid]
         rest = [pid for pid, entry in recent if entry.uid != uid]
+        now = time.monotonic()
+        if now > self._known_until or len(self._read) > _MAX_KNOWN:
+            self._known.clear()
+            self._read.clear()
+            self._known_until = now + _KNOWN_SECONDS
         budget = _MAX_READS
         for pid in dict.fromkeys([*newest[:4], *same[:4], *newest[4:], *same[4:], *rest]):
             try:
@@ -157,8 +174,13 @@ class Holders:
                 continue
             if not fds:
                 self._recent.pop(pid, None)  # it has gone
-            for fd in fds[:_MAX_LISTED]:
-                if self._is(pid, fd, target):
+            unread = (fd for fd in fds if (pid, fd) not in self._read)
+            for fd in itertools.islice(unread, _MAX_LISTED):
+                link = _link(f"{self._proc}/{pid}/fd/{fd}")
+                self._read.add((pid, fd))
+                if link.startswith("socket:"):
+                    self._known[link] = pid, fd
+                if link == target:
                     return self._process(pid), fd
                 budget -= 1
                 if budget == 0:

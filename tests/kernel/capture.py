@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -50,9 +51,11 @@ class Frame:
     """Bytes, IP header included; a segmented send is one frame of up to 64 KB on a veth."""
     icmp: int = -1
     """ICMP or ICMPv6 type."""
+    at: float = 0.0
+    """time.monotonic() when it was read: a little after it passed."""
 
 
-def decode(link: str, up: bool, data: bytes) -> Frame | None:
+def decode(link: str, up: bool, data: bytes, at: float = 0.0) -> Frame | None:
     """None for what is not IP: ARP."""
     ip = dpkt.ethernet.Ethernet(data).data
     if not isinstance(ip, dpkt.ip.IP | dpkt.ip6.IP6):
@@ -65,11 +68,11 @@ def decode(link: str, up: bool, data: bytes) -> Frame | None:
         options = dict(dpkt.tcp.parse_opts(part.opts)) if part.flags & dpkt.tcp.TH_SYN else {}
         mss = int.from_bytes(options.get(dpkt.tcp.TCP_OPT_MSS, b""), "big")
         syn = bool(part.flags & dpkt.tcp.TH_SYN)
-        return Frame(link, up, *ends, proto, part.sport, part.dport, syn, mss, size)
+        return Frame(link, up, *ends, proto, part.sport, part.dport, syn, mss, size, at=at)
     if isinstance(part, dpkt.udp.UDP):
-        return Frame(link, up, *ends, proto, part.sport, part.dport, size=size)
+        return Frame(link, up, *ends, proto, part.sport, part.dport, size=size, at=at)
     kind = part.type if isinstance(part, dpkt.icmp.ICMP | dpkt.icmp6.ICMP6) else -1
-    return Frame(link, up, *ends, proto, size=size, icmp=kind)
+    return Frame(link, up, *ends, proto, size=size, icmp=kind, at=at)
 
 
 class Capture:
@@ -82,7 +85,7 @@ class Capture:
         self._lab = lab
         self._links = links or tuple(link.name for link in lab.config.links)
         self._sockets: dict[socket.socket, str] = {}
-        self._raw: list[tuple[str, bool, bytes]] = []
+        self._raw: list[tuple[str, bool, bytes, float]] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -127,7 +130,8 @@ class Capture:
                 assert error.errno == errno.ENETDOWN, error
                 continue
             with self._lock:
-                self._raw.append((self._sockets[sock], address[2] != _PACKET_OUTGOING, data))
+                up = address[2] != _PACKET_OUTGOING
+                self._raw.append((self._sockets[sock], up, data, time.monotonic()))
 
     def frames(self, *links: str) -> list[Frame]:
         """All of these links' (of all, if none), in order; without neighbour discovery and MLD."""

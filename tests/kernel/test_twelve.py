@@ -250,7 +250,7 @@ def test_04_a_foreign_table_added_and_deleted_in_a_prompt_costs_no_connection(
         assert arbiter.asks() == []
 
 
-@pytest.mark.parametrize("answer", ["route via=lte,any", "route via=wifi", "deny"])
+@pytest.mark.parametrize("answer", ["route via=lte,any", "route via=wifi", "deny", "allow"])
 def test_04_the_default_link_lost_in_a_prompt_hangs_nobody(
     clean_lab: Lab, tmp_path: Path, answer: str
 ) -> None:
@@ -263,7 +263,8 @@ def test_04_the_default_link_lost_in_a_prompt_hangs_nobody(
         done = arbiter.command("answer", str(ask["id"]), answer, "--for", "forever")
         assert done.returncode == 0, done.stderr
         code, output = finish(program, 10)
-        assert code == (0 if "lte" in answer else 7), output
+        if answer != "allow":  # then either end will do, but an end
+            assert code == (0 if "lte" in answer else 7), output
         assert wire.frames("wifi") == []
         assert {frame.source for frame in wire.sent("lte")} <= {LTE.host4}
         assert arbiter.asks() == []
@@ -305,18 +306,21 @@ asyncio.run(all())
 def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
     clean_lab: Lab, tmp_path: Path
 ) -> None:
-    with Arbiter(clean_lab, tmp_path, settings="deadline = 120.0\nask_ttl = 600.0\n") as arbiter:
+    """Half of the room is one user's: what is over it is dropped as if lost, and sent again.
+    Another user's question comes through all the same."""
+    with Arbiter(clean_lab, tmp_path, settings="deadline = 120.0\n") as arbiter:
         flood = arbiter.program(*python(FLOOD, SERVER4))
-        eventually(lambda: arbiter.status().held == 4096, 30)
-        other = arbiter.program(*curl(SERVER4))
-        eventually(lambda: len(arbiter.asks()) == 2 or arbiter.counter("queued") > 5000, 20)
-        (ask,) = [a for a in arbiter.asks() if a["processes"][0]["pid"] == flood.pid]
-        done = arbiter.command("answer", str(ask["id"]), "allow", "--for", "forever")
-        assert done.returncode == 0, done.stderr
+        eventually(lambda: arbiter.counter("queued") >= 5000, 60)
+        (ask,) = arbiter.asks()
+        other = clean_lab.popen(curl(SERVER4), user="nobody", stdout=subprocess.PIPE, text=True)
+        eventually(lambda: [a for a in arbiter.asks() if a["user"] == "nobody"], 20)
+        for one in arbiter.asks():
+            done = arbiter.command("answer", str(one["id"]), "allow", "--for", "forever")
+            assert done.returncode == 0, done.stderr
         assert finish(flood, 60) == (0, "5000\n")
-        arbiter.answer("allow")
         assert finish(other)[0] == 0
-        assert arbiter.status().held == 0
+        assert ask["id"] == 1
+        assert (arbiter.asks(), arbiter.status().held) == ([], 0)
 
 
 # --- 5: marks of others -----------------------------------------------------------------------
