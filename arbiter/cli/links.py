@@ -3,61 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from arbiter.accounts import local_zone
-from arbiter.budgets import Totals, first_day, size_text, standing
-from arbiter.bus import FactsWatch
+from arbiter.budgets import size_text
 from arbiter.cli.common import CONFIG, STATE, db_option, fail, json_option, show_json, table
+from arbiter.cli.linklook import Look, Money, link_object
 from arbiter.cli.linkusage import usage
-from arbiter.kernel.rtnl import LinkWatch
-from arbiter.linkfiles import LinkFile
-from arbiter.linkkeeper import own_tables
-from arbiter.links import FoundLink, assemble
+from arbiter.cli.linkwatch import follow
+from arbiter.links import FoundLink
 from arbiter.linkstate import read_files, read_numbers
-from arbiter.model import address_text
-from arbiter.rules.words import quote
-from arbiter.store import Store, StoreError
-from arbiter.tariff import period_start
-from arbiter.usage import day_of
 
 COLUMNS = ("name", "interface", "kind", "carries", "metered", "price", "month", "left")
-
-
-class Money:
-    """What was used this month, and what is left of budgets; nothing where there is no database."""
-
-    def __init__(self, db: Path) -> None:
-        self._zone, self._wall = local_zone(), time.time()
-        self._totals = Totals()
-        self.problem = ""
-        if not db.exists():
-            return
-        try:
-            with Store.open(db, readonly=True) as store:
-                rows = store.usage(first_day(self._wall, self._zone))
-        except StoreError as error:
-            self.problem = str(error)
-            return
-        self._totals.load(rows, day_of(self._wall, self._zone))
-
-    def month(self, link: FoundLink) -> int:
-        """Bytes over it, or by its SIM, this month."""
-        month = day_of(self._wall, self._zone)[:8] + "01"
-        return self._totals.carried(link.name, link.sim, month)
-
-    def left(self, link: FoundLink) -> int | None:
-        """Bytes left of its budget in this period; None without one."""
-        if link.budget is None:
-            return None
-        since = day_of(period_start(link.budget, self._wall, self._zone), self._zone)
-        used = self._totals.carried(link.name, link.sim, since)
-        found = standing(link.budget, link.over_budget, used, self._wall, self._zone, None)
-        return found.left
 
 
 @click.group(invoke_without_command=True)
@@ -113,60 +71,12 @@ def links(
     if watch:
         for problem in problems:
             click.echo(f"arbiter: {problem}", err=True)
-        from arbiter.cli.linkwatch import follow
-
         follow(look, db, as_json)
     if problems:
         fail("\n".join(problems))
 
 
 links.add_command(usage)
-
-
-class Look:
-    """Interfaces and facts, joined to links: once, or as they change."""
-
-    def __init__(self, known: Mapping[str, int], files: tuple[LinkFile, ...]) -> None:
-        self._known, self._files = known, files
-        self._changed = asyncio.Event()
-        self._interfaces = LinkWatch(lambda _: self._news(), _nothing, own_tables=own_tables())
-        self._facts = FactsWatch(lambda _: self._news(), _nothing)
-
-    def _news(self) -> None:
-        self._changed.set()
-
-    async def start(self) -> None:
-        """Follow what changes. Raises OSError."""
-        await self._interfaces.start()
-        await self._facts.start()
-
-    async def close(self) -> None:
-        """Stop."""
-        await self._facts.close()
-        await self._interfaces.close()
-
-    async def once(self) -> tuple[FoundLink, ...]:
-        """The links now. Raises OSError."""
-        await self.start()
-        try:
-            return self.links()
-        finally:
-            await self.close()
-
-    async def next(self) -> tuple[FoundLink, ...]:
-        """The links after the next change."""
-        await self._changed.wait()
-        self._changed.clear()
-        return self.links()
-
-    def links(self) -> tuple[FoundLink, ...]:
-        """The links as last seen."""
-        interfaces, facts = self._interfaces.interfaces, self._facts.facts
-        return assemble(interfaces, self._files, self._known, facts)
-
-
-def _nothing(problem: str) -> None:
-    """Gateways that may not be looked up, a service that does not answer: less is known."""
 
 
 def _carries(link: FoundLink) -> str:
@@ -199,32 +109,3 @@ def _row(link: FoundLink, money: Money) -> tuple[str, ...]:
         size_text(month) if month else "",
         _left(left, link),
     )
-
-
-def link_object(link: FoundLink, money: Money) -> dict[str, object]:
-    """A link for programs."""
-    return {
-        "number": link.number,
-        "name": link.name,
-        "interface": link.interface,
-        "kind": link.kind.value,
-        "up4": link.up4,
-        "up6": link.up6,
-        "gateway4": address_text(link.gateway4) if link.gateway4 else None,
-        "gateway6": address_text(link.gateway6) if link.gateway6 else None,
-        "mtu": link.mtu,
-        "dns": [address_text(server) for server in link.dns],
-        "metered": link.metered,
-        "metered_by": link.metered_by,
-        "roaming": link.roaming,
-        "sim": link.sim or None,
-        "operator": link.operator or None,
-        "apn": link.apn or None,
-        "networks": list(map(quote, link.networks)),
-        "price": str(link.price) if link.price else None,
-        "budget": str(link.budget) if link.budget else None,
-        "over_budget": link.over_budget.value if link.budget else None,
-        "left_bytes": money.left(link),
-        "month_bytes": money.month(link),
-        "file": link.file or None,
-    }

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from arbiter.cli.common import fail
-from arbiter.cli.links import Look, Money, link_object
+from arbiter.cli.linklook import Look, Money, link_object
 from arbiter.linkkeeper import link_of
 from arbiter.linknews import news
 from arbiter.links import FoundLink
