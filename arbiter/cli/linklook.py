@@ -54,34 +54,26 @@ class Money:
 
 
 class Look:
-    """Interfaces and facts, joined to links: once, or as they change."""
+    """Interfaces and facts, joined to links: once, or as they change. In one event loop."""
 
     def __init__(self, known: Mapping[str, int], files: tuple[LinkFile, ...]) -> None:
         self._known, self._files = known, files
         self._changed = asyncio.Event()
-        self._interfaces = LinkWatch(lambda _: self._news(), _nothing, own_tables=own_tables())
-        self._facts = FactsWatch(lambda _: self._news(), _nothing)
+        self._interfaces = LinkWatch(self._news, _nothing, own_tables=own_tables())
+        self._facts = FactsWatch(self._news, _nothing)
 
-    def _news(self) -> None:
+    def _news(self, _: object) -> None:
         self._changed.set()
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Look:
         """Follow what changes. Raises OSError."""
         await self._interfaces.start()
         await self._facts.start()
+        return self
 
-    async def close(self) -> None:
-        """Stop."""
+    async def __aexit__(self, *_: object) -> None:
         await self._facts.close()
         await self._interfaces.close()
-
-    async def once(self) -> tuple[FoundLink, ...]:
-        """The links now. Raises OSError."""
-        await self.start()
-        try:
-            return self.links()
-        finally:
-            await self.close()
 
     async def next(self) -> tuple[FoundLink, ...]:
         """The links after the next change."""

@@ -54,9 +54,8 @@ def links(
     except OSError:
         known = {}  # not everybody may look into the state directory; the names are the same
     files, problems = read_files(config / "links.d")
-    look = Look(known, files)
     try:
-        found = asyncio.run(look.once())
+        found = asyncio.run(_now(Look(known, files)))
     except OSError as error:
         fail(f"the kernel's links cannot be read: {error.strerror or error}")
     money = Money(db)
@@ -71,12 +70,17 @@ def links(
     if watch:
         for problem in problems:
             click.echo(f"arbiter: {problem}", err=True)
-        follow(look, db, as_json)
+        follow(lambda: Look(known, files), db, as_json)
     if problems:
         fail("\n".join(problems))
 
 
 links.add_command(usage)
+
+
+async def _now(look: Look) -> tuple[FoundLink, ...]:
+    async with look:
+        return look.links()
 
 
 def _carries(link: FoundLink) -> str:

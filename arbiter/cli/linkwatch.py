@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ from arbiter.links import FoundLink
 from arbiter.model import Link
 
 
-def follow(look: Look, db: Path, as_json: bool) -> None:
+def follow(look: Callable[[], Look], db: Path, as_json: bool) -> None:
     """Say each change until Ctrl-C: a sentence, or with `as_json` all links in one line."""
     with contextlib.suppress(KeyboardInterrupt):
         try:
@@ -27,9 +28,8 @@ def follow(look: Look, db: Path, as_json: bool) -> None:
             fail(f"the kernel's links cannot be watched: {error.strerror or error}")
 
 
-async def _follow(look: Look, db: Path, as_json: bool) -> None:
-    await look.start()
-    try:
+async def _follow(make: Callable[[], Look], db: Path, as_json: bool) -> None:
+    async with make() as look:
         before: dict[str, Link] | None = None
         while True:
             found = await look.next()
@@ -41,8 +41,6 @@ async def _follow(look: Look, db: Path, as_json: bool) -> None:
                 for text in news(before, now):
                     click.echo(f"{time.strftime('%H:%M:%S')} {text}")
             before = now
-    finally:
-        await look.close()
 
 
 def _by_name(found: tuple[FoundLink, ...]) -> dict[str, Link]:
