@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import pwd
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -24,6 +20,8 @@ from arbiter.cli.common import (
     socket_option,
     table,
 )
+from arbiter.cli.ruleshistory import history, undo
+from arbiter.cli.ruleswords import boot_id, open_store, when
 from arbiter.rules import (
     Entry,
     LifetimeKind,
@@ -33,7 +31,6 @@ from arbiter.rules import (
     over_broad,
     parse,
 )
-from arbiter.store import Store, StoreError
 
 
 @click.group()
@@ -91,7 +88,7 @@ def show(db: Path, as_json: bool) -> None:
         click.echo("no rules are remembered")
     else:
         rows = (
-            (str(e.id), format_rule(e.rule), e.by, e.frontend, _when(e.created), _ends(e))
+            (str(e.id), format_rule(e.rule), e.by, e.frontend, when(e.created), _ends(e))
             for e in entries
         )
         table(("id", "rule", "by", "from", "since", "ends"), rows)
@@ -118,16 +115,8 @@ def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
         click.echo(f"removed rule {id}: {format_rule(known[id].rule)}")
 
 
-@contextmanager
-def open_store(db: Path, *, readonly: bool = False) -> Iterator[Store]:
-    """The database, with its errors told to the person; exit code 1."""
-    try:
-        with Store.open(db, readonly=readonly, create=not readonly) as store:
-            yield store
-    except StoreError as error:
-        fail(str(error))
-    except sqlite3.Error as error:
-        fail(f"{db}: {error}")
+rules.add_command(history)
+rules.add_command(undo)
 
 
 def _unknown_user(user: str) -> str:
@@ -138,11 +127,6 @@ def _unknown_user(user: str) -> str:
     except KeyError:
         return f"there is no user {user!r} on this machine now"
     return ""
-
-
-def boot_id() -> str:
-    """This boot, random(4)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def rule_object(entry: Entry) -> dict[str, object]:
@@ -159,16 +143,9 @@ def rule_object(entry: Entry) -> dict[str, object]:
     }
 
 
-def _when(epoch: float) -> str:
-    try:
-        return datetime.fromtimestamp(epoch).astimezone().strftime("%Y-%m-%d %H:%M")
-    except (ValueError, OverflowError, OSError):  # no day of the calendar: show what is stored
-        return f"{epoch:g}"
-
-
 def _ends(entry: Entry) -> str:
     if entry.expires is not None:
-        return _when(entry.expires)
+        return when(entry.expires)
     if entry.process is not None:
         return f"with process {entry.process[0]}"
     kind = entry.rule.lifetime.kind

@@ -15,9 +15,10 @@ from typing import Self
 from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.rules.words import RuleError
-from arbiter.store import rows, usage
+from arbiter.store import changes, rows, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
+from arbiter.store.history import Step, Undone, again, choose, steps
 from arbiter.store.rows import Author, Change, Remembered
 from arbiter.usage import Batch, OpenFlow, Used
 
@@ -27,10 +28,6 @@ _INSERT_RULE = (
 )
 _SELECT_ENTRY = f"SELECT {rows.ENTRY_COLUMNS} FROM rules"  # noqa: S608  # same
 _IN_FORCE = f"{_SELECT_ENTRY} WHERE retired IS NULL"
-_INSERT_CHANGE = (
-    "INSERT INTO rule_changes (time, rule_id, change, reason, by_user, by_uid, frontend, line)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
 
 
 class Store:
@@ -118,11 +115,11 @@ class Store:
             if not replace_others:
                 self._check_own(replaced, by_uid)
             for id in replaced:
-                self._retire(id, "replaced", created, author)
+                changes.retire(self._db, id, "replaced", created, author)
             id = self._db.execute(_INSERT_RULE, values).lastrowid or 0
             for old in replaced:
                 self._db.execute("UPDATE rules SET replaced_by = ? WHERE id = ?", (id, old))
-            self._log(created, id, "added", "remembered", author, str(row["line"]))
+            changes.log(self._db, created, id, "added", "remembered", author, str(row["line"]))
             entry = rows.entry(self._db.execute(f"{_SELECT_ENTRY} WHERE id = ?", (id,)).fetchone())
             if entry.rule != rule:
                 # A rule must match exactly what was shown: better none than another one.
@@ -158,7 +155,7 @@ class Store:
         """Take rules out of force, and keep them as history. Gives the ids that were in force."""
         author = Author(by, by_uid, frontend)
         with self._write("cannot retire rules", durable=True):
-            return tuple(id for id in ids if self._retire(id, reason, at, author))
+            return tuple(id for id in ids if changes.retire(self._db, id, reason, at, author))
 
     def remove(
         self, id: int, by: str, *, at: float, by_uid: int | None = None, frontend: str = ""
@@ -199,7 +196,7 @@ class Store:
                 if (reason := rows.ended(row, now, boot, session))
             ]
             for id, reason in gone:
-                self._retire(id, reason, now, Author("arbiter"))
+                changes.retire(self._db, id, reason, now, Author("arbiter"))
         return tuple(id for id, _ in gone)
 
     def get(self, id: int) -> Entry | None:
@@ -234,6 +231,33 @@ class Store:
                 (after,),
             ).fetchall()
         return [Change(*row) for row in found]
+
+    def history(self) -> list[Step]:
+        """Every step that changed the rules, in order."""
+        return steps(self.changes())
+
+    def undo(
+        self,
+        step: int | None,
+        now: float,
+        boot: str,
+        *,
+        by: str,
+        by_uid: int | None = None,
+        frontend: str = "",
+    ) -> Undone:
+        """Take a step back (None: the last that can be), all of it or nothing.
+
+        What it added is retired, what it retired is in force again, under a new id and as old as
+        it was; but for rules whose time is over by `now` (epoch seconds), or that were of another
+        `boot` or of a session. Raises StoreError where the rules have changed since.
+        """
+        what = "cannot undo" if step is None else f"cannot undo step {step}"
+        with self._write(what, durable=True):
+            made = self.changes()
+            chosen = choose(steps(made), step, what, self.path)
+            author = Author(by, by_uid, frontend)
+            return undo.take_back(self._db, self.path, chosen, again(made), now, boot, author)
 
     # --- decisions --------------------------------------------------------------------------
 
@@ -319,28 +343,3 @@ class Store:
                 self._db.execute("ROLLBACK")
         except sqlite3.ProgrammingError:
             return  # closed: there is nothing open, and the first error says so
-
-    def _retire(self, id: int, reason: str, at: float, author: Author) -> bool:
-        line = self._db.execute(
-            "UPDATE rules SET retired = ?, retired_by = ?, retired_reason = ?"
-            " WHERE id = ? AND retired IS NULL RETURNING line",
-            (at, utf8(author.by), utf8(reason), id),
-        ).fetchall()
-        if line:
-            self._log(at, id, "retired", reason, author, line[0][0])
-        return bool(line)
-
-    def _log(self, at: float, id: int, change: str, reason: str, author: Author, line: str) -> None:
-        self._db.execute(
-            _INSERT_CHANGE,
-            (
-                at,
-                id,
-                change,
-                utf8(reason),
-                utf8(author.by),
-                author.by_uid,
-                utf8(author.frontend),
-                line,
-            ),
-        )

@@ -1,0 +1,118 @@
+"""Changes of rules as steps: what was done at once, by whom, and how it is taken back. Pure.
+
+A step is what one transaction did (a rule, and those it replaced; a whole import): neighbouring
+changes of one author and one moment. Taking a step back is a step of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from arbiter.store.errors import UnsuitableError
+from arbiter.store.rows import Change
+
+_UNDO = re.compile(r"undo of step ([0-9]+)(?:: rule ([0-9]+))?\Z", re.ASCII)
+"""The reason of a change that takes a step back: the step, and the old id of a rule that is in
+force again."""
+_BY_HAND = frozenset({"remembered", "replaced", "removed", "imported"})
+"""Reasons of what somebody did; rules also end by themselves, and that is not taken back."""
+
+
+class Step(Struct, frozen=True):
+    """One undoable change of the rules."""
+
+    id: int
+    """That of its first change."""
+    time: float
+    by: str
+    by_uid: int | None
+    frontend: str
+    changes: tuple[Change, ...]
+    undone: bool = False
+    """A later step took it back."""
+
+    @property
+    def undoes(self) -> int | None:
+        """The step that this one took back."""
+        return undone_step(self.changes[0].reason)
+
+    @property
+    def by_hand(self) -> bool:
+        """Somebody did it: it can be taken back."""
+        return any(c.reason in _BY_HAND or undone_step(c.reason) for c in self.changes)
+
+
+class Undone(Struct, frozen=True):
+    """A step was taken back."""
+
+    step: Step
+    removed: tuple[int, ...]
+    """Rules that it had added, and that are out of force now."""
+    restored: tuple[int, ...]
+    """The new ids of rules that it had retired, and that are in force again."""
+    ended: tuple[int, ...]
+    """Rules that it had retired, and whose time is over."""
+
+
+def undo_reason(step: int, rule: int | None = None) -> str:
+    """The reason of a change that takes `step` back, and brings `rule` again under a new id."""
+    return f"undo of step {step}" + (f": rule {rule}" if rule is not None else "")
+
+
+def undone_step(reason: str) -> int | None:
+    """The step that a change with this reason took back; None for another change."""
+    found = _UNDO.match(reason)
+    return int(found[1]) if found else None
+
+
+def again(changes: Iterable[Change]) -> dict[int, int]:
+    """Old id → new id of every rule that an undo brought again."""
+    found = ((_UNDO.match(c.reason), c.rule_id) for c in changes if c.change == "added")
+    return {int(match[2]): id for match, id in found if match and match[2]}
+
+
+def steps(changes: Iterable[Change]) -> list[Step]:
+    """The steps that made these changes, in order; `undone` of those that a later one took back
+    and that no later one brought again."""
+    found: list[list[Change]] = []
+    for change in changes:
+        last = found[-1][-1] if found else None
+        same = last is not None and (last.time, last.by, last.by_uid, last.frontend) == (
+            change.time,
+            change.by,
+            change.by_uid,
+            change.frontend,
+        )
+        if same and last is not None and undone_step(last.reason) == undone_step(change.reason):
+            found[-1].append(change)
+        else:
+            found.append([change])
+    made = [Step(c[0].id, c[0].time, c[0].by, c[0].by_uid, c[0].frontend, tuple(c)) for c in found]
+    undone: set[int] = set()
+    for step in reversed(made):
+        if step.undoes is not None and step.id not in undone:
+            undone.add(step.undoes)
+    return [Step(s.id, s.time, s.by, s.by_uid, s.frontend, s.changes, s.id in undone) for s in made]
+
+
+def choose(made: Sequence[Step], id: int | None, what: str, path: Path) -> Step:
+    """The step to take back: `id`, or the last that somebody did and nobody took back yet.
+
+    Raises UnsuitableError, which says `what` cannot be done with the database at `path`, and why.
+    """
+    if id is None:
+        able = (s for s in reversed(made) if s.by_hand and s.undoes is None and not s.undone)
+        found, why = next(able, None), "there is nothing to undo"
+    else:
+        found, why = next((step for step in made if step.id == id), None), "there is no such step"
+    if found is not None and found.undone:
+        found, why = None, "it was undone already"
+    if found is not None and not found.by_hand:
+        found, why = None, "nobody did it: its rules ended by themselves"
+    if found is None:
+        raise UnsuitableError(what, path, why, "see `arbiter rules history`")
+    return found
