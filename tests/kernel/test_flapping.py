@@ -83,7 +83,7 @@ for number in range(count):
         except OSError:
             pass
     sock.close()
-    time.sleep(rng.uniform(0.1, 0.35))
+    time.sleep(rng.uniform(0.05, 0.25))
 """
 
 
