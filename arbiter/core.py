@@ -57,8 +57,13 @@ class Core:
 
     def _judge(self, now: Now, held: Held) -> Judgement | None:
         assert held.owner is not None
-        context = self.ways.context(held.packet)
-        return self.rules.judge(held.packet, held.owner, now.wall, context)
+        packet = held.packet
+        judgement = self.rules.judge(packet, held.owner, now.wall, self.ways.context(packet))
+        if judgement is None or judgement.entry is not None:
+            return judgement
+        # Without a rule that still matches, it is older than arbiter, or what is left of a routed
+        # connection whose program is gone.
+        return Judgement(DENY, None) if self.ways.was_routed(packet.flow) else judgement
 
     def _exited(self, owner: Owner | NoOwner | None) -> bool:
         holders = holders_of(owner)

@@ -264,9 +264,10 @@ class Daemon:
         packet = report.packet
         if isinstance(packet, Packet):
             self._classes.decided(report)
-            self._accounts.opened(report, self.pipeline.ways.used(packet, report.link))
-            if report.link:
-                self._links.routed(report.link, packet.flow)
+            link = self.pipeline.ways.used(packet, report.link)
+            self._accounts.opened(report, link)
+            if link is not None:
+                self._links.decided(report.link, link.number, packet.flow)
 
     def _budgets_changed(self) -> None:
         self._links.refresh()

@@ -30,7 +30,7 @@ TABLES = 31
 CONNECTED = frozenset({6, 17, 136})
 """TCP, UDP, UDP-Lite: protocols whose sockets can be ended."""
 MAX_FLOWS = 8192
-"""Routed flows kept for the loss of their link; the oldest go first."""
+"""Flows of each kind kept for the loss of their link; the oldest go first."""
 REPAIR_EVERY = 0.5
 """Seconds between two repairs at least."""
 TAKEN_AWAY = (
@@ -101,7 +101,9 @@ class LinkKeeper:
         self.links: tuple[FoundLink, ...] = ()
         self._shown: tuple[Link, ...] | None = None
         """As the pipeline knows them; None before the first."""
-        self._flows: OrderedDict[Flow, int] = OrderedDict()
+        self._routed: OrderedDict[Flow, int] = OrderedDict()
+        self._allowed: OrderedDict[Flow, int] = OrderedDict()
+        """Flows over a link, by decision and by default: its number."""
 
     async def start(self) -> None:
         """Put routing and ruleset in force, and follow what changes.
@@ -151,13 +153,15 @@ class LinkKeeper:
         """A budget is used up, or there is room in it again: tell the pipeline."""
         self._tell(self.links)
 
-    def routed(self, number: int, flow: Flow) -> None:
-        """A TCP or UDP flow leaves over link `number`: what to end if that link is lost."""
+    def decided(self, number: int, default: int, flow: Flow) -> None:
+        """A TCP or UDP flow leaves over link `number` (0: over `default`, by the default route):
+        what to end if that link is lost."""
         if flow.proto in CONNECTED:
-            self._flows[flow] = number
-            self._flows.move_to_end(flow)
-            if len(self._flows) > MAX_FLOWS:
-                self._flows.popitem(last=False)
+            flows = self._routed if number else self._allowed
+            flows[flow] = number or default
+            flows.move_to_end(flow)
+            if len(flows) > MAX_FLOWS:
+                flows.popitem(last=False)
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong with links now, each with its next step."""
@@ -220,12 +224,6 @@ class LinkKeeper:
         log.warning("another program removed rules or routes of arbiter's: they are put back")
         return True
 
-    def _forget(self, number: int) -> list[Flow]:
-        flows = [flow for flow, link in self._flows.items() if link == number]
-        for flow in flows:
-            del self._flows[flow]
-        return flows
-
     async def _follow(self, *, first: bool = False) -> None:
         self._fresh.clear()
         links = assemble(self._seen, self._files, self._known, self._facts)
@@ -252,7 +250,10 @@ class LinkKeeper:
         left = {link.number: link for link in links}
         for lost in self.links:
             if _ends(lost, left.get(lost.number)):
-                await asyncio.to_thread(_cut, lost, self._plan.mask, self._forget(lost.number))
+                routed, allowed = (
+                    _forget(flows, lost.number) for flows in (self._routed, self._allowed)
+                )
+                await asyncio.to_thread(_cut, lost, self._plan.mask, routed, allowed)
         if links != self.links:
             log.info("links: %s", ", ".join(map(_shown, links)) or "none")
         self.links = links
@@ -297,10 +298,20 @@ def _leads_out(link: FoundLink) -> bool:
     return (link.up4 and link.reach4 is None) or (link.up6 and link.reach6 is None)
 
 
-def _cut(link: FoundLink, mask: int, flows: list[Flow]) -> None:
+def _forget(flows: OrderedDict[Flow, int], number: int) -> list[Flow]:
+    found = [flow for flow, link in flows.items() if link == number]
+    for flow in found:
+        del flows[flow]
+    return found
+
+
+def _cut(link: FoundLink, mask: int, routed: list[Flow], allowed: list[Flow]) -> None:
     """End the connections of a link that is gone: their programs are told at once, and can try
-    again; only their conntrack entries are forgotten. Sockets first, while those name them."""
-    destroyed = linkloss.destroy_sockets(link.number, mask, (link.index,), flows)
+    again; only their conntrack entries are forgotten. Sockets first, while those name them.
+
+    Of those that went over it by default only what is just connecting: the rest may live on.
+    """
+    destroyed = linkloss.destroy_sockets(link.number, mask, (link.index,), routed, allowed)
     linkloss.forget_connections(link.number, mask)
     log.info("link %s is lost: %d sockets closed", clean(link.name), destroyed.sockets)
     for error in destroyed.errors:
@@ -332,6 +343,7 @@ def link_of(link: FoundLink, spent: Spent | None) -> Link:
         reach4=link.reach4,
         reach6=link.reach6,
         index=link.index,
+        addresses=link.addresses,
         metered=link.metered,
         roaming=link.roaming,
         sim=link.sim,

@@ -92,6 +92,8 @@ class FoundLink(Struct, frozen=True):
     up6: bool
     mtu: int
     """Bytes."""
+    addresses: tuple[bytes, ...]
+    """Its own, packed; not its link-local ones."""
     gateway4: bytes
     """Of the default route with the lowest metric; b"" if that is on-link, or there is none."""
     gateway6: bytes
@@ -272,6 +274,7 @@ def _found(
         up4=carries(interface, 4),
         up6=carries(interface, 6),
         mtu=interface.mtu,
+        addresses=tuple(address.packed for address in interface.addresses),
         gateway4=gateway[4],
         gateway6=gateway[6],
         routes=interface.routes,

@@ -337,6 +337,8 @@ class Link(Struct, frozen=True, gc=False):
     reach6: tuple[tuple[int, int], ...] | None = None
     index: int = 0
     """The interface's; 0 where it is not known."""
+    addresses: tuple[bytes, ...] = ()
+    """Its own, packed."""
     metered: bool | None = None
     """Whether its bytes are billed; None where nobody knows."""
     roaming: bool | None = None

@@ -66,6 +66,8 @@ class Verdicts:
         self._count(decision, reason)
         waited = now.mono - held.since
         link = (way.verdict.mark & MARK_LINK) >> MARK_LINK_SHIFT
+        if link:
+            self._ways.remember(packet.flow)
         text = "; ".join(part for part in (note, way.note) if part)
         report = Report(
             now.wall,
@@ -88,7 +90,8 @@ class Verdicts:
         """The verdict that the rules say."""
         way = self.way_of(held, judgement) if way is None else way
         if judgement.entry is None:
-            note = "open since before arbiter saw it"
+            denied = judgement.decision.action is Action.DENY
+            note = "left over of a link that was lost" if denied else "open since before arbiter"
             return self.give(now, held, judgement.decision, Reason.OLDER, note=note, way=way)
         rule = judgement.entry
         return self.give(now, held, judgement.decision, Reason.RULE, rule=rule, way=way)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from arbiter.model import (
     UNMETERED,
     Action,
     Decision,
+    Flow,
     Link,
     NoOwner,
     OverBudget,
@@ -32,6 +34,12 @@ from arbiter.model import (
 
 NEVER = math.inf
 """As `decided`: of a connection that is open already, which no budget cuts."""
+
+
+MAX_ROUTED = 8192
+"""Routed flows remembered; the oldest go first."""
+MAX_HOMES = 1024
+"""Addresses remembered of links; the oldest go first."""
 
 
 class Obstacle(enum.Enum):
@@ -69,6 +77,10 @@ class Ways:
         self._by_number: dict[int, Link] = {}
         self._here = Context()
         self._contexts: dict[int, Context] = {}
+        self._homes: OrderedDict[bytes, str] = OrderedDict()
+        """Address → the link that has it, or had it last: one that goes down loses its own."""
+        self._routed: OrderedDict[Flow, None] = OrderedDict()
+        """TCP flows that were sent over a link of their rule's; see `was_routed`."""
         self._runs: dict[int, Run] = {}
 
     def change(self, links: Iterable[Link]) -> None:
@@ -82,6 +94,12 @@ class Ways:
             networks=tuple(dict.fromkeys(name for link in up for name in link.networks)),
         )
         self._contexts = {}
+        for link in self.links.values():
+            for address in link.addresses:
+                self._homes[address] = link.name
+                self._homes.move_to_end(address)
+        while len(self._homes) > MAX_HOMES:
+            self._homes.popitem(last=False)
 
     def context(self, packet: Packet) -> Context:
         """Where the machine is, and how the link is that the packet leaves over by default."""
@@ -124,45 +142,66 @@ class Ways:
                 return Way(DENIED, f"run-via {run.via} asks for another link, and {rule}")
             decision = narrowed
         if decision.action is Action.ALLOW:
-            link = self._by_index.get(packet.outdev)
-            if link is None or link.spent is None:
-                return _ALLOWED
-            return self._within_budget(link, decided) or Way(_ACCEPT[0], link.spent.text)
+            return self._allow(packet, decided)
         return self._route(decision.via, packet, decided)
 
+    def _allow(self, packet: Packet, decided: float) -> Way:
+        link = self._by_index.get(packet.outdev)
+        if link is None:
+            return _ALLOWED
+        number = 0
+        stranded = self._homes.get(packet.flow.saddr)
+        if stranded is not None and stranded != link.name and not self._up(stranded):
+            # Its address is that of a link that is gone, where no answer would come: as if it were
+            # routed over the link that the kernel found instead, it leaves with that one's.
+            number = link.number
+        note = f"over {link.name}, from an address of {stranded}, which is down" if number else ""
+        if link.spent is not None:
+            stopped = self._within_budget(link, decided)
+            if stopped is not None:
+                return stopped
+            note = "; ".join(part for part in (note, link.spent.text) if part)
+        return Way(_ACCEPT[number], note) if note else _ALLOWED
+
+    def _up(self, name: str) -> bool:
+        link = self.links.get(name)
+        return link is not None and link.up
+
     def _route(self, via: tuple[str, ...], packet: Packet, decided: float) -> Way:
-        daddr = packet.flow.daddr
         over: list[str] = []
-        for name, link in self._candidates(via, packet):
+        for link in self._candidates(via, packet):
             if link is None:
                 return Way(_ACCEPT[0], "over the default route")
-            if name != ANY_LINK and not link.reaches(daddr):
-                continue
             stopped = self._within_budget(link, decided)
-            if stopped is not None and stopped.obstacle is not None:
+            if stopped is None:
+                return Way(_ACCEPT[link.number], f"over {link.name}")
+            if stopped.obstacle is not None:
                 return stopped
-            if stopped is not None:
-                over.append(stopped.note)
-                continue
-            if name == ANY_LINK:
-                return Way(_ACCEPT[0], "over the default route")
-            return Way(_ACCEPT[link.number], f"over {link.name}")
+            over.append(stopped.note)
         if over:
             return Way(DENIED, "; ".join(over))
         what = f"no link of {','.join(via)} carries IPv{packet.flow.family} there now"
         return Way(DENIED, what, Obstacle.DOWN)
 
-    def _candidates(
-        self, via: tuple[str, ...], packet: Packet
-    ) -> Iterator[tuple[str, Link | None]]:
-        """(word, link) in the order to try them; no link for the default route of no link."""
+    def _candidates(self, via: tuple[str, ...], packet: Packet) -> Iterator[Link | None]:
+        """The links that carry the packet now, in the order to try them; None for a default route
+        that is no link."""
         for name in via:
             if name == ANY_LINK:
-                yield name, self._by_index.get(packet.outdev)
+                yield from self._any(packet)
             elif name in (METERED, UNMETERED):
-                yield from ((name, link) for link in self._of_class(name))
-            elif name in self.links:
-                yield name, self.links[name]
+                yield from (link for link in self._of_class(name) if _reaches(link, packet))
+            elif name in self.links and _reaches(self.links[name], packet):
+                yield self.links[name]
+
+    def _any(self, packet: Packet) -> Iterator[Link | None]:
+        """The link of the default route, by its number: so its connections are known when it is
+        lost. The kernel may have chosen one that is gone by now: then the next it prefers."""
+        first = self._by_index.get(packet.outdev)
+        if first is None or _reaches(first, packet):
+            yield first
+        else:
+            yield from (link for link in self.links.values() if _reaches(link, packet))
 
     def _of_class(self, word: str) -> Iterator[Link]:
         # What nobody knows about may cost: it is no unmetered link.
@@ -178,6 +217,23 @@ class Ways:
         if spent.then is OverBudget.DENY:
             return Way(DENIED, note)
         return None if decided >= spent.since else Way(DENIED, note, Obstacle.OVER)
+
+    def remember(self, flow: Flow) -> None:
+        """A flow was sent over a link that it may not leave."""
+        if flow.proto == _TCP:
+            self._routed[flow] = None
+            self._routed.move_to_end(flow)
+            if len(self._routed) > MAX_ROUTED:
+                self._routed.popitem(last=False)
+
+    def was_routed(self, flow: Flow) -> bool:
+        """Whether a TCP flow that comes without a handshake is one that was routed.
+
+        Its link was lost, and its conntrack entry with it (masq_device_event,
+        nf_nat_masquerade.c); what the kernel still sends of it, when its program may be gone, must
+        not leave by the default route.
+        """
+        return flow in self._routed
 
     # --- run-via ----------------------------------------------------------------------------
 
@@ -214,8 +270,13 @@ class Ways:
         return Decision(Action.ROUTE, (run.via,), decision.traffic)
 
 
+def _reaches(link: Link, packet: Packet) -> bool:
+    return link.reaches(packet.flow.daddr)
+
+
 _ACCEPT = tuple(
     Verdict(VerdictKind.ACCEPT, MARK_DECIDED | number << MARK_LINK_SHIFT) for number in range(32)
 )
+_TCP = 6
 _DENIED = Way(DENIED)
 _ALLOWED = Way(_ACCEPT[0])

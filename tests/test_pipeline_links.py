@@ -26,6 +26,8 @@ from arbiter.model import (
     DENIED,
     MARK_DECIDED,
     Link,
+    NoOwner,
+    NoOwnerReason,
     OverBudget,
     Peer,
     Spent,
@@ -299,3 +301,15 @@ def test_links_that_come_and_go_are_announced_and_shown_in_open_asks() -> None:
     play >> ShowAsk
     play.end()
     assert packet(1).outdev == 0
+
+
+def test_what_is_left_of_a_lost_routed_connection_is_reset_and_never_leaves_elsewhere() -> None:
+    play = scene("route via=lte app=/usr/bin/curl")
+    play.queue(1, outdev=WIFI) >> FindOwner >> verdict(1, OVER_LTE) >> Report
+    play.links(wifi(), lte(up=False)).skip()
+    orphan = NoOwner(NoOwnerReason.EXITED, established=True)
+    play.queue(2, orphan, outdev=WIFI, flags=0x18) >> FindOwner >> verdict(2, DENIED)
+    assert play.take(Report).note == "left over of a link that was lost"
+    play.queue(3, orphan, outdev=WIFI, flags=0x18, sport=3) >> FindOwner
+    play >> verdict(3, ACCEPTED) >> Report  # a connection older than arbiter
+    play.end()

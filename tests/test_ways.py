@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playbook import NOBODY, SERVER6, owner, packet, process
+from playbook import HERE, NOBODY, SERVER6, owner, packet, process
 
 from arbiter.judge import Context
 from arbiter.model import (
@@ -25,7 +25,7 @@ from arbiter.model import (
     Spent,
     TrafficClass,
 )
-from arbiter.ways import NEVER, Obstacle, Run, Ways
+from arbiter.ways import MAX_HOMES, NEVER, Obstacle, Run, Ways
 
 WIFI, LTE, USB = 2, 3, 4
 """Interface indexes, and below the links' numbers are others."""
@@ -68,8 +68,8 @@ ALL = (link("wifi"), link("lte"), link("usb"))
     [
         (("lte",), "lte"),
         (("vpn", "usb", "wifi"), "usb"),
-        (("any",), ""),
-        (("vpn", "any"), ""),
+        (("any",), "wifi"),
+        (("vpn", "any"), "wifi"),
         (("unmetered",), "wifi"),
         (("metered",), "lte"),
         (("metered", "wifi"), "lte"),
@@ -135,9 +135,17 @@ def test_over_budget_allows_where_the_file_says_so() -> None:
 def test_any_heeds_the_budget_of_the_link_that_it_is() -> None:
     made = ways(link("lte", spent=over(OverBudget.DENY)), link("wifi"))
     assert made.take(route("vpn", "any"), packet(1, outdev=LTE), 0).verdict == DENIED
-    assert made.take(route("vpn", "any"), packet(1, outdev=WIFI), 0).note == (
-        "over the default route"
-    )
+    assert made.take(route("vpn", "any"), packet(1, outdev=WIFI), 0).note == "over wifi"
+
+
+def test_any_is_no_link_where_the_default_route_is_none() -> None:
+    way = ways(*ALL).take(route("any"), packet(1, outdev=77), 0)
+    assert (number(way.verdict.mark), way.note) == (0, "over the default route")
+
+
+def test_any_is_the_next_link_where_the_default_one_is_gone() -> None:
+    made = ways(link("wifi", up=False), link("usb"), link("lte"))
+    assert made.take(route("any"), packet(1, outdev=WIFI), 0).note == "over usb"
 
 
 # --- contexts -------------------------------------------------------------------------------
@@ -255,3 +263,31 @@ def test_a_strict_flow_leaves_on_a_link_of_its_list_or_not_at_all(
     spent = used.spent
     allowed = spent is None or spent.then is OverBudget.ALLOW
     assert allowed or (spent is not None and spent.then is OverBudget.ASK and late)
+
+
+# --- an address that is left over -----------------------------------------------------------
+
+
+def test_a_connection_from_a_lost_links_address_leaves_as_if_routed_over_the_one_there_is() -> None:
+    made = ways(link("wifi", addresses=(HERE,)), link("lte", addresses=(b"\x0a\x02\x00\x02",)))
+    what = packet(1, outdev=LTE)
+    assert made.take(ALLOW, what, 0).note == "", "wifi is up: whoever takes its address means it"
+    made.change((link("wifi", up=False), link("lte", addresses=(b"\x0a\x02\x00\x02",))))
+    way = made.take(ALLOW, what, 0)
+    assert number(way.verdict.mark) == 1
+    assert way.note == "over lte, from an address of wifi, which is down"
+    assert made.take(ALLOW, packet(2, outdev=WIFI), 0).note == ""
+    made.change((link("lte", addresses=(b"\x0a\x02\x00\x02", HERE)),))
+    assert made.take(ALLOW, what, 0).note == "", "it is lte's now"
+
+
+def test_an_address_of_no_link_is_left_alone() -> None:
+    assert ways(*ALL).take(ALLOW, packet(1, outdev=LTE), 0).note == ""
+
+
+def test_the_addresses_of_links_are_remembered_within_a_bound() -> None:
+    made = ways()
+    for first in range(256):
+        own = tuple(bytes([10, first, n, 1]) for n in range(8))
+        made.change((link("wifi", addresses=own),))
+    assert len(made._homes) == MAX_HOMES

@@ -43,6 +43,7 @@ from arbiter.routeplan import link_mark
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21  # linux/sock_diag.h
 _ID = struct.Struct("=2s2s16s16sI8s")  # struct inet_diag_sockid
 _REQUEST = struct.Struct("=BBBBI")  # inet_diag_req_v2 before its id
+_SYN_SENT = 2  # net/tcp_states.h
 _ANY_COOKIE = b"\xff" * 8
 _ALL_STATES = 0xFFFFFFFF
 _SWAPPED = frozenset({UDP, UDPLITE})
@@ -84,8 +85,13 @@ def destroy_sockets(
     mark_mask: int = MARK_MASK,
     indexes: Collection[int] = (),
     flows: Iterable[Flow] = (),
+    connecting: Iterable[Flow] = (),
 ) -> Destroyed:
     """End the sockets of link `number`'s connections: their programs get ECONNABORTED at once.
+
+    `connecting`: flows that went over it by the default route. Of these only TCP in its handshake
+    is ended: the kernel would repeat that over another link, from an address to which no answer
+    comes, until the program gives up.
 
     `flows`: those known to have been routed over it. The kernel forgets masqueraded connections by
     itself when their interface goes down (masq_device_event, nf_nat_masquerade.c), and then
@@ -102,11 +108,13 @@ def destroy_sockets(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
     ) as sock:
         sock.connect((0, 0))
-        known = (Tracked(f.proto, f.saddr, f.sport, f.daddr, f.dport) for f in flows)
-        for flow in dict.fromkeys((*connections(number, mark_mask), *known)):
+        known = [Tracked(f.proto, f.saddr, f.sport, f.daddr, f.dport) for f in flows]
+        began = [Tracked(f.proto, f.saddr, f.sport, f.daddr, f.dport) for f in connecting]
+        ends = dict.fromkeys((*connections(number, mark_mask), *known), False)
+        for flow, only_handshake in (dict.fromkeys(began, True) | ends).items():
             for index in (0, *indexes):
                 try:
-                    count += _destroy(sock, flow, index)
+                    count += _destroy(sock, flow, index, only_handshake)
                 except OSError as error:
                     if error.errno == errno.EOPNOTSUPP:
                         return Destroyed(count, unsupported=True, errors=tuple(errors))
@@ -135,15 +143,18 @@ def _tracked(payload: bytes, mark: int, mask: int) -> Tracked | None:
     return Tracked(flow.proto, flow.saddr, flow.sport, flow.daddr, flow.dport)
 
 
-def _destroy(sock: socket.socket, flow: Tracked, index: int) -> int:
-    """How many sockets it ended: 1, or 0 if there is none that is this flow's alone."""
+def _destroy(sock: socket.socket, flow: Tracked, index: int, only_handshake: bool) -> int:
+    """How many sockets it ended: 1, or 0 if there is none that is this flow's alone (and, with
+    `only_handshake`, is TCP that waits for its first answer)."""
+    if only_handshake and flow.proto != TCP:
+        return 0
     ended = 0
     # Inbound connections have us as the destination.
     for near, nport, far, fport in (
         (flow.source, flow.sport, flow.destination, flow.dport),
         (flow.destination, flow.dport, flow.source, flow.sport),
     ):
-        cookie = _find(sock, flow.proto, near, nport, far, fport, index)
+        cookie = _find(sock, flow.proto, near, nport, far, fport, index, only_handshake)
         if cookie is None:
             continue
         body = _request(flow.proto, near, nport, far, fport, index, cookie)
@@ -156,7 +167,14 @@ def _destroy(sock: socket.socket, flow: Tracked, index: int) -> int:
 
 
 def _find(
-    sock: socket.socket, proto: int, near: bytes, nport: int, far: bytes, fport: int, index: int
+    sock: socket.socket,
+    proto: int,
+    near: bytes,
+    nport: int,
+    far: bytes,
+    fport: int,
+    index: int,
+    only_handshake: bool,
 ) -> bytes | None:
     """The cookie of the socket that is connected so, if there is one."""
     swapped = (far, fport, near, nport) if proto in _SWAPPED else (near, nport, far, fport)
@@ -170,6 +188,8 @@ def _find(
     state = message.payload[1]
     _, remote, _, _, _, cookie = _ID.unpack_from(message.payload, 4)
     connected = int.from_bytes(remote, "big") == fport
+    if only_handshake and state != _SYN_SENT:
+        return None
     return bytes(cookie) if connected and state not in (LISTEN, TIME_WAIT) else None
 
 
