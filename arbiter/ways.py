@@ -146,7 +146,10 @@ class Ways:
                 continue
             if name == ANY_LINK:
                 return Way(_ACCEPT[0], "over the default route")
-            return Way(_ACCEPT[link.number], f"over {link.name}")
+            note = f"over {link.name}"
+            if link.spent is not None:
+                note = f"{note}, {link.spent.text}"
+            return Way(_ACCEPT[link.number], note)
         if over:
             return Way(DENIED, "; ".join(over))
         what = f"no link of {','.join(via)} carries IPv{packet.flow.family} there now"
