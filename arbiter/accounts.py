@@ -61,8 +61,8 @@ class Accounts:
     def __init__(self, writer: Writer, state: Path, mask: int, changed: Callable[[], None]) -> None:
         self._writer, self._mask, self._changed = writer, mask, changed
         self._zone = local_zone()
-        self._numbers: dict[int, str] = {}
-        self._ledger = Ledger(lambda n: Account(link=self._numbers.get(n, "")), self._zone)
+        self._unknown: dict[int, Account] = {}
+        self._ledger = Ledger(lambda n: self._unknown.get(n, _NOWHERE), self._zone)
         self._totals = Totals()
         self._watch = ConntrackWatch(self._ended, self._lost, mask)
         self._file = state / "budgets.json"
@@ -178,7 +178,7 @@ class Accounts:
 
     def follow(self, links: tuple[FoundLink, ...]) -> None:
         """These are the links now; their budgets count."""
-        self._numbers = {link.number: link.name for link in links}
+        self._unknown = unknown_accounts(links)
         self._budgets = {link.name: link for link in links if link.budget is not None}
         self._known = {name: self.spent(link) for name, link in self._budgets.items()}
         self._arm()
@@ -241,6 +241,27 @@ class Accounts:
     def _new_period(self) -> None:
         self._check()
         self._arm()
+
+
+_NOWHERE = Account()
+
+
+def unknown_accounts(links: tuple[FoundLink, ...]) -> dict[int, Account]:
+    """For whom a connection counts that nobody here let go, by its mark's link number.
+
+    After a kill that is whatever began since the last write. 0, which no rule routed, counts for
+    the link that the machine uses first: somebody's budget has been used, and most likely its.
+    """
+    found = {link.number: Account(link=link.name, sim=link.sim) for link in links}
+    leading = [
+        link
+        for link in links
+        if (link.up4 and link.reach4 is None) or (link.up6 and link.reach6 is None)
+    ]
+    if leading:
+        first = min(leading, key=lambda link: (link.metric, link.number))
+        found[0] = found[first.number]
+    return found
 
 
 def read_exceeded(path: Path) -> dict[str, Exceeded]:

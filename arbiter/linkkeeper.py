@@ -99,6 +99,7 @@ class LinkKeeper:
         self._watch_problem = self._bus_problem = ""
         self._problems: tuple[str, ...] = ()
         self.links: tuple[FoundLink, ...] = ()
+        self._told_links: tuple[FoundLink, ...] = ()
         self._shown: tuple[Link, ...] | None = None
         """As the pipeline knows them; None before the first."""
         self._routed: OrderedDict[Flow, int] = OrderedDict()
@@ -150,8 +151,9 @@ class LinkKeeper:
         self._fresh.set()
 
     def refresh(self) -> None:
-        """A budget is used up, or there is room in it again: tell the pipeline."""
-        self._tell(self.links)
+        """A budget is used up, or there is room in it again: tell the pipeline, of the links that
+        it knows. While a change is made, a link that is gone is still in `links`."""
+        self._tell(self._told_links)
 
     def decided(self, number: int, default: int, flow: Flow) -> None:
         """A TCP or UDP flow leaves over link `number` (0: over `default`, by the default route):
@@ -262,6 +264,7 @@ class LinkKeeper:
 
     def _tell(self, links: tuple[FoundLink, ...]) -> None:
         """The links as the pipeline is to know them, the most preferred first."""
+        self._told_links = links
         ordered = sorted(links, key=lambda link: (link.metric, link.number))
         known = tuple(link_of(link, self._accounts.spent(link)) for link in ordered)
         if known != self._shown:

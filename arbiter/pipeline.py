@@ -235,13 +235,16 @@ class Pipeline(Asking):
 
     def _run_via(self, event: RunVia) -> list[Effect]:
         link = self.links.get(event.via)
-        if link is None:
+        # Before the links are known, a run that an earlier daemon knew says so again: until its
+        # link is there it is refused, and goes nowhere else.
+        if link is None and self._linked:
             known = ", ".join(self.links) or "none"
             text = f"there is no link {protocol.clean(event.via, 40)!r} (known: {known})"
             return [Refuse(event.client, protocol.Refused(RefusedReason.INVALID, text))]
         self.ways.start_run(Run(event.process, event.peer.uid, event.via))
         watch = self._watch((event.process,))
-        return [*watch, Reply(event.client, protocol.Running(link.name, link.up))]
+        up = link is not None and link.up
+        return [*watch, Reply(event.client, protocol.Running(event.via, up))]
 
     def _process_exited(self, now: Now, process: ProcessId) -> list[Effect]:
         """Its rules end. Its TCP handshakes go: no socket is left for an answer to reach; a

@@ -174,7 +174,8 @@ class Ways:
                 return Way(_ACCEPT[0], "over the default route")
             stopped = self._within_budget(link, decided)
             if stopped is None:
-                return Way(_ACCEPT[link.number], f"over {link.name}")
+                spent = f", {link.spent.text}" if link.spent is not None else ""
+                return Way(_ACCEPT[link.number], f"over {link.name}{spent}")
             if stopped.obstacle is not None:
                 return stopped
             over.append(stopped.note)

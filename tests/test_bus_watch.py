@@ -242,6 +242,45 @@ def test_a_service_that_restarts_is_not_forgotten_meanwhile(bus: BusMock) -> Non
     run(scene)
 
 
+def test_what_a_service_knew_holds_until_its_successor_has_found_it_again(bus: BusMock) -> None:
+    """NetworkManager answers before it has taken up the connections that it finds."""
+    bus.network_manager().wifi("wlan0", "cafe", metered=YES)
+    bus.modem_manager().modem(0, "wwan0", ICCID)
+    patient = Pace(quiet=0.02, longest=0.1, grace=60.0, takeover=60.0)
+
+    async def scene() -> None:
+        async with watching(bus.address, patient) as told:
+            before = dict(told.changes[-1])
+            bus.stop(NM)
+            nm = bus.network_manager()
+            bus.stop(MM)
+            mm = bus.modem_manager()
+            bus.resolved().servers("lo", bytes(4))  # read after them
+            await told.until(lambda: "lo" in told.changes[-1])
+            assert {k: v for k, v in told.changes[-1].items() if k != "lo"} == before
+            assert all(change.keys() >= {"wlan0", "wwan0"} for change in told.changes)
+            nm.wifi("wlan0", "home")
+            mm.modem(3, "wwan0", OTHER)
+            await told.until(lambda: told["wlan0"] == NetFacts(ssid="home"))
+            await told.until(lambda: told["wwan0"].sim == OTHER)
+
+    run(scene)
+
+
+def test_what_a_successor_does_not_find_is_forgotten(bus: BusMock) -> None:
+    bus.network_manager().wifi("wlan0", "cafe")
+    quick = Pace(quiet=0.02, longest=0.1, grace=60.0, takeover=0.5)
+
+    async def scene() -> None:
+        async with watching(bus.address, quick) as told:
+            assert told["wlan0"].ssid == "cafe"
+            bus.stop(NM)
+            bus.network_manager()
+            await told.until(lambda: told.changes[-1] == {})
+
+    run(scene)
+
+
 def test_without_a_bus_nothing_is_known_and_one_that_comes_is_used() -> None:
     bus = BusMock(start=False)
 

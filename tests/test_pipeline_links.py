@@ -289,6 +289,16 @@ def test_run_via_no_link_is_refused_with_the_links_there_are(name: str) -> None:
     assert "\x1b" not in refused.text
 
 
+def test_run_via_holds_from_before_the_links_are_known() -> None:
+    """A daemon that was restarted hears of it before its first look at the links is over."""
+    play = Playbook("allow app=/usr/bin/curl")
+    run(play, "lte") >> WatchProcess(100, 1000) >> Reply(77, protocol.Running("lte", False))
+    play.queue(1) >> FindOwner >> verdict(1, DENIED) >> Report
+    play.links(wifi(), lte())
+    play.queue(2, sport=2, outdev=WIFI) >> FindOwner >> verdict(2, OVER_LTE) >> Report
+    play.end()
+
+
 def test_links_that_come_and_go_are_announced_and_shown_in_open_asks() -> None:
     play = scene()
     play.queue(1, outdev=WIFI) >> FindOwner >> WatchProcess >> ShowAsk

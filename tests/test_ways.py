@@ -129,7 +129,7 @@ def test_over_budget_denies_where_the_file_says_so_and_a_list_goes_on() -> None:
 def test_over_budget_allows_where_the_file_says_so() -> None:
     made = ways(link("lte", spent=over(OverBudget.ALLOW)))
     assert made.take(ALLOW, packet(1, outdev=LTE), 0).verdict.mark == MARK_DECIDED
-    assert made.take(route("lte"), packet(1), 0).note == "over lte"
+    assert made.take(route("lte"), packet(1), 0).note == "over lte, 600 MB of 500 MB/month used"
 
 
 def test_any_heeds_the_budget_of_the_link_that_it_is() -> None:

@@ -9,7 +9,7 @@ from dbus_fast import Message
 from msgspec import Struct
 
 from arbiter.bus.calls import CallError, Calls
-from arbiter.bus.read import NOTHING, Part
+from arbiter.bus.read import NOTHING, Part, with_former
 from arbiter.bus.services import Service
 
 
@@ -22,6 +22,9 @@ class Pace(Struct, frozen=True):
     """After the first signal; then it is read in any case."""
     grace: float = 2.0
     """That a service may be away, as in a restart, before what it knew is forgotten."""
+    takeover: float = 5.0
+    """That a service which has just started may take to find again what its predecessor knew:
+    NetworkManager answers before it has taken up the connections that it finds."""
     retry: float = 1.0
     """After a failure to reach the bus; doubled each time."""
     retry_most: float = 60.0
@@ -51,6 +54,9 @@ class Follower:
         self._owner = ""
         self._read_from = ""
         self._delay = 0.0
+        self._former = NOTHING
+        """What its predecessor knew, until `_until`, a time of the loop."""
+        self._until = 0.0
         self._dirty = asyncio.Event()
 
     def owned(self, calls: Calls | None, owner: str) -> None:
@@ -78,14 +84,23 @@ class Follower:
     async def run(self) -> None:
         """Follow the service for ever. While nothing happens, nothing runs."""
         while True:
-            await self._dirty_within(self._delay if self.problem else None)
+            await self._dirty_within(self._pause())
             await self._settle()
             self._dirty.clear()
             calls, owner = self._calls, self._owner
             if calls is not None and owner:
                 await self._read(calls, owner)
             elif self.part == NOTHING or not await self._dirty_within(self._pace.grace):
+                self._former = NOTHING
                 self._keep(NOTHING, "", "")
+
+    def _pause(self) -> float | None:
+        """Seconds until it is read without news of it; None for never."""
+        if self.problem:
+            return self._delay
+        if self._former != NOTHING and self._owner:
+            return max(0.0, self._until - asyncio.get_running_loop().time())
+        return None
 
     async def _read(self, calls: Calls, owner: str) -> None:
         self.reads += 1
@@ -103,7 +118,12 @@ class Follower:
             self._keep(part, owner if part != NOTHING else "", self._trouble(error))
         else:
             self._delay = 0.0
-            self._keep(part, owner, "")
+            time = asyncio.get_running_loop().time()
+            if self._read_from not in ("", owner):
+                self._former, self._until = self.part, time + self._pace.takeover
+            elif time >= self._until:
+                self._former = NOTHING
+            self._keep(with_former(part, self._former), owner, "")
 
     def _keep(self, part: Part, owner: str, problem: str) -> None:
         self.part, self._read_from, self.problem = part, owner, problem

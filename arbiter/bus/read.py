@@ -246,6 +246,26 @@ def resolved(value: object, name_of: Callable[[int], str]) -> Part:
     return Part(dns=tuple((name, servers) for name, servers in named if name and servers))
 
 
+def with_former(now: Part, former: Part) -> Part:
+    """What a service that has just started knows, and what its predecessor knew of interfaces that
+    it does not speak of yet."""
+    devices = {device.interface for device in now.devices}
+    ports = {port.interface for modem in now.modems for port in modem.ports}
+    names = {name for name, _ in now.dns}
+    return Part(
+        (*now.devices, *(one for one in former.devices if one.interface not in devices)),
+        (
+            *(
+                one
+                for one in former.modems
+                if ports.isdisjoint(port.interface for port in one.ports)
+            ),
+            *now.modems,  # last: a path that both have is the new one's
+        ),
+        (*now.dns, *(one for one in former.dns if one[0] not in names)),
+    )
+
+
 # --- together -------------------------------------------------------------------------------
 
 

@@ -21,8 +21,9 @@ from arbiter.protocol import Role
 
 PR_SET_CHILD_SUBREAPER = 36
 """linux/prctl.h: orphans of the program become our children, so that they stay known as its."""
-RETRY = 0.5
-"""Seconds between tries to reach a daemon that was restarted."""
+RETRY = 0.05
+"""Seconds between tries to reach a daemon that was restarted. It listens some tenths of a second
+before its rules are in force: who speaks then is known before the first connection is decided."""
 FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Sent on to the program. SIGINT and SIGQUIT of a terminal reach it by themselves."""
 
@@ -49,7 +50,7 @@ def run_via(socket_path: Path, link: str, argv: tuple[str, ...]) -> None:
             if isinstance(reply, protocol.Refused):
                 fail(reply.text)
         if not reply.up:
-            click.echo(f"arbiter: link {link} is down: connections wait for it", err=True)
+            click.echo(f"arbiter: link {link} is down: until it is up nothing connects", err=True)
         keeper = threading.Thread(
             target=_keep, args=(connection.socket, socket_path, link), daemon=True
         )
@@ -61,15 +62,20 @@ def _keep(sock: socket.socket, path: Path, link: str) -> None:
     """Say it again to a daemon that was restarted: it forgot. Ends with the program."""
     while True:
         _drain(sock)
+        sock.close()
+        time.sleep(RETRY)
         sock = _again(path, link)
 
 
 def _drain(sock: socket.socket) -> None:
-    """Read until the daemon hangs up; what it says is not for us."""
+    """Read until the daemon hangs up, or refuses: then the link is not there now, and to be asked
+    for again. Whatever else it says is not for us."""
     sock.settimeout(None)
+    decoder = protocol.daemon_decoder()
     try:
-        while sock.recv(65536):
-            pass
+        while data := sock.recv(65536):
+            if any(isinstance(said, protocol.Refused) for said in decoder.feed(data)):
+                return
     except OSError:
         return
 

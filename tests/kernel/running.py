@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import signal
 import socket
+import sqlite3
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from arbiter import protocol
+from arbiter.kernel import conntrack
+from arbiter.kernel.netlink import ack_request
 from arbiter.lab import Lab
+from arbiter.lab.plan import FAR_END
+from arbiter.model import MARK_DECIDED, MARK_LINK, MARK_LINK_SHIFT, MARK_MASK
 from arbiter.protocol import Role
 
 T = TypeVar("T")
@@ -39,6 +48,33 @@ sock.settimeout(8)
 sock.connect(("::ffff:" + sys.argv[1], int(sys.argv[2])))
 print(sock.recv(2000).decode().strip())
 """
+ECHO_CLIENT = """
+import socket, sys
+udp = sys.argv[2] == "udp"
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+sock.settimeout(15)
+sock.connect((sys.argv[1], 7))
+if not udp:
+    hello = b""
+    while not hello.endswith(b"\\n"):
+        hello += sock.recv(1)
+for line in sys.stdin:
+    left = int(line)
+    while left > 0:
+        part = min(left, 1000 if udp else 8000)
+        sock.sendall(b"x" * part)
+        back = len(sock.recv(2000)) if udp else 0
+        while not udp and back < part:
+            got = len(sock.recv(65536))
+            assert got, "the connection ended"
+            back += got
+        left -= part
+    print("done", flush=True)
+"""
+"""`python(ECHO_CLIENT, ADDRESS, "tcp" | "udp")`: each number on its stdin is so many bytes that it
+sends and has sent back, over one connection."""
+SIOCETHTOOL, ETHTOOL_STSO, ETHTOOL_SGSO = 0x8946, 0x1F, 0x24  # linux/sockios.h, linux/ethtool.h
 
 
 def eventually(look: Callable[[], T], timeout: float = 8.0) -> T:
@@ -72,6 +108,76 @@ class Connection:
         return self._messages.pop(0)
 
 
+class Echo:
+    """An ECHO_CLIENT that runs."""
+
+    def __init__(self, program: subprocess.Popen[str]) -> None:
+        self.program = program
+
+    def send(self, size: int) -> None:
+        """So many bytes there and back."""
+        assert self.program.stdin is not None
+        assert self.program.stdout is not None
+        self.program.stdin.write(f"{size}\n")
+        self.program.stdin.flush()
+        said = self.program.stdout.readline()
+        assert said == "done\n", said + self.program.stdout.read()
+
+    def end(self) -> None:
+        """It hangs up, and is gone."""
+        assert self.program.stdin is not None
+        self.program.stdin.close()
+        assert self.program.wait(10) == 0
+
+
+class Prompt:
+    """A connected prompt, read by a thread: what it was told, whenever it was."""
+
+    def __init__(self, arbiter: Arbiter) -> None:
+        self._context = arbiter.connection(Role.PROMPT)
+        self.messages: list[protocol.DaemonMessage] = []
+
+    def __enter__(self) -> Prompt:
+        self.connection = self._context.__enter__()
+        self.connection.sock.settimeout(None)
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._context.__exit__(None, None, None)
+
+    def _read(self) -> None:
+        decoder = protocol.daemon_decoder()
+        while data := self.connection.sock.recv(65536):
+            for message in decoder.feed(data):
+                assert not isinstance(message, protocol.ProtocolError), message
+                self.messages.append(message)
+
+    def notices(self) -> list[str]:
+        """The texts of all notices."""
+        return [m.text for m in tuple(self.messages) if isinstance(m, protocol.Notice)]
+
+    def told(self, *parts: str) -> str:
+        """The first notice with all these parts, once it has come."""
+        return eventually(
+            lambda: next((t for t in self.notices() if all(part in t for part in parts)), ""), 10
+        )
+
+    def ask(self) -> protocol.Ask:
+        """The newest ask, once there is one."""
+
+        def newest() -> protocol.Ask | None:
+            found = [m for m in tuple(self.messages) if isinstance(m, protocol.Ask)]
+            return found[-1] if found else None
+
+        found = eventually(newest)
+        assert found is not None
+        return found
+
+
 class Arbiter:
     """`arbiter run` in a lab's host namespace, with its own state and socket.
 
@@ -85,8 +191,10 @@ class Arbiter:
         *options: str,
         settings: str = "",
         links: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.lab, self.home, self.options = lab, home, options
+        self.environment = lab.environment() | dict(environment or {})
         self.socket = home / "socket"
         (home / "config").mkdir(exist_ok=True)
         (home / "config" / "arbiter.toml").write_text(settings)
@@ -101,7 +209,11 @@ class Arbiter:
         argv += ["--state", str(self.home / "state"), "--socket", str(self.socket)]
         self.log = (self.home / "log").open("a+")
         self.process = self.lab.popen(
-            [*argv, *self.options], stdout=subprocess.PIPE, stderr=self.log, text=True
+            [*argv, *self.options],
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=self.environment,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -128,8 +240,9 @@ class Arbiter:
             if program.poll() is None:
                 program.kill()
             program.wait()
-            if program.stdout is not None:
-                program.stdout.close()
+            for pipe in (program.stdout, program.stdin):
+                if pipe is not None:
+                    pipe.close()
         if self.process is not None:
             code = self.stop()
             assert code == 0, (self.home / "log").read_text()
@@ -137,11 +250,13 @@ class Arbiter:
     # --- commands ---------------------------------------------------------------------------
 
     def command(self, *argv: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        env = self.lab.environment() | {
+        return self.lab.run([*ARBITER, *argv], user=user, env=self.command_environment())
+
+    def command_environment(self) -> dict[str, str]:
+        return self.environment | {
             "ARBITER_SOCKET": str(self.socket),
             "ARBITER_DB": str(self.home / "state" / "arbiter.db"),
         }
-        return self.lab.run([*ARBITER, *argv], user=user, env=env)
 
     def json(self, *argv: str) -> Any:
         done = self.command(*argv, "--json")
@@ -193,7 +308,38 @@ class Arbiter:
     def counter(self, name: str) -> int:
         return self.status().counters.get(name, 0)
 
+    def links(self) -> dict[str, dict[str, Any]]:
+        """`arbiter links --json`, by name."""
+        config, state = str(self.home / "config"), str(self.home / "state")
+        found = self.json("links", "--config", config, "--state", state)
+        return {link["name"]: link for link in found}
+
+    def usage(self, *options: str) -> list[dict[str, Any]]:
+        """`arbiter links usage --json`."""
+        config = str(self.home / "config")
+        found: list[dict[str, Any]] = self.json("links", "usage", "--config", config, *options)
+        return found
+
+    def last_note(self) -> str:
+        """The note of the newest decision; they are written some time after the verdict."""
+        rows = self.database("SELECT note FROM decisions ORDER BY id DESC LIMIT 1")
+        return str(rows[0][0]) if rows else ""
+
+    def database(self, statement: str) -> list[tuple[Any, ...]]:
+        """Rows, or a change: the daemon should be down for one."""
+        path = self.home / "state" / "arbiter.db"
+        with closing(sqlite3.connect(path, timeout=10)) as db, db:
+            return db.execute(statement).fetchall()
+
     # --- programs ---------------------------------------------------------------------------
+
+    def echo(self, address: str, proto: str = "tcp") -> Echo:
+        """A connection to the echo server that lives until the test ends it."""
+        argv = python(ECHO_CLIENT, address, proto)
+        pipe = subprocess.PIPE
+        program = self.lab.popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        self.programs.append(program)
+        return Echo(program)
 
     def program(self, *argv: str) -> subprocess.Popen[str]:
         """A program of the person's, with its output kept."""
@@ -206,6 +352,59 @@ class Arbiter:
         began = time.monotonic()
         done = self.lab.run(argv, timeout=timeout)
         return done.returncode, done.stdout + done.stderr, time.monotonic() - began
+
+
+def carried(lab: Lab, name: str) -> tuple[int, int]:
+    """Bytes of IP packets, out and in, as an interface of the lab's host counted them."""
+    (shown,) = json.loads(lab.run(["ip", "-s", "-j", "link", "show", name]).stdout)
+    tx, rx = shown["stats64"]["tx"], shown["stats64"]["rx"]
+    return tx["bytes"] - 14 * tx["packets"], rx["bytes"] - 14 * rx["packets"]  # Ethernet's header
+
+
+def cut_by_the_link(lab: Lab, *names: str) -> None:
+    """Segmentation before these interfaces of the lab, at both ends, as for hardware that cannot:
+    then they count what a real link carries."""
+
+    def switch(names: Sequence[str]) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for name in names:
+                for command in (ETHTOOL_STSO, ETHTOOL_SGSO):
+                    value = array.array("B", struct.pack("II", command, 0))
+                    address = value.buffer_info()[0]
+                    fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP", name.encode(), address))
+
+    lab.inside(lambda: switch(names))
+    for link in lab.config.links:
+        if link.interface in names:
+            lab.inside(lambda: switch((FAR_END,)), link.name)
+
+
+def end_flows(lab: Lab, *numbers: int) -> None:
+    """Every connection over these links' numbers (0: routed nowhere) is over for conntrack, as if
+    its time was out."""
+
+    def forget(mark: int) -> None:
+        with conntrack.open_netfilter() as sock:
+            body = conntrack.by_mark(mark, MARK_DECIDED | MARK_LINK)
+            ack_request(sock, conntrack.CT_DELETE, 0, body, "ending connections")
+
+    for number in numbers:
+        mark = MARK_DECIDED | number << MARK_LINK_SHIFT
+        lab.inside(lambda mark=mark: forget(mark))  # type: ignore[misc]
+
+
+def forget_closed(lab: Lab) -> None:
+    """From now on a TCP connection that is closed is over for conntrack after a second, and not
+    after two minutes."""
+    line = [f"net.netfilter.nf_conntrack_tcp_timeout_{name}=1" for name in ("time_wait", "close")]
+    done = lab.run(["sysctl", "-qw", *line])
+    assert done.returncode == 0, done.stderr
+
+
+def ports(lab: Lab) -> set[int]:
+    """Destination ports of the decided connections that conntrack knows. A look at them makes it
+    forget what is over (ctnetlink_dump_table, net/netfilter/nf_conntrack_netlink.c)."""
+    return {entry.flow.dport for entry in lab.inside(lambda: conntrack.read(MARK_MASK))}
 
 
 ARBITER: Sequence[str] = (sys.executable, "-P", "-m", "arbiter")
