@@ -13,9 +13,11 @@ verdict, by its deadline, whatever frontends, processes, links and the disk do.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from arbiter import protocol
 from arbiter.asking import Asking
-from arbiter.asks import Key, OpenAsk, State, key_of
+from arbiter.asks import OpenAsk, State, key_of
 from arbiter.events import (
     Answered,
     Effect,
@@ -59,13 +61,19 @@ from arbiter.settings import LinkDown, Settings, WhenAbsent
 from arbiter.ways import Run, Way
 
 
+_Waiter = tuple[tuple[str, ...], int | None, str]
+"""Whose packets wait for a link, and for what: apps, uid, note."""
+
+
 class Pipeline(Asking):
     """All of deciding. `handle` is the only way to change it."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._for_link: dict[int, Key] = {}
+        self._for_link: dict[int, _Waiter] = {}
         """Ids of held packets that wait for a link, in the order they came."""
+        self._told: Counter[_Waiter] = Counter()
+        """How many of each wait: the first is told, once."""
         self._linked = False
         """Whether the first `LinksChanged` has come: it is no news."""
 
@@ -144,14 +152,19 @@ class Pipeline(Asking):
         crowd = self.held.crowd(key.uid, self.settings.packets_held)
         if crowd:
             return self._verdicts.drop(now, held, Reason.OVERFLOW, crowd)
-        told = key in self._for_link.values()
+        waiter = (key.apps, key.uid, way.note)
+        told = waiter in self._told
         self.held.wait(held, None, key.uid)
-        self._for_link[held.packet.id] = key
+        self._for_link[held.packet.id] = waiter
+        self._told[waiter] += 1
         if told:
             return []
-        who = owner.processes[0].app.name if isinstance(owner, Owner) else "a connection"
+        app = owner.processes[0].app.name if isinstance(owner, Owner) else "a connection"
+        text = f"{protocol.clean(app, 64)} waits: {way.note}"
         left = f"{held.deadline - now.mono:.0f} s"
-        return [Notify(key.uid, f"{who} waits: {way.note}; it is refused in {left}")]
+        # What is no single user's is for admins only, as its ask would be: root is one.
+        uid = 0 if key.uid is None else key.uid
+        return [Notify(uid, f"{text}; it is refused in {left}")]
 
     # --- again ------------------------------------------------------------------------------
 
@@ -161,6 +174,7 @@ class Pipeline(Asking):
         for held in self._take_for_link():
             assert held.owner is not None
             effects += self._decide(now, held, held.owner)
+        self._told = Counter(self._for_link.values())  # what waits on was told before
         return [*effects, *self._retry_asks(now)]
 
     def _take_for_link(self) -> list[Held]:
@@ -170,6 +184,13 @@ class Pipeline(Asking):
         for held in found:
             self.held.wait_no_more(held)
         return found
+
+    def _waits_no_more(self, held: Held) -> None:
+        waiter = self._for_link.pop(held.packet.id, None)
+        if waiter is not None:
+            self._told[waiter] -= 1
+            if not self._told[waiter]:
+                del self._told[waiter]
 
     def _remembered(
         self, now: Now, ask_id: int, entry: Entry, replaced: tuple[int, ...]
@@ -201,7 +222,7 @@ class Pipeline(Asking):
             if ask is not None:
                 ask.waiting.pop(held.packet.id, None)
                 changed[ask.id] = ask
-            self._for_link.pop(held.packet.id, None)
+            self._waits_no_more(held)
             effects += self._overdue(now, held)
         for ask in changed.values():
             effects += self._show(now, ask)
@@ -269,6 +290,7 @@ class Pipeline(Asking):
         self._stopped = ALLOW if self.settings.when_absent is WhenAbsent.PASS else DENY
         effects: list[Effect] = []
         self._for_link.clear()
+        self._told.clear()
         for held in self.held:
             effects += self._verdicts.give(now, held, self._stopped, Reason.STOPPING)
         for ask in self.asks:
