@@ -9,7 +9,7 @@ from arbiter.events import Answered, Effect, Reason, Refuse, Remember
 from arbiter.given import GivenOnce
 from arbiter.held import Held
 from arbiter.judge import Judgement
-from arbiter.model import ALLOW, DENY, NoOwner, Now, Owner
+from arbiter.model import ALLOW, DENIED, DENY, Decision, NoOwner, Now, Owner
 from arbiter.protocol import WithdrawReason
 from arbiter.rules import Entry
 from arbiter.settings import LinkDown, Mode, Settings, WhenUnattended
@@ -64,6 +64,8 @@ class Asking(Core):
         ask.note = ""
         if not ask.waiting:
             ask.example = self._example(now, held)
+            if obstacle != ask.obstacle:
+                self._word(ask, obstacle)
         ask.waiting[packet.id] = None
         return [*effects, *self._show(now, ask)]
 
@@ -76,15 +78,24 @@ class Asking(Core):
     def _open(self, now: Now, held: Held, key: Key, obstacle: str) -> OpenAsk:
         self.counters["asks"] += 1
         example = self._example(now, held)
-        context = self.ways.context(held.packet)
-        return self.asks.open(
-            key,
-            example,
-            created=now.wall,
-            expires=now.mono + self.settings.ask_ttl,
-            why=obstacle or self.rules.why_asked(example.packet, example.owner, context),
-            fallback=DENY if obstacle else self._fallback,
+        ask = self.asks.open(
+            key, example, created=now.wall, expires=now.mono + self.settings.ask_ttl, why=""
         )
+        self._word(ask, obstacle)
+        return ask
+
+    def _word(self, ask: OpenAsk, obstacle: str) -> None:
+        """Say what it is about, and what silence means: nothing that a budget would stop."""
+        packet, owner, _ = ask.example
+        context = self.ways.context(packet)
+        ask.obstacle = obstacle
+        ask.why = obstacle or self.rules.why_asked(packet, owner, context)
+        ask.fallback, ask.shown = self._silence(ask, obstacle), None
+
+    def _silence(self, ask: OpenAsk, obstacle: str) -> Decision:
+        packet, owner, _ = ask.example
+        way = self.ways.take(self._fallback, packet, 0.0, self.ways.run_of(owner))
+        return DENY if obstacle or way.verdict == DENIED else self._fallback
 
     def _retry_asks(self, now: Now) -> list[Effect]:
         """Rules or links have changed: try again what waits, withdraw what is moot."""
@@ -103,7 +114,10 @@ class Asking(Core):
             packet, owner, _ = ask.example
             context = self.ways.context(packet)
             example = self.rules.judge(packet, owner, now.wall, context)
-            if example is not None and self._asked_about(example, ask):
+            obstacle = self._asked_about(example, ask) if example is not None else ""
+            if obstacle != ask.obstacle or self._silence(ask, obstacle) != ask.fallback:
+                self._word(ask, obstacle)
+            if obstacle:
                 effects += self._show(now, ask)
                 continue
             if example is not None and example.entry is not None and not ask.waiting:
@@ -119,14 +133,14 @@ class Asking(Core):
             effects += self._show(now, ask)
         return effects
 
-    def _asked_about(self, judgement: Judgement, ask: OpenAsk) -> bool:
-        """Whether what the rules say of an ask's example is what the question is about: it still
-        cannot be done."""
+    def _asked_about(self, judgement: Judgement, ask: OpenAsk) -> str:
+        """Why what the rules say of an ask's example cannot be done, if that is to be asked."""
         packet, owner, _ = ask.example
         decided = judgement.entry.created if judgement.entry is not None else NEVER
         run = self.ways.run_of(owner)
         way = self.ways.take(judgement.decision, packet, decided, run)
-        return way.obstacle is not None and self._about(way.obstacle) is LinkDown.ASK
+        asked = way.obstacle is not None and self._about(way.obstacle) is LinkDown.ASK
+        return way.note if asked else ""
 
     def _waiting(self, ask: OpenAsk) -> list[Held]:
         """The packets that wait for an ask, in the order they came: a QUIC flight, or a flow's

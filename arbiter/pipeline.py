@@ -46,6 +46,7 @@ from arbiter.linknews import news
 from arbiter.model import (
     ALLOW,
     DENY,
+    Decision,
     Link,
     NoOwner,
     NoOwnerReason,
@@ -59,7 +60,6 @@ from arbiter.rulebook import ProcessId
 from arbiter.rules import Entry
 from arbiter.settings import LinkDown, Settings, WhenAbsent
 from arbiter.ways import Run, Way
-
 
 _Waiter = tuple[tuple[str, ...], int | None, str]
 """Whose packets wait for a link, and for what: apps, uid, note."""
@@ -185,12 +185,15 @@ class Pipeline(Asking):
             self.held.wait_no_more(held)
         return found
 
-    def _waits_no_more(self, held: Held) -> None:
+    def _waits_no_more(self, held: Held) -> bool:
+        """Whether it waited for a link."""
         waiter = self._for_link.pop(held.packet.id, None)
-        if waiter is not None:
-            self._told[waiter] -= 1
-            if not self._told[waiter]:
-                del self._told[waiter]
+        if waiter is None:
+            return False
+        self._told[waiter] -= 1
+        if not self._told[waiter]:
+            del self._told[waiter]
+        return True
 
     def _remembered(
         self, now: Now, ask_id: int, entry: Entry, replaced: tuple[int, ...]
@@ -222,8 +225,9 @@ class Pipeline(Asking):
             if ask is not None:
                 ask.waiting.pop(held.packet.id, None)
                 changed[ask.id] = ask
-            self._waits_no_more(held)
-            effects += self._overdue(now, held)
+            # The rule that kept it waiting may have ended: silence does not let it elsewhere.
+            strict = self._waits_no_more(held) or (ask is not None and bool(ask.obstacle))
+            effects += self._overdue(now, held, DENY if strict else self._fallback)
         for ask in changed.values():
             effects += self._show(now, ask)
         effects += _retire(self.rules.end_due(now.wall), "its time is over")
@@ -233,7 +237,7 @@ class Pipeline(Asking):
                 effects += self.asks.withdraw(ask, WithdrawReason.EXPIRED, text)
         return effects
 
-    def _overdue(self, now: Now, held: Held) -> list[Effect]:
+    def _overdue(self, now: Now, held: Held, fallback: Decision) -> list[Effect]:
         """The fallback, if no rule says otherwise: one that needs no owner where none was found in
         time, or one that was made while the answer was on its way to the disk."""
         if held.owner is None:
@@ -241,7 +245,7 @@ class Pipeline(Asking):
         judgement = self._judge(now, held)
         if judgement is not None:
             return self._verdicts.judged(now, held, judgement)
-        return self._verdicts.give(now, held, self._fallback, Reason.DEADLINE)
+        return self._verdicts.give(now, held, fallback, Reason.DEADLINE)
 
     # --- links ------------------------------------------------------------------------------
 
@@ -286,13 +290,18 @@ class Pipeline(Asking):
         return effects
 
     def _stopping(self, now: Now) -> list[Effect]:
-        """Nothing stays held; what still comes and no rule decides goes the same way."""
+        """Nothing stays held: rules decide, and what none does goes by `when_absent`, as what
+        still comes will."""
         self._stopped = ALLOW if self.settings.when_absent is WhenAbsent.PASS else DENY
         effects: list[Effect] = []
         self._for_link.clear()
         self._told.clear()
         for held in self.held:
-            effects += self._verdicts.give(now, held, self._stopped, Reason.STOPPING)
+            judgement = self._judge(now, held) if held.owner is not None else None
+            if judgement is not None:
+                effects += self._verdicts.judged(now, held, judgement)
+            else:
+                effects += self._verdicts.give(now, held, self._stopped, Reason.STOPPING)
         for ask in self.asks:
             ask.waiting.clear()
             effects += self.asks.withdraw(ask, WithdrawReason.STOPPING, "arbiter stops")

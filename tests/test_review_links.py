@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playbook import ALICE, ROOT, Playbook, owner, process, verdict
+from playbook import ALICE, ROOT, START, Playbook, owner, process, verdict
 
 from arbiter import protocol
-from arbiter.events import FindOwner, Notify, Report
-from arbiter.model import DENIED, App, AppKind, Link, NoOwner, NoOwnerReason
+from arbiter.events import FindOwner, Notify, Report, SetVerdict, ShowAsk, WatchProcess
+from arbiter.model import (
+    ACCEPTED,
+    ALLOW,
+    DENIED,
+    DENY,
+    App,
+    AppKind,
+    Link,
+    NoOwner,
+    NoOwnerReason,
+    OverBudget,
+    Spent,
+)
 from arbiter.settings import LinkDown
 
 WIFI, LTE = 2, 3
@@ -90,3 +102,83 @@ def test_what_is_kept_of_who_waits_for_a_link_goes_with_the_last_that_waits() ->
     play.stop().skip()
     assert not play.pipeline._told
     assert not play.pipeline._for_link
+
+
+# --- a strict flow never leaves elsewhere -----------------------------------------------------
+
+
+def test_what_waits_for_a_link_is_refused_even_if_its_rule_ends_first() -> None:
+    for line in ("route via=lte proto=udp for=5s", "route via=lte proto=udp"):
+        play = waiting(line, fallback="allow")
+        play.queue(1, proto=17) >> FindOwner >> Notify
+        if "for=" not in line:
+            play.pipeline.rules.change((), (1,))  # as a rule that ends with its process
+        play.wait(31)
+        assert play.all(SetVerdict) == [verdict(1, DENIED)]
+
+
+def test_an_ask_about_a_link_falls_back_to_what_it_said() -> None:
+    play = scene(
+        "route via=lte app=/usr/bin/curl for=5s",
+        links=(wifi(), lte(up=False)),
+        link_down=LinkDown.ASK,
+        fallback="allow",
+    )
+    play.queue(1, outdev=WIFI)
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    assert ask.fallback == DENY
+    play.wait(31)
+    assert play.all(SetVerdict) == [verdict(1, DENIED)]
+
+
+def test_an_ask_says_what_it_is_about_now() -> None:
+    play = scene(links=(wifi(), lte(up=False)), link_down=LinkDown.ASK, fallback="allow")
+    play.queue(1, outdev=WIFI) >> FindOwner >> WatchProcess >> ShowAsk
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    assert (ask.why, ask.fallback) == ("no rule decides it yet", ALLOW)
+    play.rules("route via=lte app=/usr/bin/curl") >> ShowAsk
+    assert (ask.why, ask.fallback) == ("no link of lte carries IPv4 there now", DENY)
+    play.rules(removed=(1,)) >> ShowAsk
+    assert (ask.why, ask.fallback) == ("no rule decides it yet", ALLOW)
+    play.wait(31) >> verdict(1, ACCEPTED)
+
+
+def test_a_fallback_that_a_budget_would_stop_is_shown_as_what_it_is() -> None:
+    over = Spent(1.0, OverBudget.ASK, "600 MB of 500 MB/month used")
+    play = scene(links=(wifi(), lte(spent=over)), fallback="allow")
+    play.queue(1, outdev=LTE) >> FindOwner >> WatchProcess >> ShowAsk
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    assert ask.fallback == DENY
+    play.links(wifi(), lte()) >> Notify >> ShowAsk
+    assert ask.fallback == ALLOW
+    play.wait(31) >> verdict(1, ACCEPTED)
+
+
+@pytest.mark.parametrize("down", [LinkDown.WAIT, LinkDown.ASK])
+def test_stopping_lets_nothing_out_that_a_rule_keeps_in(down: LinkDown) -> None:
+    play = scene(
+        "route via=lte app=/usr/bin/curl",
+        links=(wifi(), lte(up=False)),
+        link_down=down,
+        when_absent="pass",
+    )
+    play.queue(1, outdev=WIFI)
+    play.queue(2, owner(process("/usr/bin/wget")), outdev=WIFI, sport=2).skip()
+    play.stop()
+    assert play.all(SetVerdict) == [verdict(1, DENIED), verdict(2, ACCEPTED)]
+
+
+def test_a_stale_ask_that_another_packet_takes_up_is_about_that_packet() -> None:
+    over = Spent(START.wall + 1, OverBudget.ASK, "600 MB of 500 MB/month used")
+    play = scene("route via=lte app=/usr/bin/curl", links=(wifi(), lte(spent=over)))
+    play.queue(1, outdev=WIFI) >> FindOwner >> WatchProcess >> ShowAsk
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    play.wait(31).skip()
+    ask.obstacle = ask.why = ""  # as it was opened before there was a rule
+    play.queue(2, outdev=WIFI, sport=2) >> FindOwner >> ShowAsk
+    assert ask.why == "lte is over its budget: 600 MB of 500 MB/month used"
+    assert ask.fallback == DENY
