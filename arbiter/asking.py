@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from arbiter import answers, protocol
+from arbiter.answers import Chosen
 from arbiter.asks import Example, Key, OpenAsk, State, key_of
 from arbiter.core import Core, holders_of
 from arbiter.events import Answered, Effect, Reason, Refuse, Remember
 from arbiter.given import GivenOnce
 from arbiter.held import Held
 from arbiter.judge import Judgement
-from arbiter.model import ALLOW, DENIED, DENY, Decision, NoOwner, Now, Owner
-from arbiter.protocol import WithdrawReason
-from arbiter.rules import Entry
+from arbiter.model import ALLOW, DENIED, DENY, Decision, NoOwner, Now, Owner, Peer
+from arbiter.protocol import RefusedReason, WithdrawReason
+from arbiter.rules import Entry, Layer, LifetimeKind, conditions, format_rule
 from arbiter.settings import LinkDown, Mode, Settings, WhenUnattended
 from arbiter.ways import NEVER
+
+_TRIED = (1 << 63) - 1
+"""The id of a rule that is only tried: the newest of all, as the real one will be."""
 
 
 class Asking(Core):
@@ -169,6 +173,7 @@ class Asking(Core):
         try:
             ask = answers.check_open(self.asks, answer.ask, peer)
             chosen = answers.read(ask, answer, peer, self.links)
+            self._check_effect(now, ask, chosen, peer)
         except answers.AnswerError as error:
             text = str(error)
             return [Refuse(event.client, protocol.Refused(error.reason, text, answer.ask))]
@@ -183,6 +188,37 @@ class Asking(Core):
         if not ask.waiting:
             self._given.serve_next(ask.key, given, now.mono + self.settings.ask_ttl)
         return [*effects, *self._settle(now, ask)]
+
+    def _check_effect(self, now: Now, ask: OpenAsk, chosen: Chosen, peer: Peer) -> None:
+        """Raises AnswerError for a rule that would change nothing: where a rule was in the way of
+        itself, the next connection would be asked about like this one, for ever."""
+        rule = chosen.rule
+        if rule is None or not ask.obstacle:
+            return
+        span = rule.lifetime.kind is LifetimeKind.SPAN
+        tried = Entry(
+            id=_TRIED,
+            rule=rule,
+            layer=Layer.REMEMBERED,
+            created=now.wall,
+            by=peer.user,
+            expires=now.wall + rule.lifetime.seconds if span else None,
+            process=chosen.process,
+        )
+        packet, owner, _ = ask.example
+        self.rules.index.add(tried)
+        found = self.rules.judge(packet, owner, now.wall, self.ways.context(packet))
+        self.rules.index.remove(tried.id)
+        obstacle = self._asked_about(found, ask) if found is not None else ""
+        first = found.entry if found is not None else None
+        if not obstacle or first is None:
+            return
+        if first is not tried and conditions(first.rule) == conditions(rule):
+            return  # it is replaced, or the store says why not
+        if first is not tried:
+            obstacle = f"rule {first.id} ({format_rule(first.rule)}) decides before it"
+        text = f"the same would be asked again: {obstacle}; answer for once, or choose otherwise"
+        raise answers.AnswerError(RefusedReason.INVALID, protocol.clean(text))
 
     def _remember_failed(self, now: Now, ask_id: int, problem: str) -> list[Effect]:
         ask = self.asks.get(ask_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ from arbiter.model import (
 
 NEVER = math.inf
 """As `decided`: of a connection that is open already, which no budget cuts."""
+JUST_NOW = sys.float_info.max
+"""As `decided`: by a person who sees what is used up. No wall clock, which may be set back."""
 
 
 class Obstacle(enum.Enum):

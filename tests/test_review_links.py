@@ -8,23 +8,38 @@ import pytest
 from playbook import ALICE, ROOT, START, Playbook, owner, process, verdict
 
 from arbiter import protocol
-from arbiter.events import FindOwner, Notify, Report, SetVerdict, ShowAsk, WatchProcess
+from arbiter.events import (
+    Announce,
+    FindOwner,
+    Notify,
+    Refuse,
+    Remember,
+    Report,
+    SetVerdict,
+    ShowAsk,
+    WatchProcess,
+)
 from arbiter.model import (
     ACCEPTED,
     ALLOW,
     DENIED,
     DENY,
+    MARK_DECIDED,
     App,
     AppKind,
     Link,
     NoOwner,
     NoOwnerReason,
+    Now,
     OverBudget,
     Spent,
+    Verdict,
+    VerdictKind,
 )
 from arbiter.settings import LinkDown
 
 WIFI, LTE = 2, 3
+OVER_LTE = Verdict(VerdictKind.ACCEPT, MARK_DECIDED | 2 << 24)
 
 
 def wifi(**more: Any) -> Link:
@@ -182,3 +197,61 @@ def test_a_stale_ask_that_another_packet_takes_up_is_about_that_packet() -> None
     play.queue(2, outdev=WIFI, sport=2) >> FindOwner >> ShowAsk
     assert ask.why == "lte is over its budget: 600 MB of 500 MB/month used"
     assert ask.fallback == DENY
+
+
+# --- no question without end ------------------------------------------------------------------
+
+
+def over_budget(*rules: str) -> Playbook:
+    """lte is over its budget, and rules from before that are asked about."""
+    play = scene(*rules)
+    play.wait(5)
+    spent = Spent(play.now.wall, OverBudget.ASK, "600 MB of 500 MB/month used")
+    play.links(wifi(), lte(spent=spent)).skip().wait(1)
+    return play.queue(1, outdev=WIFI).skip()
+
+
+def test_an_answer_that_another_rule_would_overrule_is_refused_and_says_by_which() -> None:
+    rule = "route via=lte app=/usr/bin/curl host=198.51.100.10 port=443 proto=tcp"
+    play = over_budget(rule)
+    for decision in ("allow", "deny"):
+        play.answer(1, decision, scope="app", lifetime="forever")
+        refused = play.take(Refuse).message
+        assert refused.reason is protocol.RefusedReason.INVALID
+        assert f"rule 1 ({rule}) decides before it" in refused.text
+        assert "once" in refused.text
+    play.end()
+    play.answer(1, "allow", scope="app") >> verdict(1, ACCEPTED) >> Report >> Announce
+
+
+@pytest.mark.parametrize("lifetime", ["forever", "15m", "process"])
+def test_an_answer_that_is_more_specific_settles_it(lifetime: str) -> None:
+    play = over_budget("route via=lte app=/usr/bin/curl")
+    play.answer(1, "allow", scope="host", lifetime=lifetime)
+    assert not play.all(Refuse)
+    play.queue(2, outdev=WIFI, sport=2) >> FindOwner >> verdict(2, ACCEPTED)
+
+
+def test_ones_own_rule_of_the_same_words_is_replaced_and_not_in_the_way() -> None:
+    play = over_budget("route via=lte app=/usr/bin/curl user=alice")
+    play.answer(1, "allow", scope="app", lifetime="forever") >> Remember
+    assert not play.all(Refuse)
+
+
+def test_a_link_that_is_down_is_no_answer_to_what_it_is_asked_for() -> None:
+    play = scene(
+        "route via=lte app=/usr/bin/curl",
+        links=(wifi(), lte(up=False)),
+        link_down=LinkDown.ASK,
+    )
+    play.queue(1, outdev=WIFI).skip()
+    play.answer(1, "route", via=("lte",), scope="host", lifetime="forever")
+    assert "no link of lte carries IPv4 there now" in play.take(Refuse).message.text
+    play.end()
+    play.answer(1, "route", via=("wifi",), scope="host", lifetime="forever") >> Remember
+
+
+def test_a_persons_word_counts_though_the_clock_was_set_back() -> None:
+    play = over_budget("route via=lte app=/usr/bin/curl")
+    play.now = Now(play.now.mono, play.now.wall - 3600)
+    play.answer(1, "route", via=("lte",)) >> verdict(1, OVER_LTE)
