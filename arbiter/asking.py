@@ -75,7 +75,7 @@ class Asking(Core):
 
     def _example(self, now: Now, held: Held) -> Example:
         assert held.owner is not None
-        context = self.ways.context(held.packet)
+        context = self._context(held.packet, held.owner)
         subject = self.rules.subject(held.packet, held.owner, now.wall, context)
         return Example(held.packet, held.owner, subject)
 
@@ -91,7 +91,7 @@ class Asking(Core):
     def _word(self, ask: OpenAsk, obstacle: str) -> None:
         """Say what it is about, and what silence means: nothing that a budget would stop."""
         packet, owner, _ = ask.example
-        context = self.ways.context(packet)
+        context = self._context(packet, owner)
         ask.obstacle = obstacle
         ask.why = obstacle or self.rules.why_asked(packet, owner, context)
         ask.fallback, ask.shown = self._silence(ask, obstacle), None
@@ -116,7 +116,7 @@ class Asking(Core):
                     del ask.waiting[held.packet.id]
                     effects += self._verdicts.judged(now, held, judgement, way)
             packet, owner, _ = ask.example
-            context = self.ways.context(packet)
+            context = self._context(packet, owner)
             example = self.rules.judge(packet, owner, now.wall, context)
             obstacle = self._asked_about(example, ask) if example is not None else ""
             if obstacle != ask.obstacle or self._silence(ask, obstacle) != ask.fallback:
@@ -207,7 +207,7 @@ class Asking(Core):
         )
         packet, owner, _ = ask.example
         self.rules.index.add(tried)
-        found = self.rules.judge(packet, owner, now.wall, self.ways.context(packet))
+        found = self.rules.judge(packet, owner, now.wall, self._context(packet, owner))
         self.rules.index.remove(tried.id)
         obstacle = self._asked_about(found, ask) if found is not None else ""
         first = found.entry if found is not None else None

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from arbiter.asks import AskBook
 from arbiter.events import Effect, UseClasses, WatchProcess
 from arbiter.held import Held, HeldPackets
-from arbiter.judge import Judgement
-from arbiter.model import ALLOW, DENY, Decision, Link, NoOwner, Now, Owner, Peer
+from arbiter.judge import Context, Judgement
+from arbiter.model import ALLOW, DENY, Decision, Link, NoOwner, Now, Owner, Packet, Peer
 from arbiter.rulebook import ProcessId, RuleBook
 from arbiter.rules import Entry
 from arbiter.settings import Fallback, LinkDown, Mode, Settings
@@ -57,8 +57,11 @@ class Core:
 
     def _judge(self, now: Now, held: Held) -> Judgement | None:
         assert held.owner is not None
-        context = self.ways.context(held.packet)
+        context = self._context(held.packet, held.owner)
         return self.rules.judge(held.packet, held.owner, now.wall, context)
+
+    def _context(self, packet: Packet, owner: Owner | NoOwner) -> Context:
+        return self.ways.context(packet, self.ways.run_of(owner))
 
     def _exited(self, owner: Owner | NoOwner | None) -> bool:
         holders = holders_of(owner)

@@ -59,7 +59,7 @@ from arbiter.protocol import RefusedReason, WithdrawReason
 from arbiter.rulebook import ProcessId
 from arbiter.rules import Entry
 from arbiter.settings import LinkDown, Settings, WhenAbsent
-from arbiter.ways import Run, Way
+from arbiter.ways import MAX_RUNS, Run, Way
 
 _Waiter = tuple[tuple[str, ...], int | None, str]
 """Whose packets wait for a link, and for what: apps, uid, note."""
@@ -264,7 +264,9 @@ class Pipeline(Asking):
             known = ", ".join(self.links) or "none"
             text = f"there is no link {protocol.clean(event.via, 40)!r} (known: {known})"
             return [Refuse(event.client, protocol.Refused(RefusedReason.INVALID, text))]
-        self.ways.start_run(Run(event.process, event.peer.uid, event.via))
+        if not self.ways.start_run(Run(event.process, event.peer.uid, event.via)):
+            text = f"you have {MAX_RUNS} programs under run-via already: end some of them first"
+            return [Refuse(event.client, protocol.Refused(RefusedReason.BUSY, text))]
         watch = self._watch((event.process,))
         return [*watch, Reply(event.client, protocol.Running(link.name, link.up))]
 

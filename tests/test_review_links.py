@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playbook import ALICE, ROOT, START, Playbook, owner, process, verdict
+from msgspec import structs
+from playbook import ALICE, BOB, ROOT, START, Playbook, owner, process, verdict
 
 from arbiter import protocol
 from arbiter.events import (
@@ -14,7 +15,9 @@ from arbiter.events import (
     Notify,
     Refuse,
     Remember,
+    Reply,
     Report,
+    RunVia,
     SetVerdict,
     ShowAsk,
     WatchProcess,
@@ -25,6 +28,7 @@ from arbiter.model import (
     DENIED,
     DENY,
     MARK_DECIDED,
+    Ancestor,
     App,
     AppKind,
     Link,
@@ -32,11 +36,13 @@ from arbiter.model import (
     NoOwnerReason,
     Now,
     OverBudget,
+    Peer,
     Spent,
     Verdict,
     VerdictKind,
 )
 from arbiter.settings import LinkDown
+from arbiter.ways import MAX_RUNS
 
 WIFI, LTE = 2, 3
 OVER_LTE = Verdict(VerdictKind.ACCEPT, MARK_DECIDED | 2 << 24)
@@ -255,3 +261,80 @@ def test_a_persons_word_counts_though_the_clock_was_set_back() -> None:
     play = over_budget("route via=lte app=/usr/bin/curl")
     play.now = Now(play.now.mono, play.now.wall - 3600)
     play.answer(1, "route", via=("lte",)) >> verdict(1, OVER_LTE)
+
+
+# --- run-via ----------------------------------------------------------------------------------
+
+
+def run(
+    play: Playbook, via: str, pid: int = 100, peer: Peer = ALICE, start: int | None = None
+) -> Playbook:
+    """Process 100 is the parent of every process of the playbook."""
+    process = (pid, pid * 10 if start is None else start)
+    return play.send(RunVia(play.now, 77, peer, process, via))
+
+
+def goes_over_lte(play: Playbook, who: Any = None) -> bool:
+    play.skip()
+    id = play.next_rule = play.next_rule + 1
+    play.queue(id, who, outdev=WIFI, sport=id)
+    (given,) = play.all(SetVerdict)
+    return bool(given.verdict == OVER_LTE)
+
+
+@pytest.mark.parametrize("other", [ALICE, BOB])
+def test_nobody_ends_or_moves_the_run_of_another_user(other: Peer) -> None:
+    """A socket outlives its process, whose pid may be another's by then; or the process becomes
+    another user's by a set-uid program. Its messages say what they like."""
+    play = scene("allow app=/usr/bin/curl")
+    run(play, "lte", peer=ROOT)
+    run(play, "wifi", peer=other)
+    assert goes_over_lte(play)
+    run(play, "wifi", start=2000)  # as the daemon reads it: the process before it is gone
+    assert not goes_over_lte(play)
+    play.exits(100)
+    assert len(play.pipeline.ways._of_user) == 1
+
+
+def test_a_run_within_a_run_of_roots_stays_in_it_and_within_ones_own_does_not() -> None:
+    inner, outer = Ancestor(50, process().app), Ancestor(100, process().app)
+    child = structs.replace(process(), ancestors=(inner, outer))
+    for peer, expected in ((ROOT, True), (ALICE, False)):
+        play = scene("allow app=/usr/bin/curl")
+        run(play, "lte", 100, peer)
+        run(play, "wifi", 50, ALICE)
+        assert goes_over_lte(play, owner(child)) is expected
+
+
+def test_a_process_that_got_the_pid_of_a_run_is_not_in_it() -> None:
+    play = scene("allow app=/usr/bin/curl")
+    run(play, "lte", 4242, start=1)
+    assert not goes_over_lte(play)
+    run(play, "lte", 4242)
+    assert goes_over_lte(play)
+
+
+def test_runs_of_a_user_are_bounded_and_make_room_as_they_end() -> None:
+    play = scene()
+    for pid in range(1, MAX_RUNS + 1):
+        run(play, "lte", pid) >> WatchProcess(pid, pid * 10) >> Reply
+    run(play, "lte", 5000)
+    assert play.take(Refuse).message.reason is protocol.RefusedReason.BUSY
+    run(play, "wifi", 7) >> Reply  # known already
+    run(play, "lte", 5001, BOB) >> WatchProcess >> Reply
+    play.exits(7)
+    run(play, "lte", 5000) >> WatchProcess >> Reply
+    play.end()
+
+
+def test_what_a_link_costs_is_asked_of_the_link_of_the_run() -> None:
+    play = scene("deny app=/usr/bin/curl metered=yes", "allow app=/usr/bin/curl")
+    run(play, "lte").skip()
+    play.queue(1, outdev=WIFI) >> FindOwner >> verdict(1, DENIED) >> Report
+    run(play, "wifi").skip()
+    play.queue(2, outdev=LTE, sport=2) >> FindOwner
+    assert play.take(SetVerdict).verdict.mark == MARK_DECIDED | 1 << 24
+    play.links(wifi()).skip()
+    run(play, "wifi").skip()
+    play.links().skip()
+    play.queue(3, outdev=LTE, sport=3) >> FindOwner >> verdict(3, DENIED)
