@@ -35,6 +35,7 @@ LONGEST = 3600.0
 """Seconds after which the clock is looked at again, while a period's end is waited for."""
 MAX_ACCOUNTS = 4096
 """Accounts kept to be shared by flows."""
+_UNKNOWN = Account()
 log = logging.getLogger("arbiter")
 
 
@@ -61,8 +62,9 @@ class Accounts:
     def __init__(self, writer: Writer, state: Path, mask: int, changed: Callable[[], None]) -> None:
         self._writer, self._mask, self._changed = writer, mask, changed
         self._zone = local_zone()
-        self._numbers: dict[int, str] = {}
-        self._ledger = Ledger(lambda n: Account(link=self._numbers.get(n, "")), self._zone)
+        self._numbers: dict[int, Account] = {}
+        """Whose bytes those are of which only the link's number is known."""
+        self._ledger = Ledger(lambda n: self._numbers.get(n, _UNKNOWN), self._zone)
         self._totals = Totals()
         self._watch = ConntrackWatch(self._ended, self._lost, mask)
         self._file = state / "budgets.json"
@@ -178,7 +180,7 @@ class Accounts:
 
     def follow(self, links: tuple[FoundLink, ...]) -> None:
         """These are the links now; their budgets count."""
-        self._numbers = {link.number: link.name for link in links}
+        self._numbers = {link.number: Account(link=link.name, sim=link.sim) for link in links}
         self._budgets = {link.name: link for link in links if link.budget is not None}
         self._known = {name: self.spent(link) for name, link in self._budgets.items()}
         self._arm()
@@ -200,7 +202,8 @@ class Accounts:
     def _standing(self, link: FoundLink) -> Standing | None:
         if link.budget is None:
             return None
-        wall, key = time.time(), f"sim {link.sim}" if link.sim else f"link {link.name}"
+        wall, whose = time.time(), f"sim {link.sim}" if link.sim else f"link {link.name}"
+        key = f"{whose} {link.budget}"  # one SIM may have a budget for each of its APNs
         since = day_of(period_start(link.budget, wall, self._zone), self._zone)
         used = self._totals.carried(link.name, link.sim, since)
         before = self._exceeded.get(key)
