@@ -51,7 +51,7 @@ def summed(rows: Iterable[Used], *by: str) -> dict[tuple[str, ...], Used]:
 
 
 class Totals:
-    """Sums of what was used, as they grow. Its size is that of links times KEPT_DAYS, and MAX_APPS."""
+    """Sums of what was used, as they grow. Its size is that of links times days, and MAX_APPS."""
 
     def __init__(self) -> None:
         self._days: dict[tuple[str, str, str], int] = {}
