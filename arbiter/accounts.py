@@ -95,6 +95,7 @@ class Accounts:
             self.problems = await asyncio.to_thread(acct.enable, acct_file())
             self._open.set()
             self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(not_silent)
         for problem in self.problems:
             log.error("%s", problem)
 
@@ -244,6 +245,13 @@ class Accounts:
     def _new_period(self) -> None:
         self._check()
         self._arm()
+
+
+def not_silent(task: asyncio.Task[None]) -> None:
+    """As done callback: a mistake of ours that ended a task for life is the daemon's business."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        context = {"message": "in a task for life", "exception": error}
+        task.get_loop().call_exception_handler(context)
 
 
 def read_exceeded(path: Path) -> dict[str, Exceeded]:

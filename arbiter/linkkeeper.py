@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from arbiter.accounts import Accounts, acct_file
+from arbiter.accounts import Accounts, acct_file, not_silent
 from arbiter.bus import FactsWatch
 from arbiter.classes import Marking
 from arbiter.events import Event, LinksChanged
@@ -124,7 +124,7 @@ class LinkKeeper:
         await self._bus.start()
         await self._follow(first=True)
         self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(_ended)
+        self._task.add_done_callback(not_silent)
 
     async def stop(self) -> None:
         """Follow no more. What is being put in force is waited for: its thread cannot be ended,
@@ -295,13 +295,6 @@ class LinkKeeper:
         if known != self._shown:
             self._shown = known
             self._dispatch(LinksChanged(now(), known))
-
-
-def _ended(task: asyncio.Task[None]) -> None:
-    """A mistake of ours ended the following of links: nothing may go on as if they were."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        context = {"message": "while following links", "exception": error}
-        task.get_loop().call_exception_handler(context)
 
 
 def _nameable(

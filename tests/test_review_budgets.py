@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,8 +14,11 @@ from msgspec import structs
 from arbiter import accounts as module
 from arbiter.accounts import Accounts, read_exceeded
 from arbiter.budgets import Exceeded, Totals, standing
+from arbiter.daemon import Daemon
 from arbiter.links import FoundLink, LinkKind
 from arbiter.model import MARK_MASK, Flow, OverBudget
+from arbiter.settings import Settings
+from arbiter.startup import Paths
 from arbiter.tariff import Budget, Period
 from arbiter.usage import Account, Counted, Used, day_of
 
@@ -174,3 +178,33 @@ def test_what_was_exceeded_is_kept_over_a_restart(
     assert before is not None
     assert again.spent(found()) == before
     assert structs.asdict(before)["since"] == WALL
+
+
+def test_a_mistake_that_ends_the_counting_is_not_silent(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken: list[object] = []
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: broken.append(context["exception"]))
+
+        async def mistaken() -> None:
+            raise ZeroDivisionError
+
+        task = asyncio.create_task(mistaken())
+        task.add_done_callback(module.not_silent)
+        await asyncio.wait([task])
+        ended = asyncio.create_task(asyncio.sleep(60))
+        ended.add_done_callback(module.not_silent)  # type: ignore[arg-type]
+        ended.cancel()
+        await asyncio.wait([ended])
+        await asyncio.sleep(0)
+
+    asyncio.run(play())
+    assert [type(error) for error in broken] == [ZeroDivisionError]
+
+
+def test_a_reload_that_comes_before_links_are_there_ends_nothing(tmp_path: Path) -> None:
+    daemon = Daemon(Settings(), Paths(tmp_path, tmp_path / "socket", tmp_path))
+    daemon._hangup()
