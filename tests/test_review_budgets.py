@@ -196,7 +196,7 @@ def test_a_mistake_that_ends_the_counting_is_not_silent(
         task.add_done_callback(module.not_silent)
         await asyncio.wait([task])
         ended = asyncio.create_task(asyncio.sleep(60))
-        ended.add_done_callback(module.not_silent)  # type: ignore[arg-type]
+        ended.add_done_callback(module.not_silent)
         ended.cancel()
         await asyncio.wait([ended])
         await asyncio.sleep(0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from msgspec import structs
 from playbook import ALICE, BOB, ROOT, START, Playbook, owner, process, verdict
 
 from arbiter import protocol
+from arbiter.cli.linkusage import usage
 from arbiter.events import (
     Announce,
     FindOwner,
@@ -338,3 +341,14 @@ def test_what_a_link_costs_is_asked_of_the_link_of_the_run() -> None:
     run(play, "wifi").skip()
     play.links().skip()
     play.queue(3, outdev=LTE, sport=3) >> FindOwner >> verdict(3, DENIED)
+
+
+# --- commands ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("month", ["0000-01", "9999-12", "2026-13", "2026-7", "x"])
+def test_a_month_that_is_none_is_said_without_a_traceback(month: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(usage, ["--month", month, "--db", str(tmp_path / "none.db")])
+    assert done.exit_code == 2
+    assert isinstance(done.exception, SystemExit)
+    assert "is no month" in done.output

@@ -49,7 +49,7 @@ def run_via(socket_path: Path, link: str, argv: tuple[str, ...]) -> None:
             if isinstance(reply, protocol.Refused):
                 fail(reply.text)
         if not reply.up:
-            click.echo(f"arbiter: link {link} is down: connections wait for it", err=True)
+            click.echo(f"arbiter: link {link} is down: nothing connects until it is up", err=True)
         keeper = threading.Thread(
             target=_keep, args=(connection.socket, socket_path, link), daemon=True
         )
@@ -60,16 +60,22 @@ def run_via(socket_path: Path, link: str, argv: tuple[str, ...]) -> None:
 def _keep(sock: socket.socket, path: Path, link: str) -> None:
     """Say it again to a daemon that was restarted: it forgot. Ends with the program."""
     while True:
-        _drain(sock)
+        _listen(sock, link)
+        sock.close()
+        time.sleep(RETRY)  # it may hang up at once, and again
         sock = _again(path, link)
 
 
-def _drain(sock: socket.socket) -> None:
-    """Read until the daemon hangs up; what it says is not for us."""
+def _listen(sock: socket.socket, link: str) -> None:
+    """Read until the daemon hangs up. One that has just begun does not know its links yet and
+    refuses: say it again, or the program would go on over any link."""
+    decoder = protocol.daemon_decoder()
     sock.settimeout(None)
     try:
-        while sock.recv(65536):
-            pass
+        while data := sock.recv(65536):
+            if any(isinstance(reply, protocol.Refused) for reply in decoder.feed(data)):
+                time.sleep(RETRY)
+                sock.sendall(protocol.encode(protocol.RunVia(link)))
     except OSError:
         return
 
@@ -119,4 +125,7 @@ def _run(argv: tuple[str, ...]) -> NoReturn:
 
 
 def _has_children() -> bool:
-    return bool(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    try:
+        return bool(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN: wait without saying so
+        return False
