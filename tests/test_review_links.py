@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from msgspec import structs
 from playbook import ALICE, BOB, ROOT, START, Playbook, owner, process, verdict
+from scripted_daemon import example_ask
 
 from arbiter import protocol
 from arbiter.cli.linkusage import usage
@@ -44,8 +45,12 @@ from arbiter.model import (
     Verdict,
     VerdictKind,
 )
+from arbiter.protocol import LinkView
 from arbiter.settings import LinkDown
 from arbiter.ways import MAX_RUNS
+from prompts.cards import Send
+from prompts.machine import Machine
+from prompts.screen import draw
 
 WIFI, LTE = 2, 3
 OVER_LTE = Verdict(VerdictKind.ACCEPT, MARK_DECIDED | 2 << 24)
@@ -352,3 +357,63 @@ def test_a_month_that_is_none_is_said_without_a_traceback(month: str, tmp_path: 
     assert done.exit_code == 2
     assert isinstance(done.exception, SystemExit)
     assert "is no month" in done.output
+
+
+# --- what a person reads ----------------------------------------------------------------------
+
+
+def views(count: int) -> tuple[LinkView, ...]:
+    words: dict[str, Any] = {
+        "metered": True,
+        "roaming": True,
+        "price": "0.02 EUR/MB",
+        "budget": "500 MB/month",
+    }
+    return tuple(
+        LinkView(f"link{n}", True, default=n == 1, left=23_000_000, used=12_000_000, **words)
+        for n in range(count)
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (60, 14), (40, 16)])
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 31])
+def test_whoever_chooses_a_link_sees_all_digits_the_rule_and_the_keys(
+    width: int, height: int, count: int
+) -> None:
+    machine = Machine()
+    machine.event(example_ask(7, links=views(count)), 0)
+    machine.drawn(0)
+    machine.key("r", 1)
+    screen = draw(machine, width, height, 1)
+    text = " ".join("".join(part for part, _ in line) for line in screen.lines)
+    names = [f"{n + 1} link{n}" for n in range(min(count, 9))]
+    assert all(name in " ".join(text.split()) for name in [*names, "0 any"])
+    assert "route via=" in text
+    assert "Esc back" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"default": False}, {"metered": False}, {"roaming": False}, {"price": "9.99 EUR/MB"}],
+)
+def test_another_price_of_allow_is_another_question(change: dict[str, Any]) -> None:
+    machine = Machine()
+    first, second = views(2)
+    ask = example_ask(7, links=(first, second))
+    machine.event(ask, 0)
+    machine.drawn(0)
+    machine.event(structs.replace(ask, links=(first, structs.replace(second, **change))), 1)
+    machine.drawn(1)
+    assert [type(out) for out in machine.key("a", 1.1)] == [], "the key came before it was read"
+    assert [type(out) for out in machine.key("a", 2)] == [Send]
+
+
+def test_what_grows_by_itself_is_no_other_question() -> None:
+    machine = Machine()
+    (link,) = views(1)
+    ask = example_ask(7, links=(link,))
+    machine.event(ask, 0)
+    machine.drawn(0)
+    machine.event(structs.replace(ask, links=(structs.replace(link, used=1, left=2),)), 1)
+    machine.drawn(1)
+    assert [type(out) for out in machine.key("a", 1.1)] == [Send]
