@@ -35,6 +35,7 @@ LONGEST = 3600.0
 """Seconds after which the clock is looked at again, while a period's end is waited for."""
 MAX_ACCOUNTS = 4096
 """Accounts kept to be shared by flows."""
+_UNKNOWN = Account()
 log = logging.getLogger("arbiter")
 
 
@@ -62,7 +63,7 @@ class Accounts:
         self._writer, self._mask, self._changed = writer, mask, changed
         self._zone = local_zone()
         self._unknown: dict[int, Account] = {}
-        self._ledger = Ledger(lambda n: self._unknown.get(n, _NOWHERE), self._zone)
+        self._ledger = Ledger(lambda n: self._unknown.get(n, _UNKNOWN), self._zone)
         self._totals = Totals()
         self._watch = ConntrackWatch(self._ended, self._lost, mask)
         self._file = state / "budgets.json"
@@ -93,6 +94,7 @@ class Accounts:
             self.problems = await asyncio.to_thread(acct.enable, acct_file())
             self._open.set()
             self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(not_silent)
         for problem in self.problems:
             log.error("%s", problem)
 
@@ -200,7 +202,8 @@ class Accounts:
     def _standing(self, link: FoundLink) -> Standing | None:
         if link.budget is None:
             return None
-        wall, key = time.time(), f"sim {link.sim}" if link.sim else f"link {link.name}"
+        wall, whose = time.time(), f"sim {link.sim}" if link.sim else f"link {link.name}"
+        key = f"{whose} {link.budget}"  # one SIM may have a budget for each of its APNs
         since = day_of(period_start(link.budget, wall, self._zone), self._zone)
         used = self._totals.carried(link.name, link.sim, since)
         before = self._exceeded.get(key)
@@ -243,9 +246,6 @@ class Accounts:
         self._arm()
 
 
-_NOWHERE = Account()
-
-
 def unknown_accounts(links: tuple[FoundLink, ...]) -> dict[int, Account]:
     """For whom a connection counts that nobody here let go, by its mark's link number.
 
@@ -262,6 +262,13 @@ def unknown_accounts(links: tuple[FoundLink, ...]) -> dict[int, Account]:
         first = min(leading, key=lambda link: (link.metric, link.number))
         found[0] = found[first.number]
     return found
+
+
+def not_silent(task: asyncio.Task[None]) -> None:
+    """As done callback: a mistake of ours that ended a task for life is the daemon's business."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        context = {"message": "in a task for life", "exception": error}
+        task.get_loop().call_exception_handler(context)
 
 
 def read_exceeded(path: Path) -> dict[str, Exceeded]:

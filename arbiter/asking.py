@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from arbiter import answers, protocol
+from arbiter.answers import Chosen
 from arbiter.asks import Example, Key, OpenAsk, State, key_of
 from arbiter.core import Core, holders_of
 from arbiter.events import Answered, Effect, Reason, Refuse, Remember
 from arbiter.given import GivenOnce
 from arbiter.held import Held
 from arbiter.judge import Judgement
-from arbiter.model import ALLOW, DENY, NoOwner, Now, Owner
-from arbiter.protocol import WithdrawReason
-from arbiter.rules import Entry
+from arbiter.model import ALLOW, DENIED, DENY, Decision, NoOwner, Now, Owner, Peer
+from arbiter.protocol import RefusedReason, WithdrawReason
+from arbiter.rules import Entry, Layer, LifetimeKind, conditions, format_rule
 from arbiter.settings import LinkDown, Mode, Settings, WhenUnattended
 from arbiter.ways import NEVER
+
+_TRIED = (1 << 63) - 1
+"""The id of a rule that is only tried: the newest of all, as the real one will be."""
 
 
 class Asking(Core):
@@ -64,27 +68,38 @@ class Asking(Core):
         ask.note = ""
         if not ask.waiting:
             ask.example = self._example(now, held)
+            if obstacle != ask.obstacle:
+                self._word(ask, obstacle)
         ask.waiting[packet.id] = None
         return [*effects, *self._show(now, ask)]
 
     def _example(self, now: Now, held: Held) -> Example:
         assert held.owner is not None
-        context = self.ways.context(held.packet)
+        context = self._context(held.packet, held.owner)
         subject = self.rules.subject(held.packet, held.owner, now.wall, context)
         return Example(held.packet, held.owner, subject)
 
     def _open(self, now: Now, held: Held, key: Key, obstacle: str) -> OpenAsk:
         self.counters["asks"] += 1
         example = self._example(now, held)
-        context = self.ways.context(held.packet)
-        return self.asks.open(
-            key,
-            example,
-            created=now.wall,
-            expires=now.mono + self.settings.ask_ttl,
-            why=obstacle or self.rules.why_asked(example.packet, example.owner, context),
-            fallback=DENY if obstacle else self._fallback,
+        ask = self.asks.open(
+            key, example, created=now.wall, expires=now.mono + self.settings.ask_ttl, why=""
         )
+        self._word(ask, obstacle)
+        return ask
+
+    def _word(self, ask: OpenAsk, obstacle: str) -> None:
+        """Say what it is about, and what silence means: nothing that a budget would stop."""
+        packet, owner, _ = ask.example
+        context = self._context(packet, owner)
+        ask.obstacle = obstacle
+        ask.why = obstacle or self.rules.why_asked(packet, owner, context)
+        ask.fallback, ask.shown = self._silence(ask, obstacle), None
+
+    def _silence(self, ask: OpenAsk, obstacle: str) -> Decision:
+        packet, owner, _ = ask.example
+        way = self.ways.take(self._fallback, packet, 0.0, self.ways.run_of(owner))
+        return DENY if obstacle or way.verdict == DENIED else self._fallback
 
     def _retry_asks(self, now: Now) -> list[Effect]:
         """Rules or links have changed: try again what waits, withdraw what is moot."""
@@ -101,9 +116,12 @@ class Asking(Core):
                     del ask.waiting[held.packet.id]
                     effects += self._verdicts.judged(now, held, judgement, way)
             packet, owner, _ = ask.example
-            context = self.ways.context(packet)
+            context = self._context(packet, owner)
             example = self.rules.judge(packet, owner, now.wall, context)
-            if example is not None and self._asked_about(example, ask):
+            obstacle = self._asked_about(example, ask) if example is not None else ""
+            if obstacle != ask.obstacle or self._silence(ask, obstacle) != ask.fallback:
+                self._word(ask, obstacle)
+            if obstacle:
                 effects += self._show(now, ask)
                 continue
             if example is not None and example.entry is not None and not ask.waiting:
@@ -119,14 +137,14 @@ class Asking(Core):
             effects += self._show(now, ask)
         return effects
 
-    def _asked_about(self, judgement: Judgement, ask: OpenAsk) -> bool:
-        """Whether what the rules say of an ask's example is what the question is about: it still
-        cannot be done."""
+    def _asked_about(self, judgement: Judgement, ask: OpenAsk) -> str:
+        """Why what the rules say of an ask's example cannot be done, if that is to be asked."""
         packet, owner, _ = ask.example
         decided = judgement.entry.created if judgement.entry is not None else NEVER
         run = self.ways.run_of(owner)
         way = self.ways.take(judgement.decision, packet, decided, run)
-        return way.obstacle is not None and self._about(way.obstacle) is LinkDown.ASK
+        asked = way.obstacle is not None and self._about(way.obstacle) is LinkDown.ASK
+        return way.note if asked else ""
 
     def _waiting(self, ask: OpenAsk) -> list[Held]:
         """The packets that wait for an ask, in the order they came: a QUIC flight, or a flow's
@@ -155,6 +173,7 @@ class Asking(Core):
         try:
             ask = answers.check_open(self.asks, answer.ask, peer)
             chosen = answers.read(ask, answer, peer, self.links)
+            self._check_effect(now, ask, chosen, peer)
         except answers.AnswerError as error:
             text = str(error)
             return [Refuse(event.client, protocol.Refused(error.reason, text, answer.ask))]
@@ -169,6 +188,37 @@ class Asking(Core):
         if not ask.waiting:
             self._given.serve_next(ask.key, given, now.mono + self.settings.ask_ttl)
         return [*effects, *self._settle(now, ask)]
+
+    def _check_effect(self, now: Now, ask: OpenAsk, chosen: Chosen, peer: Peer) -> None:
+        """Raises AnswerError for a rule that would change nothing: where a rule was in the way of
+        itself, the next connection would be asked about like this one, for ever."""
+        rule = chosen.rule
+        if rule is None or not ask.obstacle:
+            return
+        span = rule.lifetime.kind is LifetimeKind.SPAN
+        tried = Entry(
+            id=_TRIED,
+            rule=rule,
+            layer=Layer.REMEMBERED,
+            created=now.wall,
+            by=peer.user,
+            expires=now.wall + rule.lifetime.seconds if span else None,
+            process=chosen.process,
+        )
+        packet, owner, _ = ask.example
+        self.rules.index.add(tried)
+        found = self.rules.judge(packet, owner, now.wall, self._context(packet, owner))
+        self.rules.index.remove(tried.id)
+        obstacle = self._asked_about(found, ask) if found is not None else ""
+        first = found.entry if found is not None else None
+        if not obstacle or first is None:
+            return
+        if first is not tried and conditions(first.rule) == conditions(rule):
+            return  # it is replaced, or the store says why not
+        if first is not tried:
+            obstacle = f"rule {first.id} ({format_rule(first.rule)}) decides before it"
+        text = f"the same would be asked again: {obstacle}; answer for once, or choose otherwise"
+        raise answers.AnswerError(RefusedReason.INVALID, protocol.clean(text))
 
     def _remember_failed(self, now: Now, ask_id: int, problem: str) -> list[Effect]:
         ask = self.asks.get(ask_id)

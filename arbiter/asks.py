@@ -66,6 +66,7 @@ class OpenAsk:
         "id",
         "key",
         "note",
+        "obstacle",
         "peer",
         "shown",
         "state",
@@ -96,6 +97,8 @@ class OpenAsk:
         self.why = why
         self.fallback = fallback
         """What its packets get where nobody answers in time: allow or deny."""
+        self.obstacle = ""
+        """Why what the rules say cannot be done, where that is what it is about."""
         self.note = ""
         """What happened to the program since: "curl has exited"."""
         self.waiting: dict[int, None] = {}

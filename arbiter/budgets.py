@@ -6,7 +6,7 @@ Days are local dates (`usage.day_of`), because budgets begin at local midnight.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 
 from msgspec import Struct
 
@@ -16,6 +16,10 @@ from arbiter.usage import Account, Used, day_of, plus
 
 MAX_APPS = 16_384
 """(app, link) pairs whose month is kept for prompts; `arbiter links usage` knows them all."""
+
+KEPT_DAYS = 40
+"""Days that are kept: a period is a month at most, and a clock that was wrong has days of its own,
+which must not push out those that count."""
 
 
 def first_day(wall: float, zone: tzinfo | int) -> str:
@@ -52,40 +56,60 @@ class Totals:
     def __init__(self) -> None:
         self._days: dict[tuple[str, str, str], int] = {}
         """(link, SIM, day) → bytes both ways."""
-        self._apps: dict[tuple[str, str], int] = {}
-        """(app, link) → bytes both ways of this month."""
+        self._apps: dict[str, dict[str, int]] = {}
+        """App → link → bytes both ways of this month."""
+        self._pairs = 0
         self._month = ""
 
     def load(self, rows: Iterable[Used], today: str) -> None:
         """Start anew with what is stored; `today` as `Used.day`."""
-        self._days, self._apps, self._month = {}, {}, today[:7]
+        self._days = {}
+        self._begin(today[:7])
         for row in rows:
-            self.add(row)
+            self._add_day(row)
+            if row.day[:7] == self._month:
+                self._add_app(row)
 
     def add(self, used: Used) -> None:
         """More was used."""
-        account, size = used.account, used.size
-        key = (account.link, account.sim, used.day)
-        self._days[key] = self._days.get(key, 0) + size
-        if used.day[:7] > self._month:
-            self._month, self._apps = used.day[:7], {}
-            # A week may have begun in the month before, and no period longer ago.
-            oldest = (date.fromisoformat(used.day) - timedelta(days=7)).isoformat()
-            self._days = {key: n for key, n in self._days.items() if key[2] >= oldest}
-        app = (account.app, account.link)
-        if used.day[:7] == self._month and (app in self._apps or len(self._apps) < MAX_APPS):
-            self._apps[app] = self._apps.get(app, 0) + size
+        self._add_day(used)
+        if used.day[:7] != self._month:
+            self._begin(used.day[:7])
+        self._add_app(used)
+
+    def _begin(self, month: str) -> None:
+        self._month, self._apps, self._pairs = month, {}, 0
+
+    def _add_day(self, used: Used) -> None:
+        key = (used.account.link, used.account.sim, used.day)
+        if key not in self._days:
+            days = sorted({day for _, _, day in self._days} | {used.day})
+            if len(days) > KEPT_DAYS:
+                self._days = {k: n for k, n in self._days.items() if k[2] >= days[-KEPT_DAYS]}
+        self._days[key] = self._days.get(key, 0) + used.size
+
+    def _add_app(self, used: Used) -> None:
+        links = self._apps.get(used.account.app, {})
+        link = used.account.link
+        if link not in links:
+            if self._pairs >= MAX_APPS:
+                return
+            self._pairs += 1
+            self._apps[used.account.app] = links
+        links[link] = links.get(link, 0) + used.size
 
     def of_app(self, app: str) -> Mapping[str, int]:
         """Bytes of an app this month, by link."""
-        return {link: size for (name, link), size in self._apps.items() if name == app}
+        return dict(self._apps.get(app, {}))
 
     def carried(self, link: str, sim: str, since: str) -> int:
-        """Bytes since the day `since`, over a link, or by a SIM in whatever link."""
+        """Bytes since the day `since`, over a link, or by a SIM in whatever link: with those of
+        this link from when its SIM was not known, at the start of the machine."""
         return sum(
             size
             for (name, card, day), size in self._days.items()
-            if day >= since and (card == sim if sim else name == link)
+            if day >= since
+            and (name == link if not sim else card == sim or (name == link and not card))
         )
 
 
@@ -121,7 +145,9 @@ def standing(
     if left:
         return Standing(left, None, None)
     period = day_of(period_start(budget, wall, zone), zone)
-    exceeded = before if before is not None and before.period == period else Exceeded(period, wall)
+    # A clock that was set back starts anew, or no answer would be younger than this.
+    known = before is not None and before.period == period and before.since <= wall
+    exceeded = before if before is not None and known else Exceeded(period, wall)
     text = f"{size_text(used)} of {budget} used"
     return Standing(0, Spent(exceeded.since, then, text), exceeded)
 

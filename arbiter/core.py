@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from arbiter.asks import AskBook
 from arbiter.events import Effect, UseClasses, WatchProcess
 from arbiter.held import Held, HeldPackets
-from arbiter.judge import Judgement
-from arbiter.model import ALLOW, DENY, Decision, Link, NoOwner, Now, Owner, Peer
+from arbiter.judge import Context, Judgement
+from arbiter.model import ALLOW, DENY, Decision, Link, NoOwner, Now, Owner, Packet, Peer
 from arbiter.rulebook import ProcessId, RuleBook
 from arbiter.rules import Entry
 from arbiter.settings import Fallback, LinkDown, Mode, Settings
@@ -58,12 +58,16 @@ class Core:
     def _judge(self, now: Now, held: Held) -> Judgement | None:
         assert held.owner is not None
         packet = held.packet
-        judgement = self.rules.judge(packet, held.owner, now.wall, self.ways.context(packet))
+        context = self._context(packet, held.owner)
+        judgement = self.rules.judge(packet, held.owner, now.wall, context)
         if judgement is None or judgement.entry is not None:
             return judgement
         # Without a rule that still matches, it is older than arbiter, or what is left of a routed
         # connection whose program is gone.
         return Judgement(DENY, None) if self.ways.was_routed(packet.flow) else judgement
+
+    def _context(self, packet: Packet, owner: Owner | NoOwner) -> Context:
+        return self.ways.context(packet, self.ways.run_of(owner))
 
     def _exited(self, owner: Owner | NoOwner | None) -> bool:
         holders = holders_of(owner)

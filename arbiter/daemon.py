@@ -167,7 +167,7 @@ class Daemon:
         try:
             # Before the first client can ask how the links are.
             self._accounts = Accounts(
-                self._memory.writer, self.paths.state, plan.mask, self._budgets_changed
+                self._memory.writer, self.paths.state, plan.mask, lambda: self._links.refresh()
             )
             self._links = LinkKeeper(
                 plan,
@@ -185,10 +185,10 @@ class Daemon:
             await self._desk.server.start()
             try:
                 await self._accounts.start()
+                self._ready = True  # first: a rule that wants a class may come meanwhile
                 if self._wants_classes:
                     await self._classes.start()
                 await self._links.start()
-                self._ready = True
                 gc.collect()
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()
@@ -269,9 +269,6 @@ class Daemon:
             if link is not None:
                 self._links.decided(report.link, link.number, packet.flow)
 
-    def _budgets_changed(self) -> None:
-        self._links.refresh()
-
     def _find_owner(self, packet: Packet) -> None:
         try:
             owner = self._owners.quick(packet)
@@ -336,8 +333,9 @@ class Daemon:
             self._unexpected(self._loop, {"message": "in a task", "exception": error})
 
     def _hangup(self) -> None:
-        """SIGHUP: rules and link files anew."""
-        self._links.reload()
+        """SIGHUP: rules and link files anew. Before `ready` both are about to be read."""
+        if self._ready:
+            self._links.reload()
         self._reload()
 
     def _reload(self) -> None:

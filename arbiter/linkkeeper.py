@@ -11,13 +11,16 @@ from pathlib import Path
 
 from msgspec import structs
 
-from arbiter.accounts import Accounts, acct_file
+from arbiter.accounts import Accounts, acct_file, not_silent
 from arbiter.bus import FactsWatch
 from arbiter.classes import Marking
 from arbiter.events import Event, LinksChanged
 from arbiter.kernel import acct, firewall, linkloss, linksysctl, routes
+from arbiter.kernel.firewall.plan import check_interface
 from arbiter.kernel.rtnl import LinkWatch
-from arbiter.links import FoundLink, Interface, LinkKind, assemble, remember
+from arbiter.linkchange import both, carries_any, ends, replaced
+from arbiter.linkfiles import LinkFile
+from arbiter.links import FoundLink, Interface, LinkKind, assemble, is_link, remember
 from arbiter.linkstate import read_files, read_numbers, write_numbers
 from arbiter.memory import now
 from arbiter.model import TABLE, Flow, Link, Spent
@@ -33,6 +36,8 @@ MAX_FLOWS = 8192
 """Flows of each kind kept for the loss of their link; the oldest go first."""
 REPAIR_EVERY = 0.5
 """Seconds between two repairs at least."""
+AGAIN = 5.0
+"""Seconds after which what could not be put in force is tried again."""
 TAKEN_AWAY = (
     "the ruleset was taken away, and routing with it (`arbiter rescue`?): connections go as if "
     "there were no arbiter; restart arbiter"
@@ -93,18 +98,19 @@ class LinkKeeper:
         self._facts: Mapping[str, NetFacts] = {}
         self._fresh = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._stopping = self._repair = False
+        self._stopping = self._repair = self._rescued = False
         self._repaired = 0.0
         self._classes: tuple[Marking, ...] = ()
         self._watch_problem = self._bus_problem = ""
         self._problems: tuple[str, ...] = ()
         self.links: tuple[FoundLink, ...] = ()
-        self._told_links: tuple[FoundLink, ...] = ()
         self._shown: tuple[Link, ...] | None = None
         """As the pipeline knows them; None before the first."""
         self._routed: OrderedDict[Flow, int] = OrderedDict()
         self._allowed: OrderedDict[Flow, int] = OrderedDict()
         """Flows over a link, by decision and by default: its number."""
+        self._offered: tuple[FoundLink, ...] = ()
+        """What those were made of: while a change is made, less than `links`."""
 
     async def start(self) -> None:
         """Put routing and ruleset in force, and follow what changes.
@@ -120,6 +126,7 @@ class LinkKeeper:
         await self._bus.start()
         await self._follow(first=True)
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(not_silent)
 
     async def stop(self) -> None:
         """Follow no more. What is being put in force is waited for: its thread cannot be ended,
@@ -151,9 +158,8 @@ class LinkKeeper:
         self._fresh.set()
 
     def refresh(self) -> None:
-        """A budget is used up, or there is room in it again: tell the pipeline, of the links that
-        it knows. While a change is made, a link that is gone is still in `links`."""
-        self._tell(self._told_links)
+        """A budget is used up, or there is room in it again: tell the pipeline."""
+        self._tell(self._offered)
 
     def decided(self, number: int, default: int, flow: Flow) -> None:
         """A TCP or UDP flow leaves over link `number` (0: over `default`, by the default route):
@@ -202,21 +208,24 @@ class LinkKeeper:
             await self._fresh.wait()
             if self._stopping:
                 return
+            if self._rescued:  # whoever took everything away does not want it back
+                self._fresh.clear()
+                continue
             try:
                 if not self._repair or await self._may_repair():
                     await self._follow()
             except (firewall.FirewallError, routes.RouteError, OSError) as error:
                 # The last good state stays, and what lost its link is unreachable, not elsewhere.
-                self._problems = (f"links: {error}",)
-                log.error("%s", self._problems[0])
+                self._say((f"links: {error}",))
+                asyncio.get_running_loop().call_later(AGAIN, self._fresh.set)
 
     async def _may_repair(self) -> bool:
         """Rules or routes are gone that arbiter did not remove. False if that was its rescue."""
         self._repair = False
         if await asyncio.to_thread(firewall.installed) is None:
             self._fresh.clear()
-            self._problems = (TAKEN_AWAY,)
-            log.error("%s", TAKEN_AWAY)
+            self._rescued = True
+            self._say((TAKEN_AWAY,))
             return False
         # Whoever removes them again and again shall not keep us busy.
         pause = self._repaired + REPAIR_EVERY - time.monotonic()
@@ -226,32 +235,49 @@ class LinkKeeper:
         log.warning("another program removed rules or routes of arbiter's: they are put back")
         return True
 
+    def _say(self, problems: tuple[str, ...]) -> None:
+        for problem in problems:
+            if problem not in self._problems:
+                log.error("%s", problem)
+        self._problems = problems
+
+    async def _keep_numbers(self) -> tuple[str, ...]:
+        try:
+            await asyncio.to_thread(write_numbers, self._numbers, self._known)
+        except OSError as error:
+            why = f"{self._numbers} cannot be written: {error.strerror}"
+            return (f"{why}; after a restart links may have other numbers",)
+        return ()
+
     async def _follow(self, *, first: bool = False) -> None:
         self._fresh.clear()
-        links = assemble(self._seen, self._files, self._known, self._facts)
+        seen, unfit = _nameable(self._seen, self._files, self._facts)
+        links = assemble(seen, self._files, self._known, self._facts)
         if not first:
-            self._tell(tuple(_both(links, self.links)))
+            self._tell(tuple(both(links, self.links)))
         self._known = remember(self._known, links)
         plan = structs.replace(
             self._plan,
             links=tuple((link.number, link.interface) for link in links),
-            tunnels=tuple(i.name for i in self._seen if i.kind is LinkKind.VPN),
+            tunnels=tuple(i.name for i in seen if i.kind is LinkKind.VPN),
             classes=self._classes,
         )
         routing = structs.replace(self._routing, links=tuple(map(_routes_of, links)))
         names = [link.interface for link in links]
-        await asyncio.to_thread(write_numbers, self._numbers, self._known)
-        problems = await asyncio.to_thread(linksysctl.apply, names, sysctl_file())
+        left = {link.number: link for link in links}
+        moved = [old for old in self.links if replaced(old, left.get(old.number))]
+        for old in moved:  # or what is open would go on by the new link's table
+            await asyncio.to_thread(_cut, old, self._plan.mask, self._forget(old.number))
+        problems = await self._keep_numbers()
+        problems += await asyncio.to_thread(linksysctl.apply, names, sysctl_file())
         await asyncio.to_thread(routes.apply, routing)
         if first or plan != self._plan:
             await asyncio.to_thread(firewall.apply, plan, self._backend)
             log.info("in force by %s: %s", self._backend.name, firewall.describe(plan))
-        self._plan, self._problems = plan, problems
-        for problem in problems:
-            log.error("%s", problem)
-        left = {link.number: link for link in links}
+        self._plan = plan
+        self._say((*unfit, *problems))
         for lost in self.links:
-            if _ends(lost, left.get(lost.number)):
+            if lost not in moved and ends(lost, left.get(lost.number)):
                 routed, allowed = (
                     _forget(flows, lost.number) for flows in (self._routed, self._allowed)
                 )
@@ -264,41 +290,32 @@ class LinkKeeper:
 
     def _tell(self, links: tuple[FoundLink, ...]) -> None:
         """The links as the pipeline is to know them, the most preferred first."""
-        self._told_links = links
         ordered = sorted(links, key=lambda link: (link.metric, link.number))
         known = tuple(link_of(link, self._accounts.spent(link)) for link in ordered)
+        self._offered = links
         if known != self._shown:
             self._shown = known
             self._dispatch(LinksChanged(now(), known))
 
 
-def _both(links: tuple[FoundLink, ...], before: tuple[FoundLink, ...]) -> list[FoundLink]:
-    """What is there now and was in force before: all that may be used while a change is made."""
-    old = {link.number: link for link in before}
-    return [
-        structs.replace(
-            link,
-            up4=link.up4 and old[link.number].up4,
-            up6=link.up6 and old[link.number].up6,
-        )
-        for link in links
-        if link.number in old and old[link.number].index == link.index
-    ]
-
-
-def _ends(before: FoundLink, now: FoundLink | None) -> bool:
-    """Whether connections over a link cannot go on: it is down, or lost its default routes."""
-    if now is None:
-        return _up(before)
-    return (_up(before) and not _up(now)) or (_leads_out(before) and not _leads_out(now))
-
-
-def _up(link: FoundLink) -> bool:
-    return link.up4 or link.up6
-
-
-def _leads_out(link: FoundLink) -> bool:
-    return (link.up4 and link.reach4 is None) or (link.up6 and link.reach6 is None)
+def _nameable(
+    seen: tuple[Interface, ...], files: tuple[LinkFile, ...], facts: Mapping[str, NetFacts]
+) -> tuple[tuple[Interface, ...], tuple[str, ...]]:
+    """The interfaces that a ruleset can name, and what is wrong with those that would be links."""
+    fit: list[Interface] = []
+    problems: list[str] = []
+    for interface in seen:
+        try:
+            check_interface(interface.name)
+            if interface.name in ("all", "default"):
+                raise ValueError(f"interface {interface.name} has everybody's sysctls: rename it")
+        except ValueError as error:
+            told = facts.get(interface.name, NetFacts())
+            if interface.kind is LinkKind.VPN or is_link(interface, files, told):
+                problems.append(f"links: {error}")
+        else:
+            fit.append(interface)
+    return tuple(fit), tuple(problems)
 
 
 def _forget(flows: OrderedDict[Flow, int], number: int) -> list[Flow]:
@@ -340,7 +357,7 @@ def link_of(link: FoundLink, spent: Spent | None) -> Link:
         name=link.name,
         number=link.number,
         interface=link.interface,
-        up=_up(link),
+        up=carries_any(link),
         up4=link.up4,
         up6=link.up6,
         reach4=link.reach4,

@@ -52,7 +52,7 @@ def read_numbers(path: Path) -> dict[str, int]:
 def write_numbers(path: Path, known: dict[str, int]) -> None:
     """Keep them, in this order. OSError."""
     text = json.dumps(known, indent=1)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         write_text(path, text)
 
 

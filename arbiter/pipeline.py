@@ -13,9 +13,11 @@ verdict, by its deadline, whatever frontends, processes, links and the disk do.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from arbiter import protocol
 from arbiter.asking import Asking
-from arbiter.asks import Key, OpenAsk, State, key_of
+from arbiter.asks import OpenAsk, State, key_of
 from arbiter.events import (
     Answered,
     Effect,
@@ -44,6 +46,7 @@ from arbiter.linknews import news
 from arbiter.model import (
     ALLOW,
     DENY,
+    Decision,
     Link,
     NoOwner,
     NoOwnerReason,
@@ -56,7 +59,10 @@ from arbiter.protocol import RefusedReason, WithdrawReason
 from arbiter.rulebook import ProcessId
 from arbiter.rules import Entry
 from arbiter.settings import LinkDown, Settings, WhenAbsent
-from arbiter.ways import Run, Way
+from arbiter.ways import MAX_RUNS, Run, Way
+
+_Waiter = tuple[tuple[str, ...], int | None, str]
+"""Whose packets wait for a link, and for what: apps, uid, note."""
 
 
 class Pipeline(Asking):
@@ -64,8 +70,10 @@ class Pipeline(Asking):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._for_link: dict[int, Key] = {}
+        self._for_link: dict[int, _Waiter] = {}
         """Ids of held packets that wait for a link, in the order they came."""
+        self._told: Counter[_Waiter] = Counter()
+        """How many of each wait: the first is told, once."""
         self._linked = False
         """Whether the first `LinksChanged` has come: it is no news."""
 
@@ -144,14 +152,19 @@ class Pipeline(Asking):
         crowd = self.held.crowd(key.uid, self.settings.packets_held)
         if crowd:
             return self._verdicts.drop(now, held, Reason.OVERFLOW, crowd)
-        told = key in self._for_link.values()
+        waiter = (key.apps, key.uid, way.note)
+        told = waiter in self._told
         self.held.wait(held, None, key.uid)
-        self._for_link[held.packet.id] = key
+        self._for_link[held.packet.id] = waiter
+        self._told[waiter] += 1
         if told:
             return []
-        who = owner.processes[0].app.name if isinstance(owner, Owner) else "a connection"
+        app = owner.processes[0].app.name if isinstance(owner, Owner) else "a connection"
+        text = f"{protocol.clean(app, 64)} waits: {way.note}"
         left = f"{held.deadline - now.mono:.0f} s"
-        return [Notify(key.uid, f"{who} waits: {way.note}; it is refused in {left}")]
+        # What is no single user's is for admins only, as its ask would be: root is one.
+        uid = 0 if key.uid is None else key.uid
+        return [Notify(uid, f"{text}; it is refused in {left}")]
 
     # --- again ------------------------------------------------------------------------------
 
@@ -161,6 +174,7 @@ class Pipeline(Asking):
         for held in self._take_for_link():
             assert held.owner is not None
             effects += self._decide(now, held, held.owner)
+        self._told = Counter(self._for_link.values())  # what waits on was told before
         return [*effects, *self._retry_asks(now)]
 
     def _take_for_link(self) -> list[Held]:
@@ -170,6 +184,16 @@ class Pipeline(Asking):
         for held in found:
             self.held.wait_no_more(held)
         return found
+
+    def _waits_no_more(self, held: Held) -> bool:
+        """Whether it waited for a link."""
+        waiter = self._for_link.pop(held.packet.id, None)
+        if waiter is None:
+            return False
+        self._told[waiter] -= 1
+        if not self._told[waiter]:
+            del self._told[waiter]
+        return True
 
     def _remembered(
         self, now: Now, ask_id: int, entry: Entry, replaced: tuple[int, ...]
@@ -201,8 +225,9 @@ class Pipeline(Asking):
             if ask is not None:
                 ask.waiting.pop(held.packet.id, None)
                 changed[ask.id] = ask
-            self._for_link.pop(held.packet.id, None)
-            effects += self._overdue(now, held)
+            # The rule that kept it waiting may have ended: silence does not let it elsewhere.
+            strict = self._waits_no_more(held) or (ask is not None and bool(ask.obstacle))
+            effects += self._overdue(now, held, DENY if strict else self._fallback)
         for ask in changed.values():
             effects += self._show(now, ask)
         effects += _retire(self.rules.end_due(now.wall), "its time is over")
@@ -212,7 +237,7 @@ class Pipeline(Asking):
                 effects += self.asks.withdraw(ask, WithdrawReason.EXPIRED, text)
         return effects
 
-    def _overdue(self, now: Now, held: Held) -> list[Effect]:
+    def _overdue(self, now: Now, held: Held, fallback: Decision) -> list[Effect]:
         """The fallback, if no rule says otherwise: one that needs no owner where none was found in
         time, or one that was made while the answer was on its way to the disk."""
         if held.owner is None:
@@ -220,7 +245,7 @@ class Pipeline(Asking):
         judgement = self._judge(now, held)
         if judgement is not None:
             return self._verdicts.judged(now, held, judgement)
-        return self._verdicts.give(now, held, self._fallback, Reason.DEADLINE)
+        return self._verdicts.give(now, held, fallback, Reason.DEADLINE)
 
     # --- links ------------------------------------------------------------------------------
 
@@ -241,7 +266,9 @@ class Pipeline(Asking):
             known = ", ".join(self.links) or "none"
             text = f"there is no link {protocol.clean(event.via, 40)!r} (known: {known})"
             return [Refuse(event.client, protocol.Refused(RefusedReason.INVALID, text))]
-        self.ways.start_run(Run(event.process, event.peer.uid, event.via))
+        if not self.ways.start_run(Run(event.process, event.peer.uid, event.via)):
+            text = f"you have {MAX_RUNS} programs under run-via already: end some of them first"
+            return [Refuse(event.client, protocol.Refused(RefusedReason.BUSY, text))]
         watch = self._watch((event.process,))
         up = link is not None and link.up
         return [*watch, Reply(event.client, protocol.Running(event.via, up))]
@@ -268,12 +295,18 @@ class Pipeline(Asking):
         return effects
 
     def _stopping(self, now: Now) -> list[Effect]:
-        """Nothing stays held; what still comes and no rule decides goes the same way."""
+        """Nothing stays held: rules decide, and what none does goes by `when_absent`, as what
+        still comes will."""
         self._stopped = ALLOW if self.settings.when_absent is WhenAbsent.PASS else DENY
         effects: list[Effect] = []
         self._for_link.clear()
+        self._told.clear()
         for held in self.held:
-            effects += self._verdicts.give(now, held, self._stopped, Reason.STOPPING)
+            judgement = self._judge(now, held) if held.owner is not None else None
+            if judgement is not None:
+                effects += self._verdicts.judged(now, held, judgement)
+            else:
+                effects += self._verdicts.give(now, held, self._stopped, Reason.STOPPING)
         for ask in self.asks:
             ask.waiting.clear()
             effects += self.asks.withdraw(ask, WithdrawReason.STOPPING, "arbiter stops")

@@ -22,7 +22,7 @@ from arbiter.model import (
     Undecodable,
 )
 from arbiter.rules import Entry
-from arbiter.ways import NEVER, Way, Ways
+from arbiter.ways import JUST_NOW, NEVER, Way, Ways
 
 
 class Verdicts:
@@ -61,7 +61,7 @@ class Verdicts:
         """
         packet = held.packet
         if way is None:
-            way = self.way(held, decision, 0.0 if by is None else now.wall)
+            way = self.way(held, decision, 0.0 if by is None else JUST_NOW)
         self._held.pop(packet.id)
         self._count(decision, reason)
         waited = now.mono - held.since

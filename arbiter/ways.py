@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import OrderedDict
+import sys
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -34,6 +35,10 @@ from arbiter.model import (
 
 NEVER = math.inf
 """As `decided`: of a connection that is open already, which no budget cuts."""
+MAX_RUNS = 64
+"""Runs of one user: each costs the daemon a descriptor. A command has 32 connections at most."""
+JUST_NOW = sys.float_info.max
+"""As `decided`: by a person who sees what is used up. No wall clock, which may be set back."""
 
 
 MAX_ROUTED = 8192
@@ -81,7 +86,9 @@ class Ways:
         """Address → the link that has it, or had it last: one that goes down loses its own."""
         self._routed: OrderedDict[Flow, None] = OrderedDict()
         """TCP flows that were sent over a link of their rule's; see `was_routed`."""
-        self._runs: dict[int, Run] = {}
+        self._runs: dict[int, dict[int, Run]] = {}
+        """By pid and uid: whatever a user says of a process is of that user's connections only."""
+        self._of_user: Counter[int] = Counter()
 
     def change(self, links: Iterable[Link]) -> None:
         """These are the links now."""
@@ -101,8 +108,13 @@ class Ways:
         while len(self._homes) > MAX_HOMES:
             self._homes.popitem(last=False)
 
-    def context(self, packet: Packet) -> Context:
-        """Where the machine is, and how the link is that the packet leaves over by default."""
+    def context(self, packet: Packet, run: Run | None = None) -> Context:
+        """Where the machine is, and how the link is that the packet leaves over by default, or
+        by `run`: a rule on what metered links carry is not gone round by choosing one."""
+        if run is not None:
+            link = self.links.get(run.via)
+            metered, roaming = (link.metered, link.roaming) if link else (None, None)
+            return self._here._replace(metered=metered, roaming=roaming)
         found = self._contexts.get(packet.outdev)
         if found is None:
             link = self._by_index.get(packet.outdev)
@@ -238,26 +250,51 @@ class Ways:
 
     # --- run-via ----------------------------------------------------------------------------
 
-    def start_run(self, run: Run) -> None:
-        """From now on the process and its children go over one link."""
-        self._runs[run.process[0]] = run
+    def start_run(self, run: Run) -> bool:
+        """From now on the process and its children go over one link; False if there are too many
+        runs of this user."""
+        pid = run.process[0]
+        for old in self._runs.get(pid, {}).copy().values():
+            if old.process != run.process or old.uid == run.uid:
+                self._end(old)
+        if self._of_user[run.uid] >= MAX_RUNS:
+            return False
+        self._runs.setdefault(pid, {})[run.uid] = run
+        self._of_user[run.uid] += 1
+        return True
 
     def end_run(self, process: tuple[int, int]) -> None:
         """The process is gone."""
-        run = self._runs.get(process[0])
-        if run is not None and run.process == process:
-            del self._runs[process[0]]
+        for run in self._runs.get(process[0], {}).copy().values():
+            if run.process == process:
+                self._end(run)
+
+    def _end(self, run: Run) -> None:
+        runs = self._runs[run.process[0]]
+        del runs[run.uid]
+        if not runs:
+            del self._runs[run.process[0]]
+        self._of_user[run.uid] -= 1
+        if not self._of_user[run.uid]:
+            del self._of_user[run.uid]
 
     def run_of(self, owner: Owner | NoOwner | None) -> Run | None:
-        """The run that one of the socket's holders belongs to. A run of root's takes all users'."""
+        """The run that one of the socket's holders belongs to: the nearest of root's, which takes
+        all users' and which no user leaves by a run of their own; else the nearest of the user's.
+        """
         if not self._runs or not isinstance(owner, Owner):
             return None
+        uid, own = answerer(owner), None
         for process in owner.processes:
             for pid in (process.pid, *(ancestor.pid for ancestor in process.ancestors)):
-                run = self._runs.get(pid)
-                if run is not None and run.uid in (0, answerer(owner)):
-                    return run
-        return None
+                for run in self._runs.get(pid, {}).values():
+                    if pid == process.pid and run.process[1] != process.start:
+                        continue
+                    if run.uid == 0:
+                        return run
+                    if run.uid == uid and own is None:
+                        own = run
+        return own
 
     def _narrow(self, decision: Decision, run: Run) -> Decision | None:
         """The decision over the run's link only; None where it may not go there."""

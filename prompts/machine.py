@@ -345,8 +345,9 @@ class Machine:
 
 
 def _subject(ask: Ask) -> tuple[object, ...]:
-    """What a person has read of an ask: with another of these it is another question."""
-    links = tuple(link.name for link in ask.links)
+    """What a person has read of an ask: with another of these it is another question. What grows
+    by itself, as what was used, is no part of it."""
+    links = tuple((x.name, x.default, x.metered, x.roaming, x.price) for x in ask.links)
     return ask.processes, ask.destination, ask.scopes, links
 
 

@@ -29,6 +29,8 @@ _SGR = {
 _ASCII = str.maketrans({"✓": "ok", "✗": "no", "→": "->", "…": "...", "·": "-", "─": "-"})
 _LABEL = 9
 """Columns of a row's label."""
+_BESIDE_LINKS = 8
+"""Lines of the question, the rule and the keys; twice as many where it is narrow."""
 
 
 @dataclass
@@ -143,8 +145,8 @@ def said(say: Say, width: int, ascii_only: bool, color: bool) -> list[str]:
 
 def draw(machine: Machine, width: int, height: int, now: float, ascii_only: bool = False) -> Screen:
     """The prompt in at most `height` - 1 lines of `width` - 1 columns."""
-    page = _Page(max(width - 1, 10), ascii_only)
     room = max(height - 1, 1)
+    page = _Page(max(width - 1, 10), ascii_only, room)
     if machine.gone:
         page.text(
             0, f"{render.who(machine.gone.card.ask)} → {render.endpoint(machine.gone.card.ask)}"
@@ -191,8 +193,7 @@ def _ask(page: _Page, machine: Machine, card: Card, now: float) -> None:
     page.labelled(3, "for", " ".join(f"[{x}]" if x == card.lifetime else x for x in known))
     choice = Choice.ROUTE if machine.picking else Choice.ALLOW
     if machine.picking:
-        for at, line in enumerate(ask_links(card)):
-            page.labelled(1, "" if at else "links", line)
+        page.links(ask_links(card))
     via = card.picked if machine.picking else ()
     rule = render.rule_line(card.chosen, card.lifetime, choice, via)
     page.rule(rule or "none: nothing is remembered")
@@ -234,8 +235,8 @@ def _keys(machine: Machine, card: Card, waiting: int) -> list[tuple[str, str]]:
 class _Page:
     """Rows of one screen, all text cleaned and folded on the way in."""
 
-    def __init__(self, width: int, ascii_only: bool) -> None:
-        self.width, self.ascii_only = width, ascii_only
+    def __init__(self, width: int, ascii_only: bool, room: int) -> None:
+        self.width, self.ascii_only, self.room = width, ascii_only, room
         self.rows: list[Row] = []
         self._rule: Row | None = None
 
@@ -274,6 +275,17 @@ class _Page:
 
     def rule(self, text: str) -> None:
         self._rule = self.labelled(0, "rule", text, most=10_000)
+
+    def links(self, links: list[str]) -> None:
+        """In full, or a line each, or their names only: a digit whose link nobody sees is worse."""
+        indent = _LABEL if self.width >= 40 else 2
+        room = self.room - (_BESIDE_LINKS if self.width >= 59 else 2 * _BESIDE_LINKS)
+        full = sum(len(self._wrap(link, self.width - indent)) for link in links)
+        if len(links) > room:
+            self.labelled(1, "links", "  ".join(link.partition(":")[0] for link in links))
+            return
+        for at, link in enumerate(links):
+            self.labelled(1, "" if at else "links", link, most=4 if full <= room else 1)
 
     def keys(self, keys: list[tuple[str, str]]) -> None:
         lines: list[Line] = [()]

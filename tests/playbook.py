@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from arbiter import protocol
 from arbiter.asks import Example, Key, key_of
 from arbiter.events import (
@@ -119,7 +121,8 @@ class Playbook:
     """A pipeline with a clock that only `wait` moves, and a store that works unless told not."""
 
     def __init__(self, *rules: str, **settings: Any) -> None:
-        self.pipeline = Pipeline(Settings(**settings))
+        # Converted as from a file: a word that is not converted would be neither of an enum's.
+        self.pipeline = Pipeline(msgspec.convert(settings, Settings))
         self.now = START
         self.effects: deque[Effect] = deque()
         self.next_rule = 1

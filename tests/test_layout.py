@@ -34,6 +34,7 @@ FLOORS = {
     "arbiter.usage": 1,
     "arbiter.budgets": 2,
     "arbiter.ways": 2,
+    "arbiter.linkchange": 2,
     "arbiter.linknews": 2,
     "arbiter.events": 2,
     "arbiter.asks": 2,

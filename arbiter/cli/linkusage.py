@@ -19,7 +19,7 @@ from arbiter.tariff import Price, cost
 from arbiter.usage import Used, day_of
 
 BY = ("link", "sim", "app", "user", "day")
-_MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])\Z")
+_MONTH = re.compile(r"[12][0-9]{3}-(0[1-9]|1[0-2])\Z")
 
 
 @click.command()

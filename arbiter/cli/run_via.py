@@ -50,7 +50,7 @@ def run_via(socket_path: Path, link: str, argv: tuple[str, ...]) -> None:
             if isinstance(reply, protocol.Refused):
                 fail(reply.text)
         if not reply.up:
-            click.echo(f"arbiter: link {link} is down: until it is up nothing connects", err=True)
+            click.echo(f"arbiter: link {link} is down: nothing connects until it is up", err=True)
         keeper = threading.Thread(
             target=_keep, args=(connection.socket, socket_path, link), daemon=True
         )
@@ -61,21 +61,22 @@ def run_via(socket_path: Path, link: str, argv: tuple[str, ...]) -> None:
 def _keep(sock: socket.socket, path: Path, link: str) -> None:
     """Say it again to a daemon that was restarted: it forgot. Ends with the program."""
     while True:
-        _drain(sock)
+        _listen(sock, link)
         sock.close()
-        time.sleep(RETRY)
+        time.sleep(RETRY)  # it may hang up at once, and again
         sock = _again(path, link)
 
 
-def _drain(sock: socket.socket) -> None:
-    """Read until the daemon hangs up, or refuses: then the link is not there now, and to be asked
-    for again. Whatever else it says is not for us."""
-    sock.settimeout(None)
+def _listen(sock: socket.socket, link: str) -> None:
+    """Read until the daemon hangs up. One that has just begun does not know its links yet and
+    refuses: say it again, or the program would go on over any link."""
     decoder = protocol.daemon_decoder()
+    sock.settimeout(None)
     try:
         while data := sock.recv(65536):
-            if any(isinstance(said, protocol.Refused) for said in decoder.feed(data)):
-                return
+            if any(isinstance(reply, protocol.Refused) for reply in decoder.feed(data)):
+                time.sleep(RETRY)
+                sock.sendall(protocol.encode(protocol.RunVia(link)))
     except OSError:
         return
 
@@ -125,4 +126,7 @@ def _run(argv: tuple[str, ...]) -> NoReturn:
 
 
 def _has_children() -> bool:
-    return bool(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    try:
+        return bool(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN: wait without saying so
+        return False

@@ -1,0 +1,45 @@
+"""What a change of links means for those that were in force before it. Pure."""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from arbiter.links import FoundLink
+
+
+def replaced(before: FoundLink, now: FoundLink | None) -> bool:
+    """Whether another link has its number. It is the same one where a file first names it, or
+    where it was plugged in again."""
+    return now is not None and now.identity != before.identity and now.index != before.index
+
+
+def both(links: tuple[FoundLink, ...], before: tuple[FoundLink, ...]) -> list[FoundLink]:
+    """What is there now and was in force before: all that may be used while a change is made."""
+    old = {link.number: link for link in before}
+    return [
+        structs.replace(
+            link,
+            up4=link.up4 and old[link.number].up4,
+            up6=link.up6 and old[link.number].up6,
+        )
+        for link in links
+        if link.number in old and old[link.number].index == link.index
+    ]
+
+
+def ends(before: FoundLink, now: FoundLink | None) -> bool:
+    """Whether connections over a link cannot go on: it is down, or lost its default routes."""
+    if now is None:
+        return carries_any(before)
+    return (carries_any(before) and not carries_any(now)) or (
+        _leads_out(before) and not _leads_out(now)
+    )
+
+
+def carries_any(link: FoundLink) -> bool:
+    """Whether it can carry one family at least now."""
+    return link.up4 or link.up6
+
+
+def _leads_out(link: FoundLink) -> bool:
+    return (link.up4 and link.reach4 is None) or (link.up6 and link.reach6 is None)

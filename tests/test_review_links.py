@@ -1,0 +1,419 @@
+"""What a review of links, budgets, run-via and contexts found: each must stay mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from msgspec import structs
+from playbook import ALICE, BOB, ROOT, START, Playbook, owner, process, verdict
+from scripted_daemon import example_ask
+
+from arbiter import protocol
+from arbiter.cli.linkusage import usage
+from arbiter.events import (
+    Announce,
+    FindOwner,
+    Notify,
+    Refuse,
+    Remember,
+    Reply,
+    Report,
+    RunVia,
+    SetVerdict,
+    ShowAsk,
+    WatchProcess,
+)
+from arbiter.model import (
+    ACCEPTED,
+    ALLOW,
+    DENIED,
+    DENY,
+    MARK_DECIDED,
+    Ancestor,
+    App,
+    AppKind,
+    Link,
+    NoOwner,
+    NoOwnerReason,
+    Now,
+    OverBudget,
+    Peer,
+    Spent,
+    Verdict,
+    VerdictKind,
+)
+from arbiter.protocol import LinkView
+from arbiter.settings import LinkDown
+from arbiter.ways import MAX_RUNS
+from prompts.cards import Send
+from prompts.machine import Machine
+from prompts.screen import draw
+
+WIFI, LTE = 2, 3
+OVER_LTE = Verdict(VerdictKind.ACCEPT, MARK_DECIDED | 2 << 24)
+
+
+def wifi(**more: Any) -> Link:
+    return Link("wifi", 1, "wlan0", index=WIFI, metered=False, **more)
+
+
+def lte(**more: Any) -> Link:
+    return Link("lte", 2, "wwan0", index=LTE, metered=True, **more)
+
+
+def scene(*rules: str, links: tuple[Link, ...] = (), **settings: Any) -> Playbook:
+    play = Playbook(*rules, **settings)
+    play.links(*(links or (wifi(), lte())))
+    return play.skip()
+
+
+def waiting(*rules: str, **settings: Any) -> Playbook:
+    """lte is down, and what is routed over it waits for it."""
+    links = (wifi(), lte(up=False))
+    return scene(*rules, links=links, link_down=LinkDown.WAIT, **settings)
+
+
+# --- notices --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        NoOwner(NoOwnerReason.NO_SOCKET),
+        owner(process("/usr/bin/curl", uid=0), uid=1000),
+    ],
+    ids=["of nobody", "of more than one user"],
+)
+def test_what_only_admins_may_answer_is_told_to_admins_only(who: Any) -> None:
+    play = waiting("route via=lte host=internet")
+    play.queue(1, who) >> FindOwner
+    told = play.take(Notify)
+    assert told.uid is not None, "None is everybody"
+    assert ROOT.may_answer(told.uid)
+    assert not ALICE.may_answer(told.uid)
+
+
+def test_a_notice_holds_nothing_that_a_program_chose_uncleaned() -> None:
+    nasty = process()
+    name = App("/tmp/\udcff", AppKind.PATH, "\x1b[2J\udcff\u202e" * 100)
+    who = owner(nasty.__class__(pid=7, start=7, uid=1000, app=name, exe="/tmp/\udcff"))
+    play = waiting("route via=lte host=internet")
+    play.queue(1, who) >> FindOwner
+    text = play.take(Notify).text
+    assert text == protocol.clean(text, 400)
+    assert protocol.encode(protocol.Notice(0.0, text))
+
+
+def test_who_waits_for_a_link_is_told_once_whatever_else_changes() -> None:
+    play = waiting("route via=lte app=/usr/bin/curl")
+    play.queue(1) >> FindOwner >> Notify
+    play.rules("allow app=/usr/bin/ssh")
+    play.links(wifi(networks=("ssid:Home",)), lte(up=False)) >> Notify(
+        None, "link wifi is on ssid:Home"
+    )
+    play.queue(2, dport=444) >> FindOwner  # the notice would be the same
+    play.end()
+    play.wait(31) >> verdict(1, DENIED) >> Report >> verdict(2, DENIED) >> Report
+    play.queue(3, sport=3) >> FindOwner >> Notify
+    play.end()
+
+
+def test_what_is_kept_of_who_waits_for_a_link_goes_with_the_last_that_waits() -> None:
+    play = waiting("route via=lte app=/usr/bin/curl")
+    play.queue(1) >> FindOwner >> Notify
+    play.wait(29).queue(2, sport=2) >> FindOwner
+    play.wait(2) >> verdict(1, DENIED) >> Report
+    play.queue(3, sport=3) >> FindOwner  # 2 still waits
+    play.wait(61).skip().queue(4, sport=4) >> FindOwner >> Notify
+    play.stop().skip()
+    assert not play.pipeline._told
+    assert not play.pipeline._for_link
+
+
+# --- a strict flow never leaves elsewhere -----------------------------------------------------
+
+
+def test_what_waits_for_a_link_is_refused_even_if_its_rule_ends_first() -> None:
+    for line in ("route via=lte proto=udp for=5s", "route via=lte proto=udp"):
+        play = waiting(line, fallback="allow")
+        play.queue(1, proto=17) >> FindOwner >> Notify
+        if "for=" not in line:
+            play.pipeline.rules.change((), (1,))  # as a rule that ends with its process
+        play.wait(31)
+        assert play.all(SetVerdict) == [verdict(1, DENIED)]
+
+
+def test_an_ask_about_a_link_falls_back_to_what_it_said() -> None:
+    play = scene(
+        "route via=lte app=/usr/bin/curl for=5s",
+        links=(wifi(), lte(up=False)),
+        link_down=LinkDown.ASK,
+        fallback="allow",
+    )
+    play.queue(1, outdev=WIFI)
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    assert ask.fallback == DENY
+    play.wait(31)
+    assert play.all(SetVerdict) == [verdict(1, DENIED)]
+
+
+def test_an_ask_says_what_it_is_about_now() -> None:
+    play = scene(links=(wifi(), lte(up=False)), link_down=LinkDown.ASK, fallback="allow")
+    play.queue(1, outdev=WIFI) >> FindOwner >> WatchProcess >> ShowAsk
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    assert (ask.why, ask.fallback) == ("no rule decides it yet", ALLOW)
+    play.rules("route via=lte app=/usr/bin/curl") >> ShowAsk
+    assert (ask.why, ask.fallback) == ("no link of lte carries IPv4 there now", DENY)
+    play.rules(removed=(1,)) >> ShowAsk
+    assert (ask.why, ask.fallback) == ("no rule decides it yet", ALLOW)
+    play.wait(31) >> verdict(1, ACCEPTED)
+
+
+def test_a_fallback_that_a_budget_would_stop_is_shown_as_what_it_is() -> None:
+    over = Spent(1.0, OverBudget.ASK, "600 MB of 500 MB/month used")
+    play = scene(links=(wifi(), lte(spent=over)), fallback="allow")
+    play.queue(1, outdev=LTE) >> FindOwner >> WatchProcess >> ShowAsk
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    assert ask.fallback == DENY
+    play.links(wifi(), lte()) >> Notify >> ShowAsk
+    assert ask.fallback == ALLOW
+    play.wait(31) >> verdict(1, ACCEPTED)
+
+
+@pytest.mark.parametrize("down", [LinkDown.WAIT, LinkDown.ASK])
+def test_stopping_lets_nothing_out_that_a_rule_keeps_in(down: LinkDown) -> None:
+    play = scene(
+        "route via=lte app=/usr/bin/curl",
+        links=(wifi(), lte(up=False)),
+        link_down=down,
+        when_absent="pass",
+    )
+    play.queue(1, outdev=WIFI)
+    play.queue(2, owner(process("/usr/bin/wget")), outdev=WIFI, sport=2).skip()
+    play.stop()
+    assert play.all(SetVerdict) == [verdict(1, DENIED), verdict(2, ACCEPTED)]
+
+
+def test_a_stale_ask_that_another_packet_takes_up_is_about_that_packet() -> None:
+    over = Spent(START.wall + 1, OverBudget.ASK, "600 MB of 500 MB/month used")
+    play = scene("route via=lte app=/usr/bin/curl", links=(wifi(), lte(spent=over)))
+    play.queue(1, outdev=WIFI) >> FindOwner >> WatchProcess >> ShowAsk
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    play.wait(31).skip()
+    ask.obstacle = ask.why = ""  # as it was opened before there was a rule
+    play.queue(2, outdev=WIFI, sport=2) >> FindOwner >> ShowAsk
+    assert ask.why == "lte is over its budget: 600 MB of 500 MB/month used"
+    assert ask.fallback == DENY
+
+
+# --- no question without end ------------------------------------------------------------------
+
+
+def over_budget(*rules: str) -> Playbook:
+    """lte is over its budget, and rules from before that are asked about."""
+    play = scene(*rules)
+    play.wait(5)
+    spent = Spent(play.now.wall, OverBudget.ASK, "600 MB of 500 MB/month used")
+    play.links(wifi(), lte(spent=spent)).skip().wait(1)
+    return play.queue(1, outdev=WIFI).skip()
+
+
+def test_an_answer_that_another_rule_would_overrule_is_refused_and_says_by_which() -> None:
+    rule = "route via=lte app=/usr/bin/curl host=198.51.100.10 port=443 proto=tcp"
+    play = over_budget(rule)
+    for decision in ("allow", "deny"):
+        play.answer(1, decision, scope="app", lifetime="forever")
+        refused = play.take(Refuse).message
+        assert refused.reason is protocol.RefusedReason.INVALID
+        assert f"rule 1 ({rule}) decides before it" in refused.text
+        assert "once" in refused.text
+    play.end()
+    play.answer(1, "allow", scope="app") >> verdict(1, ACCEPTED) >> Report >> Announce
+
+
+@pytest.mark.parametrize("lifetime", ["forever", "15m", "process"])
+def test_an_answer_that_is_more_specific_settles_it(lifetime: str) -> None:
+    play = over_budget("route via=lte app=/usr/bin/curl")
+    play.answer(1, "allow", scope="host", lifetime=lifetime)
+    assert not play.all(Refuse)
+    play.queue(2, outdev=WIFI, sport=2) >> FindOwner >> verdict(2, ACCEPTED)
+
+
+def test_ones_own_rule_of_the_same_words_is_replaced_and_not_in_the_way() -> None:
+    play = over_budget("route via=lte app=/usr/bin/curl user=alice")
+    play.answer(1, "allow", scope="app", lifetime="forever") >> Remember
+    assert not play.all(Refuse)
+
+
+def test_a_link_that_is_down_is_no_answer_to_what_it_is_asked_for() -> None:
+    play = scene(
+        "route via=lte app=/usr/bin/curl",
+        links=(wifi(), lte(up=False)),
+        link_down=LinkDown.ASK,
+    )
+    play.queue(1, outdev=WIFI).skip()
+    play.answer(1, "route", via=("lte",), scope="host", lifetime="forever")
+    assert "no link of lte carries IPv4 there now" in play.take(Refuse).message.text
+    play.end()
+    play.answer(1, "route", via=("wifi",), scope="host", lifetime="forever") >> Remember
+
+
+def test_a_persons_word_counts_though_the_clock_was_set_back() -> None:
+    play = over_budget("route via=lte app=/usr/bin/curl")
+    play.now = Now(play.now.mono, play.now.wall - 3600)
+    play.answer(1, "route", via=("lte",)) >> verdict(1, OVER_LTE)
+
+
+# --- run-via ----------------------------------------------------------------------------------
+
+
+def run(
+    play: Playbook, via: str, pid: int = 100, peer: Peer = ALICE, start: int | None = None
+) -> Playbook:
+    """Process 100 is the parent of every process of the playbook."""
+    process = (pid, pid * 10 if start is None else start)
+    return play.send(RunVia(play.now, 77, peer, process, via))
+
+
+def goes_over_lte(play: Playbook, who: Any = None) -> bool:
+    play.skip()
+    id = play.next_rule = play.next_rule + 1
+    play.queue(id, who, outdev=WIFI, sport=id)
+    (given,) = play.all(SetVerdict)
+    return bool(given.verdict == OVER_LTE)
+
+
+@pytest.mark.parametrize("other", [ALICE, BOB])
+def test_nobody_ends_or_moves_the_run_of_another_user(other: Peer) -> None:
+    """A socket outlives its process, whose pid may be another's by then; or the process becomes
+    another user's by a set-uid program. Its messages say what they like."""
+    play = scene("allow app=/usr/bin/curl")
+    run(play, "lte", peer=ROOT)
+    run(play, "wifi", peer=other)
+    assert goes_over_lte(play)
+    run(play, "wifi", start=2000)  # as the daemon reads it: the process before it is gone
+    assert not goes_over_lte(play)
+    play.exits(100)
+    assert len(play.pipeline.ways._of_user) == 1
+
+
+def test_a_run_within_a_run_of_roots_stays_in_it_and_within_ones_own_does_not() -> None:
+    inner, outer = Ancestor(50, process().app), Ancestor(100, process().app)
+    child = structs.replace(process(), ancestors=(inner, outer))
+    for peer, expected in ((ROOT, True), (ALICE, False)):
+        play = scene("allow app=/usr/bin/curl")
+        run(play, "lte", 100, peer)
+        run(play, "wifi", 50, ALICE)
+        assert goes_over_lte(play, owner(child)) is expected
+
+
+def test_a_process_that_got_the_pid_of_a_run_is_not_in_it() -> None:
+    play = scene("allow app=/usr/bin/curl")
+    run(play, "lte", 4242, start=1)
+    assert not goes_over_lte(play)
+    run(play, "lte", 4242)
+    assert goes_over_lte(play)
+
+
+def test_runs_of_a_user_are_bounded_and_make_room_as_they_end() -> None:
+    play = scene()
+    for pid in range(1, MAX_RUNS + 1):
+        run(play, "lte", pid) >> WatchProcess(pid, pid * 10) >> Reply
+    run(play, "lte", 5000)
+    assert play.take(Refuse).message.reason is protocol.RefusedReason.BUSY
+    run(play, "wifi", 7) >> Reply  # known already
+    run(play, "lte", 5001, BOB) >> WatchProcess >> Reply
+    play.exits(7)
+    run(play, "lte", 5000) >> WatchProcess >> Reply
+    play.end()
+
+
+def test_what_a_link_costs_is_asked_of_the_link_of_the_run() -> None:
+    play = scene("deny app=/usr/bin/curl metered=yes", "allow app=/usr/bin/curl")
+    run(play, "lte").skip()
+    play.queue(1, outdev=WIFI) >> FindOwner >> verdict(1, DENIED) >> Report
+    run(play, "wifi").skip()
+    play.queue(2, outdev=LTE, sport=2) >> FindOwner
+    assert play.take(SetVerdict).verdict.mark == MARK_DECIDED | 1 << 24
+    play.links(wifi()).skip()
+    run(play, "wifi").skip()
+    play.links().skip()
+    play.queue(3, outdev=LTE, sport=3) >> FindOwner >> verdict(3, DENIED)
+
+
+# --- commands ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("month", ["0000-01", "9999-12", "2026-13", "2026-7", "x"])
+def test_a_month_that_is_none_is_said_without_a_traceback(month: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(usage, ["--month", month, "--db", str(tmp_path / "none.db")])
+    assert done.exit_code == 2
+    assert isinstance(done.exception, SystemExit)
+    assert "is no month" in done.output
+
+
+# --- what a person reads ----------------------------------------------------------------------
+
+
+def views(count: int) -> tuple[LinkView, ...]:
+    words: dict[str, Any] = {
+        "metered": True,
+        "roaming": True,
+        "price": "0.02 EUR/MB",
+        "budget": "500 MB/month",
+    }
+    return tuple(
+        LinkView(f"link{n}", True, default=n == 1, left=23_000_000, used=12_000_000, **words)
+        for n in range(count)
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (60, 14), (40, 16)])
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 31])
+def test_whoever_chooses_a_link_sees_all_digits_the_rule_and_the_keys(
+    width: int, height: int, count: int
+) -> None:
+    machine = Machine()
+    machine.event(example_ask(7, links=views(count)), 0)
+    machine.drawn(0)
+    machine.key("r", 1)
+    screen = draw(machine, width, height, 1)
+    text = " ".join("".join(part for part, _ in line) for line in screen.lines)
+    names = [f"{n + 1} link{n}" for n in range(min(count, 9))]
+    assert all(name in " ".join(text.split()) for name in [*names, "0 any"])
+    assert "route via=" in text
+    assert "Esc back" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"default": False}, {"metered": False}, {"roaming": False}, {"price": "9.99 EUR/MB"}],
+)
+def test_another_price_of_allow_is_another_question(change: dict[str, Any]) -> None:
+    machine = Machine()
+    first, second = views(2)
+    ask = example_ask(7, links=(first, second))
+    machine.event(ask, 0)
+    machine.drawn(0)
+    machine.event(structs.replace(ask, links=(first, structs.replace(second, **change))), 1)
+    machine.drawn(1)
+    assert [type(out) for out in machine.key("a", 1.1)] == [], "the key came before it was read"
+    assert [type(out) for out in machine.key("a", 2)] == [Send]
+
+
+def test_what_grows_by_itself_is_no_other_question() -> None:
+    machine = Machine()
+    (link,) = views(1)
+    ask = example_ask(7, links=(link,))
+    machine.event(ask, 0)
+    machine.drawn(0)
+    machine.event(structs.replace(ask, links=(structs.replace(link, used=1, left=2),)), 1)
+    machine.drawn(1)
+    assert [type(out) for out in machine.key("a", 1.1)] == [Send]
