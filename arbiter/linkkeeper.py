@@ -204,7 +204,7 @@ class LinkKeeper:
     # --- following --------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:  # asked each time: a stop in a repair sets nothing that is kept
             await self._fresh.wait()
             if self._stopping:
                 return
@@ -222,7 +222,7 @@ class LinkKeeper:
     async def _may_repair(self) -> bool:
         """Rules or routes are gone that arbiter did not remove. False if that was its rescue."""
         self._repair = False
-        if await asyncio.to_thread(firewall.installed) is None:
+        if not await asyncio.to_thread(firewall.installed):
             self._fresh.clear()
             self._rescued = True
             self._say((TAKEN_AWAY,))

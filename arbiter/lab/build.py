@@ -29,8 +29,8 @@ from arbiter.lab.config import (
     ServerConfig,
 )
 
-READY_SECONDS = 10.0
-"""How long servers and routes may take; usual is a fifth of a second."""
+READY_SECONDS = 40.0
+"""How long servers and routes may take; usual is a fifth of a second, an emulated CPU needs 15."""
 
 T = TypeVar("T")
 

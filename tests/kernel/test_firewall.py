@@ -547,6 +547,37 @@ def test_a_tunnel_s_decapsulated_packets_lose_our_bits_only(
     assert counted(tool, "clean") >= 2
 
 
+@both
+def test_what_enters_a_tunnel_keeps_its_connection_s_mark_and_gives_no_bit_to_the_outer_packet(
+    backend: Backend, wire: None, address: str
+) -> None:
+    """ipip, gre and sit send the outer packet with the inner one's mark: it would be saved as the
+    outer connection's, and route the tunnel into itself."""
+    tool = "ip6tables-nft" if ":" in address else "iptables-nft"
+    add(tool, "-A OUTPUT -o fwv0 -j MARK --set-xmark 0x40/0x40")
+    # The last look before the device: after every table that may ask for our bits.
+    sh("nft", "-f", "-", text=LAST_LOOK)
+    apply(Plan(queue=QUEUE, links=((3, "fwv0"),), tunnels=("fwv0",)), backend)
+    with consuming(0x23000000) as consumer, closing(tcp(address)) as sock:
+        for _ in range(3):
+            echo(sock)
+        assert len(consumer.seen) == 1, "its decision was saved all the same"
+    bare, marked = (
+        int(found)
+        for found in re.findall(r"packets (\d+)", sh("nft", "list", "table", "inet", "look"))
+    )
+    assert bare >= 5
+    assert marked == 0
+
+
+LAST_LOOK = """table inet look { chain c { type filter hook postrouting priority 400;
+ oifname "fwv0" meta l4proto tcp meta mark 0x40 counter
+ oifname "fwv0" meta l4proto tcp meta mark != 0x40 counter
+}
+}
+"""
+
+
 # --- nobody listens --------------------------------------------------------------------------
 
 

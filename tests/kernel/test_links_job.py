@@ -173,3 +173,23 @@ def test_links_that_come_while_arbiter_stops_bring_nothing_back(
         assert "ARBITER" not in clean_lab.run(["iptables-save"]).stdout
         assert "proto 65" not in clean_lab.run(["ip", "rule"]).stdout
         log.unlink()
+
+
+def test_a_stop_in_the_middle_of_a_repair_is_a_stop(clean_lab: Lab, tmp_path: Path) -> None:
+    arbiter = Arbiter(clean_lab, tmp_path).start()
+    log = tmp_path / "log"
+    for repairs in (1, 2):
+        clean_lab.run(["ip", "rule", "del", "pref", "910", "fwmark", "0x21000000/0x3f000000"])
+        if repairs == 1:
+            eventually(lambda: "they are put back" in log.read_text())
+    time.sleep(0.25)  # the second is looked at by now, and its repair waits its turn (REPAIR_EVERY)
+    assert arbiter.stop() == 0
+    assert "proto 65" not in clean_lab.run(["ip", "rule"]).stdout
+
+
+def test_a_rescue_while_arbiter_runs_is_not_repaired(clean_lab: Lab, tmp_path: Path) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        assert arbiter.command("rescue").returncode == 0
+        eventually(lambda: "the ruleset was taken away" in (tmp_path / "log").read_text())
+        assert "proto 65" not in clean_lab.run(["ip", "rule"]).stdout
+        assert "ARBITER" not in clean_lab.run(["iptables-save"]).stdout

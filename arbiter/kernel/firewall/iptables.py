@@ -281,6 +281,10 @@ def _post(plan: Plan) -> Iterator[str]:
             f"-m mark {_is(plan, mark)} -m conntrack --ctstate NEW "
             f"-j CONNMARK --save-mark {_masks(plan)}"
         )
+    # The tunnels of ip_tunnel_core.c send the outer packet with the inner one's mark: it would pass
+    # undecided, or be routed into the tunnel itself. The connection's mark does the rest.
+    for name in plan.tunnels:
+        yield f"-o {name} -j MARK --set-xmark 0x0/{plan.mask:#x}"
     for _, name in plan.links:
         yield f"-o {name} -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"
     for marking in plan.classes:

@@ -93,6 +93,16 @@ def _chains(plan: Plan) -> Iterator[tuple[str, list[str]]]:
                 f"ct mark {denied} {end}",
             ],
         )
+    if plan.tunnels:
+        # The tunnels of ip_tunnel_core.c send the outer packet with the inner one's mark: it would
+        # pass undecided, or be routed into the tunnel itself. After everything that looks at it.
+        yield (
+            "enter",
+            [
+                "type filter hook postrouting priority 290;",
+                f"oifname {_tunnels(plan)} {_bare(plan)}",
+            ],
+        )
     if plan.classes:
         yield from _classes(plan)
     if plan.links:
@@ -151,8 +161,7 @@ def _classes(plan: Plan) -> Iterator[tuple[str, list[str]]]:
 def _prerouting(plan: Plan) -> Iterator[str]:
     """Replies are restored for rp_filter with src_valid_mark; an outer packet's bits cleared."""
     if plan.tunnels:
-        tunnels = _set_of([f'"{name}"' for name in plan.tunnels])
-        yield f"iifname {tunnels} meta mark set meta mark & {plan.keep:#010x}"
+        yield f"iifname {_tunnels(plan)} {_bare(plan)}"
     if plan.links:
         restore = ", ".join(f"{plan.link(n):#010x} : goto restore{n}" for n, _ in plan.links)
         yield f"ct mark & {plan.mask:#010x} vmap {{ {restore} }}"
@@ -177,6 +186,14 @@ def _output(plan: Plan, names: dict[int, str]) -> Iterator[str]:
     yield "ct state new goto ask"
     yield "ct state untracked tcp flags & (syn | ack) == syn goto ask"
     yield "ct state untracked meta l4proto != tcp goto ask"
+
+
+def _tunnels(plan: Plan) -> str:
+    return _set_of([f'"{name}"' for name in plan.tunnels])
+
+
+def _bare(plan: Plan) -> str:
+    return f"meta mark set meta mark & {plan.keep:#010x}"
 
 
 def _set(key: str, plan: Plan, mark: int) -> str:

@@ -35,7 +35,7 @@ class Plan(Struct, frozen=True):
     links: tuple[tuple[int, str], ...] = ()
     """(number 1-31, interface) of each link that a decision may name."""
     tunnels: tuple[str, ...] = ()
-    """Interfaces whose decapsulated packets may carry the outer packet's mark."""
+    """Interfaces where a packet may get the mark of what it is wrapped in, and the other way."""
     classes: tuple[Marking, ...] = ()
     """What packets of a connection with such a label get on their way out; () for no classes."""
 
