@@ -267,7 +267,7 @@ class LinkKeeper:
         left = {link.number: link for link in links}
         moved = [old for old in self.links if replaced(old, left.get(old.number))]
         for old in moved:  # or what is open would go on by the new link's table
-            await asyncio.to_thread(_cut, old, self._plan.mask, self._forget(old.number))
+            await self._end(old)
         problems = await self._keep_numbers()
         problems += await asyncio.to_thread(linksysctl.apply, names, sysctl_file())
         await asyncio.to_thread(routes.apply, routing)
@@ -278,15 +278,17 @@ class LinkKeeper:
         self._say((*unfit, *problems))
         for lost in self.links:
             if lost not in moved and ends(lost, left.get(lost.number)):
-                routed, allowed = (
-                    _forget(flows, lost.number) for flows in (self._routed, self._allowed)
-                )
-                await asyncio.to_thread(_cut, lost, self._plan.mask, routed, allowed)
+                await self._end(lost)
         if links != self.links:
             log.info("links: %s", ", ".join(map(_shown, links)) or "none")
         self.links = links
         self._accounts.follow(links)
         self._tell(links)
+
+    async def _end(self, link: FoundLink) -> None:
+        """End the connections of a link that is gone."""
+        routed, allowed = (_forget(flows, link.number) for flows in (self._routed, self._allowed))
+        await asyncio.to_thread(_cut, link, self._plan.mask, routed, allowed)
 
     def _tell(self, links: tuple[FoundLink, ...]) -> None:
         """The links as the pipeline is to know them, the most preferred first."""

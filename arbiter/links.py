@@ -92,12 +92,12 @@ class FoundLink(Struct, frozen=True):
     up6: bool
     mtu: int
     """Bytes."""
-    addresses: tuple[bytes, ...]
-    """Its own, packed; not its link-local ones."""
     gateway4: bytes
     """Of the default route with the lowest metric; b"" if that is on-link, or there is none."""
     gateway6: bytes
     routes: tuple[Route, ...]
+    addresses: tuple[bytes, ...] = ()
+    """Its own, packed; not its link-local ones."""
     reach4: tuple[tuple[int, int], ...] | None = None
     """Where it leads without a default route; None with one."""
     reach6: tuple[tuple[int, int], ...] | None = None
