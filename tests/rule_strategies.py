@@ -12,16 +12,19 @@ from arbiter.model import ALLOW, DENY, PORT_PROTOS, Action, Decision, Hook, Traf
 from arbiter.rules import (
     FOREVER,
     Address,
+    Domain,
     Entry,
     Host,
     Layer,
     Lifetime,
     LifetimeKind,
+    Name,
     Network,
     Query,
     Rule,
     ScopeName,
 )
+from arbiter.rules.names import name_fault
 from arbiter.rules.rule import MAX_SPAN, MAX_UID, is_number, merged, plain
 
 UNHURRIED = settings(deadline=None)
@@ -62,8 +65,17 @@ def network(packed: bytes, prefixlen: int) -> Host:
 
 
 packed = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
-hosts: st.SearchStrategy[Host] = st.builds(network, packed, st.integers(0, 128)) | st.sampled_from(
-    ScopeName
+_labels = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,8}[a-z0-9_])?", fullmatch=True)
+names = (
+    st.lists(_labels, min_size=1, max_size=8)
+    .map(".".join)
+    .filter(lambda name: not name_fault(name))
+)
+hosts: st.SearchStrategy[Host] = (
+    st.builds(network, packed, st.integers(0, 128))
+    | st.sampled_from(ScopeName)
+    | st.builds(Name, names | st.sampled_from(["lan", "xn--mnchen-3ya.de"]))
+    | st.builds(Domain, names)
 )
 port_pairs = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(
     lambda pair: (min(pair), max(pair))
@@ -116,6 +128,7 @@ ADDRESSES = tuple(
     socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
     for text in ("10.0.0.1", "10.0.1.1", "93.184.216.34", "127.0.0.1", "fd00::1", "2001:db8::1")
 )
+NAMES = ("a.example", "b.a.example", "c.b.a.example", "xa.example", "example", "other")
 PORTS = (53, 54, 443)
 PROTOS = (6, 17, 1)
 RANGES: tuple[tuple[tuple[int, int], ...], ...] = (
@@ -164,6 +177,8 @@ def small_entries(draw: st.DrawFn, ids: st.SearchStrategy[int]) -> Entry:
         | st.builds(
             network, st.sampled_from(ADDRESSES), st.sampled_from([0, 1, 8, 23, 24, 32, 64, 128])
         )
+        | st.builds(Name, st.sampled_from(NAMES))
+        | st.builds(Domain, st.sampled_from(NAMES))
     )
     rule = Rule(
         draw(st.sampled_from(SMALL_DECISIONS)),
@@ -211,4 +226,5 @@ def small_queries(draw: st.DrawFn) -> Query:
         networks=tuple(draw(st.lists(st.sampled_from(NETWORKS), max_size=3))),
         metered=draw(st.sampled_from([None, True, False])),
         roaming=draw(st.sampled_from([None, True, False])),
+        names=tuple(draw(st.lists(st.sampled_from(NAMES), max_size=3))),
     )

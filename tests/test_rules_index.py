@@ -58,6 +58,7 @@ def query(
     networks: tuple[str, ...] = ("ssid:Home", f"sim:{SIM}"),
     metered: bool | None = True,
     roaming: bool | None = False,
+    names: tuple[str, ...] = ("www.deb.example.org", "mirror.example.net"),
 ) -> Query:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     packed = socket.inet_pton(family, host)
@@ -67,6 +68,7 @@ def query(
         networks=networks,
         metered=metered,
         roaming=roaming,
+        names=names,
     )
 
 
@@ -93,6 +95,14 @@ PRECEDENCE = [
     "deny app=/usr/bin/curl host=10.1.2.3 port=0-65535",
     "deny app=/usr/bin/curl host=10.1.2.3 proto=tcp",
     "deny app=/usr/bin/curl host=10.1.2.3",
+    "deny app=/usr/bin/curl host=mirror.example.net port=443",
+    "allow app=/usr/bin/curl host=www.deb.example.org",
+    "deny app=/usr/bin/curl host=*.deb.example.org port=1-1023",
+    "allow app=/usr/bin/curl host=*.example.org port=443 proto=tcp",
+    "deny app=/usr/bin/curl host=*.example.net port=443",
+    "allow app=/usr/bin/curl host=*.org port=443",
+    "deny app=/usr/bin/curl host=*.net",
+    "deny app=/usr/bin/curl host=10.1.2.2/31 port=443",
     "deny app=/usr/bin/curl host=10.1.2.0/24 port=443",
     "deny app=/usr/bin/curl host=10.0.0.0/8",
     "deny app=/usr/bin/curl host=0.0.0.0/1",
@@ -236,6 +246,24 @@ MATCHING = [
     ("allow host=10.1.2.2/31", query(), True),
     ("allow host=10.1.2.0/31", query(), False),
     ("allow host=internet", query(), False),
+    ("allow host=www.deb.example.org", query(), True),
+    ("allow host=WWW.Deb.example.org.", query(), True),
+    ("allow host=mirror.example.net", query(), True),
+    ("allow host=www.deb.example.org", query(names=()), False),
+    ("allow host=deb.example.org", query(), False),
+    ("allow host=w.deb.example.org", query(), False),
+    ("allow host=*.deb.example.org", query(), True),
+    ("allow host=*.example.org", query(), True),
+    ("allow host=*.org", query(), True),
+    ("allow host=*.www.deb.example.org", query(), False),
+    ("allow host=*.b.example.org", query(), False),
+    ("allow host=*.example.org", query(names=("example.org", "badexample.org")), False),
+    ("allow host=*.example.org", query(names=("example.org.evil.net",)), False),
+    ("allow host=*.example.org", query(names=("a.example.org",), host="2001:db8::1"), True),
+    ("allow host=lan.", query(names=("lan",)), True),
+    ("allow host=lan.", query(), False),
+    ("allow host=*.example.org", query(names=("", ".example.org", "..", "\udcff")), True),
+    ("allow host=münchen.example", query(names=("xn--mnchen-3ya.example",)), True),
     ("allow port=443", query(proto=17), True),
     ("allow port=443", query(proto=1), False),
     ("allow port=0-65535", query(proto=1, port=0), False),
@@ -388,6 +416,13 @@ WHY = [
     ("app=/usr/bin/curl parent=/bin/sh", "app=/usr/bin/curl", "names the app and a parent, the"),
     ("app=/usr/bin/curl", "host=lan", "it names the app, the other no app"),
     ("host=10.1.2.3", "host=10.0.0.0/8", "it names one address, the other a network of /8"),
+    ("host=10.1.2.3", "host=mirror.example.net", "it names one address, the other a name"),
+    (
+        "host=mirror.example.net",
+        "host=*.example.net",
+        "it names a name, the other the domain *.example.net",
+    ),
+    ("host=*.net", "host=10.1.2.2/31", "it names the domain *.net, the other a network of /31"),
     ("host=lan", "host=0.0.0.0/0", "it names a scope, the other only an address family"),
     ("host=lan", "port=443", "it names a scope, the other no host"),
     ("port=443", "port=443-445", "it names one port, the other 3 ports"),
@@ -442,6 +477,28 @@ def test_explain_says_deny_wins_and_names_a_lone_winner() -> None:
         ("allow user=bob", query(user="", uid=5), "its user is bob, the process's is 5"),
         ("allow user=bob", query(user="", uid=None), "its user is bob, the process's is unknown"),
         ("allow host=::1", query(), "its host is ::1, the destination 10.1.2.3"),
+        (
+            "allow host=a.example",
+            query(),
+            "its host is a.example, 10.1.2.3 was looked up as www.deb.example.org, "
+            "mirror.example.net",
+        ),
+        (
+            "allow host=*.bücher.example",
+            query(names=("xn--mnchen-3ya.de", "xn--80ak6aa92e.com")),
+            "its host is *.bücher.example, 10.1.2.3 was looked up as münchen.de, "
+            "xn--80ak6aa92e.com",
+        ),
+        (
+            "allow host=*.a.example",
+            query(names=()),
+            "its host is *.a.example, 10.1.2.3 was not looked up by any name",
+        ),
+        (
+            "allow host=*.a.example",
+            query(names=("b", "\x1b[2J", "d", "e", "f")),
+            r'its host is *.a.example, 10.1.2.3 was looked up as b, "\x1b[2J", d and 2 more',
+        ),
         ("allow port=1-2", query(), "its port is 1-2, not 443"),
         ("allow port=1-2", query(proto=1), "it names ports, icmp has none"),
         ("allow proto=udp", query(), "its protocol is udp, not tcp"),

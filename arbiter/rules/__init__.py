@@ -1,12 +1,13 @@
 """Rules: what they are, how they are written, which one decides, and why. Pure.
 
-rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py, context.py) the
-one-line form; index.py the fast look-up; explain.py the reasons; scopes.py lan or internet;
-choose.py what an ask offers; lint.py what is odd about a rule.
+rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py, names.py,
+context.py) the one-line form; index.py (shapes.py) the fast look-up; explain.py the reasons;
+scopes.py lan or internet; choose.py what an ask offers; lint.py what is odd about a rule.
 """
 
 from arbiter.rules.choose import scopes_for
 from arbiter.rules.explain import why_not
+from arbiter.rules.hosts import format_host, shown_host
 from arbiter.rules.index import Index
 from arbiter.rules.line import (
     conditions,
@@ -17,17 +18,20 @@ from arbiter.rules.line import (
     parse_lifetime,
 )
 from arbiter.rules.lint import never_matches, over_broad
+from arbiter.rules.names import canonical_name, shown_name
 from arbiter.rules.rank import rank
 from arbiter.rules.rule import (
     FOREVER,
     ONCE,
     Address,
+    Domain,
     Entry,
     Host,
     Layer,
     Lifetime,
     LifetimeKind,
     Match,
+    Name,
     Network,
     Query,
     Rule,
@@ -40,6 +44,7 @@ __all__ = [
     "FOREVER",
     "ONCE",
     "Address",
+    "Domain",
     "Entry",
     "Host",
     "Index",
@@ -47,13 +52,16 @@ __all__ = [
     "Lifetime",
     "LifetimeKind",
     "Match",
+    "Name",
     "Network",
     "Query",
     "Rule",
     "RuleError",
     "ScopeName",
+    "canonical_name",
     "conditions",
     "format_decision",
+    "format_host",
     "format_lifetime",
     "format_rule",
     "never_matches",
@@ -63,5 +71,7 @@ __all__ = [
     "rank",
     "scope_of",
     "scopes_for",
+    "shown_host",
+    "shown_name",
     "why_not",
 ]

@@ -7,10 +7,10 @@ rule line, so that what is returned can be printed.
 from __future__ import annotations
 
 from arbiter.model import PORT_PROTOS, address_text, proto_name
-from arbiter.rules.hosts import format_host
+from arbiter.rules.hosts import format_host, shown_host
 from arbiter.rules.line import format_ports
+from arbiter.rules.names import shown_name
 from arbiter.rules.rank import (
-    HOST_ADDRESS,
     HOST_FAMILY,
     HOST_SCOPE,
     NO_CONTEXT,
@@ -23,9 +23,11 @@ from arbiter.rules.rank import (
 )
 from arbiter.rules.rule import (
     Address,
+    Domain,
     Entry,
     Host,
     Layer,
+    Name,
     Network,
     Query,
     Rule,
@@ -42,6 +44,10 @@ _LAYERS = {
 }
 
 
+_NAMED = 3
+"""Names that a reason repeats; an address may have hundreds."""
+
+
 # --- does it match --------------------------------------------------------------------------
 
 
@@ -55,7 +61,7 @@ def why_not(rule: Rule | Entry, query: Query, now: float | None = None) -> str |
     reason = (
         _app(conditions, query)
         or _user(conditions.user, query)
-        or _host(conditions.host, query.daddr)
+        or _host(conditions.host, query)
         or _ports(conditions.ports, query)
         or _proto_and_hook(conditions, query)
         or _place(conditions, query)
@@ -66,8 +72,12 @@ def why_not(rule: Rule | Entry, query: Query, now: float | None = None) -> str |
     return reason
 
 
-def host_matches(host: Host, daddr: bytes) -> bool:
-    """Whether `host=` covers a packed destination address."""
+def host_matches(host: Host, daddr: bytes, names: tuple[str, ...] = ()) -> bool:
+    """Whether `host=` covers a packed destination address that was looked up by these names."""
+    if isinstance(host, Name):
+        return host.name in names
+    if isinstance(host, Domain):
+        return any(name.endswith(f".{host.name}") for name in names)
     daddr = plain(daddr)
     if isinstance(host, Address):
         return host.packed == daddr
@@ -105,10 +115,17 @@ def _user(user: str, query: Query) -> str | None:
     return f"its user is {quote(user)}, the process's is {given}"
 
 
-def _host(host: Host | None, daddr: bytes) -> str | None:
-    if host is None or host_matches(host, daddr):
+def _host(host: Host | None, query: Query) -> str | None:
+    if host is None or host_matches(host, query.daddr, query.names):
         return None
-    return f"its host is {format_host(host)}, the destination {address_text(plain(daddr))}"
+    destination = address_text(plain(query.daddr))
+    if isinstance(host, Name | Domain):
+        names = ", ".join(quote(shown_name(name)) for name in query.names[:_NAMED])
+        more = len(query.names) - _NAMED
+        names += f" and {more} more" if more > 0 else ""
+        known = f"was looked up as {names}" if names else "was not looked up by any name"
+        return f"its host is {shown_host(host)}, {destination} {known}"
+    return f"its host is {format_host(host)}, the destination {destination}"
 
 
 def _ports(ports: tuple[tuple[int, int], ...], query: Query) -> str | None:
@@ -224,9 +241,12 @@ def _host_words(value: int, entry: Entry) -> str:
         return "only an address family"
     if value == HOST_SCOPE:
         return "a scope"
-    if value == HOST_ADDRESS or not isinstance(entry.rule.host, Network):
-        return "one address"
-    return f"a network of /{entry.rule.host.prefixlen}"
+    host = entry.rule.host
+    if isinstance(host, Network):
+        return f"a network of /{host.prefixlen}"
+    if isinstance(host, Domain):
+        return f"the domain {shown_host(host)}"
+    return "a name" if isinstance(host, Name) else "one address"
 
 
 def _port_words(value: int) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from arbiter.model import ANY_LINK, PORT_PROTOS, Action, Decision, Hook, proto_name
+from arbiter.rules.names import name_fault
 
 MAX_PORT = 65535
 MAX_SPAN = 100 * 365 * 86400
@@ -111,8 +112,28 @@ class ScopeName(enum.StrEnum):
     LOOPBACK = "loopback"
 
 
-Host = Address | Network | ScopeName
-"""What `host=` can be. Names and `*.domain` will be two more members."""
+class Name(Struct, frozen=True, tag=True, gc=False):
+    """Every address that was looked up by this name, in its one spelling (see names.py)."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if fault := name_fault(self.name):
+            raise ValueError(fault)
+
+
+class Domain(Struct, frozen=True, tag=True, gc=False):
+    """Every address that was looked up by a name below `name`: `*.example.org`, and not itself."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if fault := name_fault(self.name):
+            raise ValueError(fault)
+
+
+Host = Address | Network | ScopeName | Name | Domain
+"""What `host=` can be."""
 
 
 # --- rules ----------------------------------------------------------------------------------
@@ -320,6 +341,8 @@ class Query(Struct, frozen=True, gc=False):
     """Whether the link it would leave over by default is metered; None: nobody knows."""
     roaming: bool | None = None
     """Whether that link is roaming."""
+    names: tuple[str, ...] = ()
+    """Every name by which this app looked up `daddr`, in the one spelling (names.py)."""
 
 
 class Match(Struct, frozen=True):
