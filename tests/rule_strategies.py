@@ -26,6 +26,7 @@ from arbiter.rules import (
 )
 from arbiter.rules.names import name_fault
 from arbiter.rules.rule import MAX_SPAN, MAX_UID, is_number, merged, plain
+from arbiter.rules.week import DAY, WEEK, joined, times_fault
 
 UNHURRIED = settings(deadline=None)
 """For machines that are busy: the properties are about what, not how fast."""
@@ -93,6 +94,14 @@ networks = (
     | st.text(min_size=1, max_size=8).map(lambda text: f"ssid:{text}")
     | sims.map("sim:{}".format)
 )
+_windows = st.tuples(
+    st.integers(0, WEEK - 1) | st.sampled_from(range(0, WEEK, DAY)), st.integers(1, 3000)
+)
+times = (
+    st.lists(_windows, min_size=1, max_size=6)
+    .map(lambda windows: joined((start, start + length) for start, length in windows))
+    .filter(lambda spans: not times_fault(spans))
+)
 flags = st.none() | st.booleans()
 users = texts.filter(lambda text: not is_number(text)) | st.integers(0, MAX_UID).map(str)
 
@@ -115,6 +124,7 @@ def rules(draw: st.DrawFn) -> Rule:
         sim=draw(st.just("") | sims),
         roaming=draw(flags),
         metered=draw(flags),
+        times=draw(st.just(()) | times),
         lifetime=draw(lifetimes),
     )
 
@@ -144,6 +154,8 @@ PROCESSES = ((7, 70), (8, 80))
 SIMS = ("8943000000000000001", "8943000000000000002")
 NETWORKS = ("ssid:Home", "gateway:02:00:00:00:00:01", f"sim:{SIMS[0]}")
 TIMES = (100.0, 200.0, 300.0)
+WEEKLY = (((4319, 4323),), ((0, 4320),), ((4322, 4326), (5000, WEEK)))
+"""Around Thursday 00:02, where TIMES are in UTC."""
 SMALL_DECISIONS = (
     ALLOW,
     DENY,
@@ -193,6 +205,7 @@ def small_entries(draw: st.DrawFn, ids: st.SearchStrategy[int]) -> Entry:
         sim=_seldom(draw, SIMS, ""),
         roaming=_seldom(draw, (True, False), None),
         metered=_seldom(draw, (True, False), None),
+        times=_seldom(draw, WEEKLY, ()),
         lifetime=lifetime,
     )
     return Entry(

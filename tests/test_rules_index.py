@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 from collections.abc import Iterable
+from datetime import timedelta, timezone
 
 import pytest
 import rule_strategies as strategies
@@ -111,6 +112,7 @@ PRECEDENCE = [
     "deny app=/usr/bin/curl port=443",
     "deny app=/usr/bin/curl proto=tcp",
     "deny app=/usr/bin/curl user=alice",
+    f"deny app=/usr/bin/curl hook=out network=ssid:Home sim={SIM} roaming=no metered=yes time=thu",
     f"deny app=/usr/bin/curl hook=out network=ssid:Home sim={SIM} roaming=no metered=yes",
     "deny app=/usr/bin/curl hook=out metered=yes",
     "deny app=/usr/bin/curl hook=out",
@@ -338,6 +340,25 @@ def test_a_span_ends_at_its_second_and_not_before() -> None:
     assert (index.next_expiry(), index.expired(1e9)) == (None, [])
 
 
+def test_a_rule_with_a_time_holds_in_its_minutes_of_the_local_week_only() -> None:
+    made = entry(1, "deny time=thu@00:02-00:04")
+    index = Index([made, entry(2, "allow")])
+    for now, id in ((119.9, 2), (120.0, 1), (239.9, 1), (240.0, 2), (120.0 + 7 * 86400, 1)):
+        found = index.lookup(query(), now)
+        assert found is not None
+        assert found.id == id
+        assert (why_not(made, query(), now) is None) is (id == 1)
+    assert why_not(made, query(), 240.0) == "it holds thu@00:02-00:04, and here it is thu 00:04"
+    assert why_not(made, query()) is None, "without a clock, a time is not looked at"
+    index.zone = timezone(timedelta(minutes=-3))
+    for now, id in ((120.0, 2), (300.0, 1)):
+        found = index.lookup(query(), now)
+        assert found is not None
+        assert found.id == id
+    why = why_not(made, query(), 120.0, index.zone)
+    assert why == "it holds thu@00:02-00:04, and here it is wed 23:59"
+
+
 def test_expired_entries_come_in_the_order_they_ended() -> None:
     spans = [entry(id, f"allow for={4 - id}m", created=0.0) for id in (1, 2, 3)]
     index = Index(spans)
@@ -441,6 +462,7 @@ WHY = [
         "roaming=no",
         "it names four conditions of context, the other one",
     ),
+    ("roaming=no time=thu", "time=thu", "it names two conditions of context, the other one"),
 ]
 
 

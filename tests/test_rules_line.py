@@ -117,6 +117,23 @@ CANONICAL = [
             lifetime=Lifetime(LifetimeKind.BOOT),
         ),
     ),
+    ("allow time=sat,sun", Rule(ALLOW, times=((7200, 10080),))),
+    (
+        "allow time=mon-wed@08:00-18:00",
+        Rule(ALLOW, times=((480, 1080), (1920, 2520), (3360, 3960))),
+    ),
+    ("allow time=fri@22:00-06:00", Rule(ALLOW, times=((7080, 7560),))),
+    ("allow time=sun@22:00-06:00", Rule(ALLOW, times=((0, 360), (9960, 10080)))),
+    ("allow time=mon@08:00-24:00+tue@00:00-08:00", Rule(ALLOW, times=((480, 1920),))),
+    (
+        "deny metered=yes time=mon@00:00-12:00,13:00-14:00+wed,fri@09:00-10:00+sat for=boot",
+        Rule(
+            DENY,
+            metered=True,
+            times=((0, 720), (780, 840), (3420, 3480), (6300, 6360), (7200, 8640)),
+            lifetime=Lifetime(LifetimeKind.BOOT),
+        ),
+    ),
     ("deny roaming=no metered=yes", Rule(DENY, roaming=False, metered=True)),
     ("allow network=gateway:02:00:5e:10:00:0a", Rule(ALLOW, network="gateway:02:00:5e:10:00:0a")),
     ("allow network=sim:894301234567890123", Rule(ALLOW, network="sim:894301234567890123")),
@@ -145,6 +162,14 @@ def test_a_canonical_line_and_its_rule_are_the_same_both_ways(line: str, rule: R
         ("allow host=::ffff:192.0.2.0/120", "allow host=192.0.2.0/24"),
         ("allow host=192.0.2.1/32", "allow host=192.0.2.1"),
         ("allow host=2001:DB8:0::0/32", "allow host=2001:db8::/32"),
+        ("allow time=sun,sat", "allow time=sat,sun"),
+        ("allow time=fri-mon", "allow time=mon,fri-sun"),
+        ("allow time=mon-sun@08:00-09:00", "allow time=08:00-09:00"),
+        ("allow time=08:00-09:00,08:30-10:00", "allow time=08:00-10:00"),
+        ("allow time=22:00-00:00", "allow time=22:00-24:00"),
+        ("allow time=22:00-24:00,00:00-06:00", "allow time=22:00-06:00"),
+        ("allow time=sat@00:00-24:00+sun", "allow time=sat,sun"),
+        ("allow time=tue@08:00-09:00+mon@08:00-09:00", "allow time=mon,tue@08:00-09:00"),
         ("allow host=Example.ORG.", "allow host=example.org"),
         ("allow host=*.Com.", "allow host=*.com"),
         ("allow host=München.DE", "allow host=xn--mnchen-3ya.de"),
@@ -280,7 +305,26 @@ ERRORS = [
     ("allow metered=0", 14, "0 is neither yes nor no", "no"),
     ("allow metered=unknown", 14, "unknown is neither yes nor no", ""),
     ("allow metered=yes metered=yes", 18, "metered= stands twice", ""),
-    ("allow app=/a time=8-17", 13, "time= is not supported by this version", ""),
+    ("allow app=/a time=8-17", 18, "is no span of a day", "08:00-17:00"),
+    ("allow when=sat", 6, "when is no condition", "time="),
+    ("allow time=Mon-Fri@8-17", 11, "Mon-Fri is no day", "mon-fri@08:00-17:00"),
+    ('allow time="monday-friday 8:30-17:00"', 11, "is no span", "mon-fri@08:30-17:00"),
+    ("allow time=weekend", 11, "is no day", "sat,sun"),
+    ("allow time=mon,tuu", 15, "tuu is no day", ""),
+    ("allow time=sat+foo@08:00-09:00", 15, "foo is no day", ""),
+    ("allow time=mon@", 15, "is no span", ""),
+    ("allow time=@08:00-09:00", 11, "is no day", ""),
+    ("allow time=mon+", 15, "is no day", ""),
+    ("allow time=08:00-25:00", 11, "is no span", ""),
+    ("allow time=24:00-08:00", 11, "is no span", ""),
+    ("allow time=mon@08:00-09:00,9:00-10:60", 27, "is no span", ""),
+    ("allow time=08:00", 11, "is no span", ""),
+    ("allow time=08:00-08:00", 11, "no time at all", ""),
+    ("allow time=0\u0668:00-09:00", 11, "is no span", ""),
+    ("allow time=mon-sun", 11, "all week", ""),
+    ("allow time=00:00-24:00", 11, "all week", ""),
+    ("allow time=12:00-00:00,00:00-12:00", 11, "all week", ""),
+    ("allow time=" + "x" * 3000, 11, "is no day", ""),
     ("allow host=*", 11, "* is no host", ""),
     ("allow host=*.", 11, "*. is no host", ""),
     ("allow host=.", 11, ". is no host", ""),
@@ -402,7 +446,8 @@ def test_a_pretty_error_holds_nothing_that_a_terminal_would_obey() -> None:
 
 
 _WORDS = r"""allow deny route via= any lte class= bulk network= ssid: gateway: sim: sim= roaming=
-metered= yes no 02:00:5e:10:00:0A 8943012345678901234F app= parent= user= host= port=
+metered= yes no time= mon-fri@ sat 08:00-09:00 +
+02:00:5e:10:00:0A 8943012345678901234F app= parent= user= host= port=
 proto= hook= for= lan 10.0.0.0/8 *. example.org ü ::1 443 1-2 tcp icmp out once 1h30m forever
 " \ # = , - / \n \u{ \x41 } 0 é"""
 _pieces = st.sampled_from([*_WORDS.split(), " ", "  ", "\t", "\n", "\udcff"])
@@ -435,6 +480,7 @@ KEYS: dict[str, Callable[[Rule], object]] = {
     "sim=": lambda rule: rule.sim,
     "roaming=": lambda rule: rule.roaming is not None,
     "metered=": lambda rule: rule.metered is not None,
+    "time=": lambda rule: rule.times,
 }
 
 
@@ -510,6 +556,11 @@ def test_a_damaged_line_is_refused_or_keeps_every_other_condition(
         (lambda: Network(bytes(4), 32), "0 to 31"),
         (lambda: Network(b"\x0a\x00\x00\x01", 24), "host bits"),
         (lambda: Network(bytes(10) + b"\xff\xff\x01\x02\x03\x00", 120), "IPv4-mapped"),
+        (lambda: Rule(ALLOW, times=((0, 10080),)), "holds all week"),
+        (lambda: Rule(ALLOW, times=((5, 5),)), "sorted spans"),
+        (lambda: Rule(ALLOW, times=((0, 5), (5, 9))), "sorted spans"),
+        (lambda: Rule(ALLOW, times=((-1, 5),)), "sorted spans"),
+        (lambda: Rule(ALLOW, times=((5, 10081),)), "sorted spans"),
         (lambda: Name("Example.org"), "a label has a-z"),
         (lambda: Name("example.org."), "a label is empty"),
         (lambda: Name("bücher.de"), "a label has a-z"),

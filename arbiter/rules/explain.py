@@ -6,6 +6,8 @@ rule line, so that what is returned can be printed.
 
 from __future__ import annotations
 
+from datetime import UTC, tzinfo
+
 from arbiter.model import PORT_PROTOS, address_text, proto_name
 from arbiter.rules.hosts import format_host, shown_host
 from arbiter.rules.line import format_ports
@@ -35,6 +37,8 @@ from arbiter.rules.rule import (
     plain,
 )
 from arbiter.rules.scopes import scope_of
+from arbiter.rules.times import format_times, shown_minute
+from arbiter.rules.week import Times, holds, minute_of_week
 from arbiter.rules.words import quote
 
 _LAYERS = {
@@ -51,11 +55,14 @@ _NAMED = 3
 # --- does it match --------------------------------------------------------------------------
 
 
-def why_not(rule: Rule | Entry, query: Query, now: float | None = None) -> str | None:
+def why_not(
+    rule: Rule | Entry, query: Query, now: float | None = None, zone: tzinfo = UTC
+) -> str | None:
     """The first condition that does not match `query`, in words; None if all of them match.
 
-    For an Entry, the process it was made for counts too, and with `now` (epoch seconds) its
-    expiry. This is the definition of matching; the index is only faster.
+    For an Entry, the process it was made for counts too. Its expiry and `time=` count with `now`
+    (epoch seconds) only; `zone` is the one in which people here read clocks. This is the definition
+    of matching; the index is only faster.
     """
     conditions = rule.rule if isinstance(rule, Entry) else rule
     reason = (
@@ -67,6 +74,8 @@ def why_not(rule: Rule | Entry, query: Query, now: float | None = None) -> str |
         or _place(conditions, query)
         or _default_link(conditions, query)
     )
+    if reason is None and now is not None and conditions.times:
+        reason = _times(conditions.times, minute_of_week(now, zone))
     if reason is None and isinstance(rule, Entry):
         reason = _ended(rule, query, now)
     return reason
@@ -167,6 +176,12 @@ def _default_link(rule: Rule, query: Query) -> str | None:
     return None
 
 
+def _times(times: Times, minute: int) -> str | None:
+    if holds(times, minute):
+        return None
+    return f"it holds {format_times(times)}, and here it is {shown_minute(minute)}"
+
+
 def _ended(entry: Entry, query: Query, now: float | None) -> str | None:
     if entry.process is not None and entry.process not in query.processes:
         return f"it was made for process {entry.process[0]}, which does not hold this socket"
@@ -231,7 +246,7 @@ def _context_words(value: int) -> str:
 
 
 def _count(context: int) -> str:
-    return ("none", "one", "two", "three", "four")[NO_CONTEXT - context]
+    return ("none", "one", "two", "three", "four", "five")[NO_CONTEXT - context]
 
 
 def _host_words(value: int, entry: Entry) -> str:

@@ -3,8 +3,8 @@
 Tuple space search (Srinivasan, Suri, Varghese, SIGCOMM 1999): rules with the same *shape*, the
 same set of conditions that can be compared exactly, share one dict, keyed by the values of
 those conditions. A look-up asks each shape that exists once, the most specific first, and stops
-when no later one can win. Cost follows the number of shapes in use, not of rules. Port lists
-and ranges, and expiry, are checked entry by entry in the few that share all exact conditions.
+when no later one can win. Cost follows the number of shapes in use, not of rules. Port lists and
+ranges, `time=` and expiry are checked entry by entry in the few that share all exact conditions.
 
 A new exact condition is one more slot (shapes.py): a line in `_exact`, a value in `_values` (or,
 where one query has several, a line in `shapes.MANY`), and its part in `rank.specificity`.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Hashable, Iterable, Iterator
+from datetime import UTC, tzinfo
 from operator import itemgetter
 
 from arbiter.model import PORT_PROTOS
@@ -52,6 +53,7 @@ from arbiter.rules.shapes import (
     context_slots,
     keys,
 )
+from arbiter.rules.week import holds, minute_of_week
 
 _SEVERAL = (None,) * (PREFIXES - PARENT)
 """In place of the slots that have several values."""
@@ -78,9 +80,14 @@ class _Family:
 
 
 class Index:
-    """Entries in force, by id and by shape. The same whatever the order of changes."""
+    """Entries in force, by id and by shape. The same whatever the order of changes.
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+    `zone` is where people here read clocks: it says when a rule with `time=` holds. Only new
+    connections are asked about, so that nothing needs to be woken when such a rule begins or ends.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = (), zone: tzinfo = UTC) -> None:
+        self.zone = zone
         self._entries: dict[int, Entry] = {}
         self._shapes: dict[ShapeId, Shape] = {}
         self._families = {4: _Family(32), 16: _Family(128)}
@@ -214,7 +221,7 @@ class Index:
                 bucket = shape.table.get(shape.key(values))
                 if bucket is None:
                     continue
-                found = _first(bucket, values[PORT], shape.ranges, now)
+                found = self._first(bucket, values[PORT], shape.ranges, now)
             if found is not None and (best is None or rank(found) < rank(best)):
                 best = found
                 floor = specificity(found) if shape.ranges else shape.floor
@@ -269,6 +276,22 @@ class Index:
             values += [number >> shift for shift in family.shifts]
         return family, values
 
+    def _first(self, bucket: Bucket, port: Hashable, ranges: bool, now: float) -> Entry | None:
+        """The best entry of a bucket that holds at `now` and, with `ranges`, covers `port`."""
+        minute = -1
+        for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
+            if entry.expires is not None and entry.expires <= now:
+                continue
+            rule = entry.rule
+            if ranges and not (isinstance(port, int) and _covers(rule.ports, port)):
+                continue
+            if rule.times:
+                minute = minute if minute >= 0 else minute_of_week(now, self.zone)
+                if not holds(rule.times, minute):
+                    continue
+            return entry
+        return None
+
     def _matching(
         self, shape: Shape, query: Query, values: list[Hashable], now: float
     ) -> Iterator[Entry]:
@@ -278,19 +301,8 @@ class Index:
             if bucket is None:
                 continue
             for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
-                if _first(entry, values[PORT], shape.ranges, now):
+                if self._first(entry, values[PORT], shape.ranges, now):
                     yield entry
-
-
-def _first(bucket: Bucket, port: Hashable, ranges: bool, now: float) -> Entry | None:
-    """The best entry of a bucket that has not expired and, with `ranges`, covers `port`."""
-    for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
-        if entry.expires is not None and entry.expires <= now:
-            continue
-        if ranges and not (isinstance(port, int) and _covers(entry.rule.ports, port)):
-            continue
-        return entry
-    return None
 
 
 def _covers(ports: tuple[tuple[int, int], ...], port: int) -> bool:

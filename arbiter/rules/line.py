@@ -37,6 +37,7 @@ from arbiter.rules.rule import (
     user_fault,
     via_fault,
 )
+from arbiter.rules.times import format_times, read_times
 from arbiter.rules.words import (
     RuleError,
     Word,
@@ -57,7 +58,7 @@ _ACTION_SYNONYMS = {
 KEYS = (
     *("via", "class"),
     *("app", "parent", "user", "host", "port", "proto", "hook"),
-    *("network", "sim", "roaming", "metered"),
+    *("network", "sim", "roaming", "metered", "time"),
     "for",
 )
 _KEY_SYNONYMS = {
@@ -71,11 +72,10 @@ _KEY_SYNONYMS = {
     **dict.fromkeys(("ssid", "essid", "wifi"), "network=ssid:"),
     **dict.fromkeys(("gateway", "gw", "mac"), "network=gateway:"),
     **dict.fromkeys(("cost", "billed", "expensive"), "metered"),
+    **dict.fromkeys(("when", "hours", "days", "at", "schedule"), "time"),
     "iccid": "sim",
     "direction": "hook",
 }
-_LATER = ("time",)
-"""Part of the language, not of this version."""
 _LIFETIMES = tuple(kind.value for kind in LifetimeKind if kind is not LifetimeKind.SPAN)
 
 
@@ -117,9 +117,6 @@ def _action(word: Word) -> Action:
 
 def _check_key(word: Word, places: dict[str, Word]) -> None:
     key = word.key
-    if key in _LATER:
-        text = f"the condition {key}= is not supported by this version: leave the rule out"
-        raise RuleError(text, word.position, key)
     if key not in KEYS:
         suggestion = nearest(key, KEYS, _KEY_SYNONYMS)
         text = f"{quote(shown(key))} is no condition: there is {', '.join(KEYS)}"
@@ -269,9 +266,10 @@ _READ: dict[str, Callable[[str, int], object]] = {
     "sim": read_sim,
     "roaming": read_yes_no,
     "metered": read_yes_no,
+    "time": read_times,
     "for": parse_lifetime,
 }
-_RENAMED = {"class": "traffic", "port": "ports", "for": "lifetime"}
+_RENAMED = {"class": "traffic", "port": "ports", "time": "times", "for": "lifetime"}
 _FIELDS = {key: _RENAMED.get(key, key) for key in KEYS}
 
 
@@ -325,6 +323,8 @@ def conditions(rule: Rule) -> str:
         for key, value in (("roaming", rule.roaming), ("metered", rule.metered))
         if value is not None
     ]
+    if rule.times:
+        words.append(f"time={format_times(rule.times)}")
     return " ".join(words)
 
 

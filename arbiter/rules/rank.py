@@ -9,7 +9,7 @@ deny over route over allow; then the newer. Smaller wins, in every component:
 | host | address, name, domain (more labels first), network (longer prefix first), scope, /0, none |
 | port | fewer ports (a list counts all its ports), none |
 | proto, user, hook | set, none |
-| context | more of network, sim, roaming, metered; fewer; none |
+| context | more of network, sim, roaming, metered, time; fewer; none |
 
 A name may stand for several addresses, and these change: it comes after an address. It wins over
 a network, and so does a domain, because it says what somebody wants to reach, a network only where
@@ -42,7 +42,7 @@ ONE_PORT = 1
 NO_PORT = 65537
 """One more than `0-65535` has."""
 SET, NOT_SET = 0, 1
-NO_CONTEXT = 4
+NO_CONTEXT = 5
 """One less for each condition of context."""
 
 _DECISIONS = {Action.DENY: 0, Action.ROUTE: 1, Action.ALLOW: 2}
@@ -75,7 +75,7 @@ def domain_depth(specific: Specificity) -> int:
 
 
 def _context(rule: Rule) -> int:
-    named = bool(rule.network) + bool(rule.sim)
+    named = bool(rule.network) + bool(rule.sim) + bool(rule.times)
     return NO_CONTEXT - named - (rule.roaming is not None) - (rule.metered is not None)
 
 

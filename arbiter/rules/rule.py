@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from arbiter.model import ANY_LINK, PORT_PROTOS, Action, Decision, Hook, proto_name
 from arbiter.rules.names import name_fault
+from arbiter.rules.week import Times, times_fault
 
 MAX_PORT = 65535
 MAX_SPAN = 100 * 365 * 86400
@@ -162,6 +163,8 @@ class Rule(Struct, frozen=True, gc=False):
     roaming: bool | None = None
     metered: bool | None = None
     """Of the link that the connection would take by default, before any rule."""
+    times: Times = ()
+    """Minutes of the local week in which it holds; () is always."""
     lifetime: Lifetime = FOREVER
 
     def __post_init__(self) -> None:
@@ -169,6 +172,8 @@ class Rule(Struct, frozen=True, gc=False):
         # Most rules name neither: 100,000 of them are made at start.
         if self.network or self.sim:
             fault = fault or network_fault(self.network) or sim_fault(self.sim)
+        if self.times:
+            fault = fault or times_fault(self.times)
         if self.proto is not None and not 0 <= self.proto <= 255:
             fault = f"a protocol number is 0 to 255, not {self.proto}"
         elif self.ports and self.proto is not None and self.proto not in PORT_PROTOS:
