@@ -25,16 +25,32 @@ def _no_names(app: str, daddr: bytes) -> tuple[str, ...]:
     return ()
 
 
+class Groups(NamedTuple):
+    """The groups of a user, by name and by number; both as NSS has them (getgrouplist(3))."""
+
+    names: tuple[str, ...] = ()
+    gids: tuple[int, ...] = ()
+
+
+NO_GROUPS = Groups()
+
+
+def _no_groups(uid: int) -> Groups:
+    return NO_GROUPS
+
+
 class Context(NamedTuple):
     """What is known beside a packet when it comes: where the machine is (`sim=`, `network=`,
     `metered=` and `roaming=` of a rule are held against it, see rules.Query), and how to ask by
-    which names a destination was looked up."""
+    which names a destination was looked up, and which groups a uid is in (cached: it is asked for
+    every packet)."""
 
     sims: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     metered: bool | None = None
     roaming: bool | None = None
     names: Names = _no_names
+    groups: Callable[[int], Groups] = _no_groups
 
 
 NOWHERE = Context()
@@ -68,6 +84,7 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
     flow = packet.flow
     uid = answerer(owner)
     user = owner.user if uid is not None else ""
+    groups = context.groups(uid) if uid is not None else NO_GROUPS
     if isinstance(owner, NoOwner):
         yield Query(
             app="",
@@ -82,6 +99,8 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
             networks=context.networks,
             metered=context.metered,
             roaming=context.roaming,
+            groups=groups.names,
+            gids=groups.gids,
             names=context.names("", flow.daddr),
         )
         return
@@ -104,6 +123,8 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
             networks=context.networks,
             metered=context.metered,
             roaming=context.roaming,
+            groups=groups.names,
+            gids=groups.gids,
             names=context.names(app, flow.daddr),
         )
 

@@ -103,7 +103,9 @@ times = (
     .filter(lambda spans: not times_fault(spans))
 )
 flags = st.none() | st.booleans()
-users = texts.filter(lambda text: not is_number(text)) | st.integers(0, MAX_UID).map(str)
+_ids = st.integers(0, MAX_UID).map(str)
+_user_names = texts.filter(lambda text: not is_number(text) and text[:1] not in ("", "@"))
+users = _user_names | _ids | (_user_names | _ids).map("@{}".format)
 
 
 @st.composite
@@ -134,6 +136,8 @@ def rules(draw: st.DrawFn) -> Rule:
 APPS = ("/a", "/b")
 PARENTS = ("/p", "/q", "/a")
 USERS = ("alice", "bob", "1000", "1001")
+GROUPS = ("wheel", "users", "10")
+GIDS = (10, 1000)
 ADDRESSES = tuple(
     socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
     for text in ("10.0.0.1", "10.0.1.1", "93.184.216.34", "127.0.0.1", "fd00::1", "2001:db8::1")
@@ -196,7 +200,7 @@ def small_entries(draw: st.DrawFn, ids: st.SearchStrategy[int]) -> Entry:
         draw(st.sampled_from(SMALL_DECISIONS)),
         app=_maybe(draw, APPS, ""),
         parent=_maybe(draw, PARENTS, ""),
-        user=_maybe(draw, USERS, ""),
+        user=_maybe(draw, (*USERS, "@wheel", "@users", "@10", "@1000"), ""),
         host=host,
         ports=ranges,
         proto=draw(st.sampled_from([None, 6, 17] if ranges else [None, *PROTOS])),
@@ -239,5 +243,7 @@ def small_queries(draw: st.DrawFn) -> Query:
         networks=tuple(draw(st.lists(st.sampled_from(NETWORKS), max_size=3))),
         metered=draw(st.sampled_from([None, True, False])),
         roaming=draw(st.sampled_from([None, True, False])),
+        groups=tuple(draw(st.lists(st.sampled_from(GROUPS), max_size=2))),
+        gids=tuple(draw(st.lists(st.sampled_from(GIDS), max_size=2))),
         names=tuple(draw(st.lists(st.sampled_from(NAMES), max_size=3))),
     )

@@ -70,6 +70,8 @@ def query(
         metered=metered,
         roaming=roaming,
         names=names,
+        groups=("netdev", "alice"),
+        gids=(108, 1000),
     )
 
 
@@ -112,6 +114,8 @@ PRECEDENCE = [
     "deny app=/usr/bin/curl port=443",
     "deny app=/usr/bin/curl proto=tcp",
     "deny app=/usr/bin/curl user=alice",
+    "deny app=/usr/bin/curl user=@netdev hook=out",
+    "deny app=/usr/bin/curl user=@108",
     f"deny app=/usr/bin/curl hook=out network=ssid:Home sim={SIM} roaming=no metered=yes time=thu",
     f"deny app=/usr/bin/curl hook=out network=ssid:Home sim={SIM} roaming=no metered=yes",
     "deny app=/usr/bin/curl hook=out metered=yes",
@@ -237,6 +241,13 @@ MATCHING = [
     ("allow user=1000", query(user="1000", uid=1001), False),
     ("allow user=1000", query(uid=None), False),
     ("allow user=alice", query(user="bob"), False),
+    ("allow user=@netdev", query(), True),
+    ("allow user=@alice", query(user="bob"), True),
+    ("allow user=@netdev", query(app=""), True),
+    ("allow user=netdev", query(), False),
+    ("allow user=@wheel", query(), False),
+    ("allow user=@108", query(), True),
+    ("allow user=@1001", query(uid=1001), False),
     ("allow user=0", query(uid=None, user=""), False),
     ("allow host=10.1.2.3", query(host="::ffff:10.1.2.3"), True),
     ("allow host=lan", query(host="::ffff:10.1.2.3"), True),
@@ -449,7 +460,8 @@ WHY = [
     ("port=443", "port=443-445", "it names one port, the other 3 ports"),
     ("port=443-445", "proto=tcp", "it names 3 ports, the other no port"),
     ("proto=tcp", "user=alice", "it names the protocol, the other does not"),
-    ("user=alice", "hook=out", "it names the user, the other does not"),
+    ("user=alice", "user=@netdev", "it names the user, the other a group"),
+    ("user=@netdev", "hook=out", "it names a group, the other no user"),
     ("hook=out", "metered=yes", "it names the hook, the other does not"),
     ("metered=yes", "", "it names one condition of context, the other none"),
     (
@@ -498,6 +510,13 @@ def test_explain_says_deny_wins_and_names_a_lone_winner() -> None:
         ("allow user=bob", query(), "its user is bob, the process's is alice"),
         ("allow user=bob", query(user="", uid=5), "its user is bob, the process's is 5"),
         ("allow user=bob", query(user="", uid=None), "its user is bob, the process's is unknown"),
+        ("allow user=@wheel", query(), "it is for group wheel, and the user alice is not in it"),
+        ("allow user=@7", query(user=""), "it is for group 7, and the user 1000 is not in it"),
+        (
+            "allow user=@7",
+            query(user="", uid=None),
+            "it is for group 7, and whose process it is, nobody knows",
+        ),
         ("allow host=::1", query(), "its host is ::1, the destination 10.1.2.3"),
         (
             "allow host=a.example",

@@ -81,9 +81,10 @@ def parent_domain(name: str) -> str:
 
 
 def _user(user: str, uid: int | None) -> str:
-    if uid is not None and (not user or is_number(user)):
-        return str(uid)
-    return user
+    """Names that a rule would take for a uid or a group are meant by uid, or not at all."""
+    if user and not is_number(user) and not user.startswith("@"):
+        return user
+    return str(uid) if uid is not None else ""
 
 
 def _parent(app: str, ancestors: Sequence[Ancestor]) -> str:

@@ -112,6 +112,8 @@ def _app(rule: Rule, query: Query) -> str | None:
 def _user(user: str, query: Query) -> str | None:
     if not user:
         return None
+    if user.startswith("@"):
+        return _group(user[1:], query)
     # A name that is all digits can only be meant by uid, or two users would share a rule.
     if is_number(user):
         if query.uid is not None and str(query.uid) == user:
@@ -122,6 +124,15 @@ def _user(user: str, query: Query) -> str | None:
     if query.user or query.uid is not None:
         given = quote(query.user or str(query.uid))
     return f"its user is {quote(user)}, the process's is {given}"
+
+
+def _group(group: str, query: Query) -> str | None:
+    known = map(str, query.gids) if is_number(group) else query.groups
+    if group in known:
+        return None
+    who = query.user or (str(query.uid) if query.uid is not None else "")
+    whose = f"the user {quote(who)} is not in it" if who else "whose process it is, nobody knows"
+    return f"it is for group {quote(group)}, and {whose}"
 
 
 def _host(host: Host | None, query: Query) -> str | None:
@@ -209,7 +220,8 @@ def described(entry: Entry) -> str:
 
 
 _APPS = ("the app and a parent", "the app", "a parent", "no app")
-_FLAGS = {4: "protocol", 5: "user", 6: "hook"}
+_USERS = ("the user", "a group", "no user")
+_FLAGS = {4: "protocol", 6: "hook"}
 
 
 def _difference(winner: Entry, beaten: Entry) -> str:
@@ -234,6 +246,8 @@ def _specific(place: int, our: int, their: int, winner: Entry, beaten: Entry) ->
         return f"it names {_host_words(our, winner)}, the other {_host_words(their, beaten)}"
     if place == 3:
         return f"it names {_port_words(our)}, the other {_port_words(their)}"
+    if place == 5:
+        return f"it names {_USERS[our]}, the other {_USERS[their]}"
     if place == 7:
         return f"it names {_context_words(our)} of context, the other {_count(their)}"
     named = (our, their) == (NOT_SET - 1, NOT_SET)

@@ -37,6 +37,7 @@ from arbiter.rules.shapes import (
     ADDRESS,
     APP,
     DOMAIN,
+    GROUP,
     HOOK,
     NAME,
     PARENT,
@@ -196,7 +197,10 @@ class Index:
             exact[PORT] = rule.ports[0][0]
         if rule.proto is not None:
             exact[PROTO] = rule.proto
-        if rule.user:
+        if rule.user.startswith("@"):
+            group = rule.user[1:]
+            exact[GROUP] = int(group) if is_number(group) else group
+        elif rule.user:
             by_uid = is_number(rule.user)
             exact[UID if by_uid else USER] = int(rule.user) if by_uid else rule.user
         if rule.hook is not None:

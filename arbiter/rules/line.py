@@ -67,6 +67,7 @@ _KEY_SYNONYMS = {
     **dict.fromkeys(("exe", "path", "program", "process"), "app"),
     **dict.fromkeys(("duration", "until", "lifetime"), "for"),
     **dict.fromkeys(("uid", "owner"), "user"),
+    **dict.fromkeys(("group", "gid"), "user=@"),
     **dict.fromkeys(("link", "dev", "interface"), "via"),
     **dict.fromkeys(("qos", "prio", "priority", "traffic", "dscp", "tos"), "class"),
     **dict.fromkeys(("ssid", "essid", "wifi"), "network=ssid:"),
@@ -152,8 +153,9 @@ def _read_text(text: str, position: int) -> str:
 def _read_user(text: str, position: int) -> str:
     fault = user_fault(text)
     if fault:
-        bare = text.lstrip("0") or "0"
-        raise RuleError(fault, position, text, "" if user_fault(bare) else bare)
+        sign = text[: text.startswith("@")]
+        bare = sign + (text[len(sign) :].lstrip("0") or "0")
+        raise RuleError(fault, position, text, "" if text == "@" or user_fault(bare) else bare)
     return sys.intern(text)
 
 

@@ -8,7 +8,8 @@ deny over route over allow; then the newer. Smaller wins, in every component:
 | app | app and parent, app, parent, none |
 | host | address, name, domain (more labels first), network (longer prefix first), scope, /0, none |
 | port | fewer ports (a list counts all its ports), none |
-| proto, user, hook | set, none |
+| proto, hook | set, none |
+| user | user, group, none |
 | context | more of network, sim, roaming, metered, time; fewer; none |
 
 A name may stand for several addresses, and these change: it comes after an address. It wins over
@@ -42,6 +43,7 @@ ONE_PORT = 1
 NO_PORT = 65537
 """One more than `0-65535` has."""
 SET, NOT_SET = 0, 1
+USER, GROUP, NO_USER = range(3)
 NO_CONTEXT = 5
 """One less for each condition of context."""
 
@@ -63,7 +65,7 @@ def specificity(entry: Entry) -> Specificity:
         _host(rule.host),
         sum(high - low + 1 for low, high in rule.ports) or NO_PORT,
         NOT_SET if rule.proto is None else SET,
-        SET if rule.user else NOT_SET,
+        _user(rule.user),
         NOT_SET if rule.hook is None else SET,
         _context(rule),
     )
@@ -77,6 +79,12 @@ def domain_depth(specific: Specificity) -> int:
 def _context(rule: Rule) -> int:
     named = bool(rule.network) + bool(rule.sim) + bool(rule.times)
     return NO_CONTEXT - named - (rule.roaming is not None) - (rule.metered is not None)
+
+
+def _user(user: str) -> int:
+    if not user:
+        return NO_USER
+    return GROUP if user.startswith("@") else USER
 
 
 def _app(rule: Rule) -> int:

@@ -21,7 +21,7 @@ MAX_PORT = 65535
 MAX_SPAN = 100 * 365 * 86400
 """Seconds; a longer span is "forever", and would leave the calendar."""
 MAX_UID = 0xFFFFFFFE
-"""The kernel keeps 0xffffffff for "no user" (linux/uidgid.h, INVALID_UID)."""
+"""The kernel keeps 0xffffffff for "no user" and "no group" (linux/uidgid.h, INVALID_UID)."""
 LINK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}\Z")
 """Link names fit interface names (IFNAMSIZ is 16 with the final NUL, linux/if.h)."""
 MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
@@ -143,9 +143,9 @@ Host = Address | Network | ScopeName | Name | Domain
 class Rule(Struct, frozen=True, gc=False):
     """A decision with its conditions and lifetime; a condition left at its default matches all.
 
-    `user` is a user name, or a uid if it is all ASCII digits. `ports` are inclusive ranges,
-    sorted and merged; they imply a protocol that has ports. `parent` is any ancestor's app.
-    `network` is `gateway:MAC`, `ssid:NAME` or `sim:ICCID`; `sim` an ICCID.
+    `user` is a user name, or a uid if it is all ASCII digits; with `@` before it, a group. `ports`
+    are inclusive ranges, sorted and merged; they imply a protocol that has ports. `parent` is any
+    ancestor's app. `network` is `gateway:MAC`, `ssid:NAME` or `sim:ICCID`; `sim` an ICCID.
     """
 
     decision: Decision
@@ -213,12 +213,20 @@ def class_fault(decision: Decision) -> str:
 
 
 def user_fault(user: str) -> str:
-    """What is wrong with a user written as a uid, in one clause; "" if nothing, or for a name."""
-    if not is_number(user):
+    """What is wrong with a user, or `@` and a group, in one clause; "" if nothing.
+
+    Names are whatever the machine has; numbers have one spelling.
+    """
+    group = user.startswith("@")
+    name = user[1:] if group else user
+    if group and not name:
+        return "a group has a name: @netdev, or its number: @1000"
+    if not is_number(name):
         return ""
-    if len(user) > 10 or int(user) > MAX_UID:
-        return f"a uid is 0 to {MAX_UID}"
-    return "" if str(int(user)) == user else "a uid has no leading zeros"
+    kind = "gid" if group else "uid"
+    if len(name) > 10 or int(name) > MAX_UID:
+        return f"a {kind} is 0 to {MAX_UID}"
+    return "" if str(int(name)) == name else f"a {kind} has no leading zeros"
 
 
 def sim_fault(sim: str) -> str:
@@ -346,6 +354,10 @@ class Query(Struct, frozen=True, gc=False):
     """Whether the link it would leave over by default is metered; None: nobody knows."""
     roaming: bool | None = None
     """Whether that link is roaming."""
+    groups: tuple[str, ...] = ()
+    """Names of the groups that the user is in."""
+    gids: tuple[int, ...] = ()
+    """The numbers of the same groups."""
     names: tuple[str, ...] = ()
     """Every name by which this app looked up `daddr`, in the one spelling (names.py)."""
 

@@ -19,8 +19,8 @@ from arbiter.rules.rule import Entry, Query, Rule
 
 # Slots of a query's values; the prefixes in use follow, by family, in the order they came.
 APP, UID, USER, ADDRESS, SCOPE, PORT, PROTO, HOOK, ROAMING, METERED = range(10)
-PARENT, PROCESS, NETWORK, SIM, NAME, DOMAIN = range(10, 16)
-PREFIXES = 16
+PARENT, PROCESS, NETWORK, SIM, GROUP, NAME, DOMAIN = range(10, 17)
+PREFIXES = 17
 
 
 def _parents(query: Query) -> tuple[str, ...]:
@@ -28,11 +28,17 @@ def _parents(query: Query) -> tuple[str, ...]:
     return query.parents if query.app else ()
 
 
+def _groups(query: Query) -> tuple[Hashable, ...]:
+    """Numbers as numbers: a group whose name is all digits is not meant by them."""
+    return (*query.groups, *query.gids)
+
+
 MANY: dict[int, Callable[[Query], tuple[Hashable, ...]]] = {
     PARENT: _parents,
     PROCESS: attrgetter("processes"),
     NETWORK: attrgetter("networks"),
     SIM: attrgetter("sims"),
+    GROUP: _groups,
     NAME: attrgetter("names"),
 }
 """Slots with several values in one query, and where they are: every combination is tried."""
