@@ -24,6 +24,7 @@ from arbiter.rules import (
     rank,
     why_not,
 )
+from arbiter.rules.index import MEMO
 
 NOW = 150.0
 SIM, OTHER_SIM = "89430123456789012345", "89430123456789099999"
@@ -597,6 +598,11 @@ def test_the_index_finds_what_the_definition_finds(
         match = index.explain(asked, now)
         assert ([match.entry, *match.beaten] if match else []) == expected
         assert match is None or match.why.isprintable()
+    for asked in queries:
+        # Forwards and, as when a clock is set, backwards: what is remembered must not be old.
+        for later in (now, 50.0, 350.0, 200.0, now):
+            expected = naive(last.values(), asked, later)
+            assert index.lookup(asked, later) == (expected[0] if expected else None)
 
 
 class ChangedIndex(RuleBasedStateMachine):
@@ -606,6 +612,7 @@ class ChangedIndex(RuleBasedStateMachine):
         super().__init__()
         self.index = Index()
         self.held: dict[int, Entry] = {}
+        self.asked: tuple[Query, ...] = ()
 
     @rule(made=strategies.small_entries(st.integers(1, 12)))
     def add(self, made: Entry) -> None:
@@ -619,6 +626,15 @@ class ChangedIndex(RuleBasedStateMachine):
 
     @rule(asked=strategies.small_queries(), now=st.sampled_from([50.0, 200.0, 350.0]))
     def look(self, asked: Query, now: float) -> None:
+        self.asked = (*self.asked[-4:], asked)
+        self.looked(asked, now)
+
+    @rule(now=st.sampled_from([50.0, 200.0, 350.0]))
+    def look_again(self, now: float) -> None:
+        for asked in self.asked:
+            self.looked(asked, now)
+
+    def looked(self, asked: Query, now: float) -> None:
         expected = naive(self.held.values(), asked, now)
         assert self.index.lookup(asked, now) == (expected[0] if expected else None)
         match = self.index.explain(asked, now)
@@ -646,6 +662,28 @@ class ChangedIndex(RuleBasedStateMachine):
 
 TestChangedIndex = ChangedIndex.TestCase
 TestChangedIndex.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+
+
+def test_the_memo_answers_again_and_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Index([entry(1, "allow app=/usr/bin/curl"), entry(2, "deny for=1h", created=NOW)])
+    searched: list[Query] = []
+    search = index._search
+
+    def counted(asked: Query, now: float) -> Entry | None:
+        searched.append(asked)
+        return search(asked, now)
+
+    monkeypatch.setattr(index, "_search", counted)
+    for _ in range(3):
+        index.lookup(query(), NOW)
+        index.lookup(query(app=""), NOW)
+    assert searched == [query(), query(app=""), query(app=""), query(app="")]
+    index.remove(2)
+    index.lookup(query(), NOW)
+    assert len(searched) == 5
+    for port in range(3 * MEMO):
+        index.lookup(query(port=port), NOW)
+        assert len(index._memo) <= MEMO
 
 
 def test_a_narrow_range_wins_over_a_wide_one_of_a_shape_that_is_asked_first() -> None:
@@ -683,4 +721,5 @@ def test_a_lookup_asks_as_often_for_ten_thousand_rules_as_for_ten() -> None:
             CountedKeys.hashed = 0
             index.lookup(query(app=CountedKeys(app)), NOW)
             asked_for.append(CountedKeys.hashed)
-    assert asked_for == [1, 2, 1, 2]
+    # The memo asks twice; a shape once, and the second is not asked where the first has it.
+    assert asked_for == [3, 4, 3, 4]

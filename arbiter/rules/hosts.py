@@ -11,7 +11,7 @@ import socket
 import sys
 
 from arbiter.model import address_text
-from arbiter.rules.names import canonical_name, shown_name
+from arbiter.rules.names import canonical_name, name_fault, shown_name
 from arbiter.rules.rule import Address, Domain, Host, Name, Network, ScopeName, is_number, plain
 from arbiter.rules.words import RuleError, nearest, quote, shown
 
@@ -98,22 +98,26 @@ _FORMS = (
 
 
 def _read_name(text: str) -> Host:
-    given = quote(shown(text))
     wild = text.startswith("*.")
     bare = text[2:] if wild else text
-    if not bare.strip(".") or "*" in bare or any(c in bare for c in ":/[]@"):
+    if name_fault(bare):  # else it is in its one spelling already
+        bare = _canonical(bare, text)
+    if not wild and "." not in bare and not text.endswith("."):
+        fault = f"is no scope: it is {', '.join(_SCOPES)}; a name of one label ends in a dot"
+        suggestion = nearest(text, _SCOPES, _SYNONYMS) or f"{bare}."
+        raise _Fault(f"{quote(shown(text))} {fault}", text, suggestion)
+    name = sys.intern(bare)
+    return Domain(name) if wild else Name(name)
+
+
+def _canonical(bare: str, text: str) -> str:
+    given = quote(shown(text))
+    if not bare.strip(".") or any(c in bare for c in "*:/[]@"):
         raise _Fault(f"{given} is no host: it is {_FORMS}", text, _meant(text))
     try:
-        name = canonical_name(bare)
+        return canonical_name(bare)
     except ValueError as error:
         raise _Fault(f"{given} is no host: {error}", text, _meant(text)) from None
-    if not wild and "." not in name and not bare.endswith("."):
-        fault = (
-            f"{given} is no scope: it is {', '.join(_SCOPES)}; a name of one label ends in a dot"
-        )
-        raise _Fault(fault, text, nearest(text, _SCOPES, _SYNONYMS) or f"{name}.")
-    name = sys.intern(name)
-    return Domain(name) if wild else Name(name)
 
 
 def _meant(text: str) -> str:

@@ -6,6 +6,10 @@ those conditions. A look-up asks each shape that exists once, the most specific 
 when no later one can win. Cost follows the number of shapes in use, not of rules. Port lists and
 ranges, `time=` and expiry are checked entry by entry in the few that share all exact conditions.
 
+The memo is emptied by every change; an answer is in it only if no entry was met on the way, the
+winner included, that holds at some times only. Entries that were not met rank below the winner, and
+the winner holds until something changes.
+
 A new exact condition is one more slot (shapes.py): a line in `_exact`, a value in `_values` (or,
 where one query has several, a line in `shapes.MANY`), and its part in `rank.specificity`.
 """
@@ -56,6 +60,8 @@ from arbiter.rules.shapes import (
 )
 from arbiter.rules.week import holds, minute_of_week
 
+MEMO = 1024
+"""Answers that are remembered. A query and its answer take about half a kilobyte."""
 _SEVERAL = (None,) * (PREFIXES - PARENT)
 """In place of the slots that have several values."""
 
@@ -89,11 +95,16 @@ class Index:
 
     def __init__(self, entries: Iterable[Entry] = (), zone: tzinfo = UTC) -> None:
         self.zone = zone
+        """May be set at any time."""
         self._entries: dict[int, Entry] = {}
         self._shapes: dict[ShapeId, Shape] = {}
         self._families = {4: _Family(32), 16: _Family(128)}
         self._expiries: list[tuple[float, int]] = []
         """(expires, id) of the spans, sorted."""
+        self._memo: dict[Query, Entry | None] = {}
+        """Answers that hold until something changes, whatever the time is."""
+        self._passing = False
+        """Whether the look-up of this moment has met an entry that holds at some times only."""
         for entry in entries:
             self.add(entry)
 
@@ -115,6 +126,7 @@ class Index:
     def add(self, entry: Entry) -> None:
         """Put an entry in force, in place of one with the same id."""
         self.remove(entry.id)
+        self._memo.clear()
         self._entries[entry.id] = entry
         if entry.expires is not None:
             bisect.insort(self._expiries, (entry.expires, entry.id))
@@ -136,6 +148,7 @@ class Index:
         entry = self._entries.pop(id, None)
         if entry is None:
             return
+        self._memo.clear()
         if entry.expires is not None:
             del self._expiries[bisect.bisect_left(self._expiries, (entry.expires, id))]
         shape_id, key = self._place(entry)
@@ -212,23 +225,41 @@ class Index:
     # --- questions --------------------------------------------------------------------------
 
     def lookup(self, query: Query, now: float) -> Entry | None:
-        """The entry that decides `query` at `now` (epoch seconds). The hot path."""
+        """The entry that decides `query` at `now` (epoch seconds). The hot path.
+
+        A program that opens one connection after another asks the same again and again: what
+        does not depend on the time is answered from the memo.
+        """
+        memo = self._memo
+        try:
+            return memo[query]
+        except KeyError:
+            pass
+        self._passing = False
+        entry = self._search(query, now)
+        if not self._passing:
+            if len(memo) >= MEMO:
+                memo.clear()  # simpler than to find the oldest, and as good: it fills in no time
+            memo[query] = entry
+        return entry
+
+    def _search(self, query: Query, now: float) -> Entry | None:
         family, values = self._values(query)
+        port = values[PORT]
         best: Entry | None = None
         floor: Specificity | None = None
         for shape in family.shapes:
             if floor is not None and shape.floor > floor:
                 break
-            if shape.many:
-                found = min(self._matching(shape, query, values, now), key=rank, default=None)
-            else:
-                bucket = shape.table.get(shape.key(values))
+            table = shape.table
+            for key in keys(shape, query, values) if shape.many else (shape.key(values),):
+                bucket = table.get(key)
                 if bucket is None:
                     continue
-                found = self._first(bucket, values[PORT], shape.ranges, now)
-            if found is not None and (best is None or rank(found) < rank(best)):
-                best = found
-                floor = specificity(found) if shape.ranges else shape.floor
+                found = self._first(bucket, port, shape.ranges, now)
+                if found is not None and (best is None or rank(found) < rank(best)):
+                    best = found
+                    floor = specificity(found) if shape.ranges else shape.floor
         return best
 
     def explain(self, query: Query, now: float) -> Match | None:
@@ -284,12 +315,15 @@ class Index:
         """The best entry of a bucket that holds at `now` and, with `ranges`, covers `port`."""
         minute = -1
         for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
-            if entry.expires is not None and entry.expires <= now:
-                continue
             rule = entry.rule
             if ranges and not (isinstance(port, int) and _covers(rule.ports, port)):
                 continue
+            if entry.expires is not None:
+                self._passing = True
+                if entry.expires <= now:
+                    continue
             if rule.times:
+                self._passing = True
                 minute = minute if minute >= 0 else minute_of_week(now, self.zone)
                 if not holds(rule.times, minute):
                     continue

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from arbiter.model import ANY_LINK, PORT_PROTOS, Action, Decision, Hook, proto_name
+from arbiter.model import ALLOW, ANY_LINK, DENY, PORT_PROTOS, Action, Decision, Hook, proto_name
 from arbiter.rules.names import name_fault
 from arbiter.rules.week import Times, times_fault
 
@@ -168,8 +168,13 @@ class Rule(Struct, frozen=True, gc=False):
     lifetime: Lifetime = FOREVER
 
     def __post_init__(self) -> None:
-        fault = via_fault(self.decision) or class_fault(self.decision) or user_fault(self.user)
-        # Most rules name neither: 100,000 of them are made at start.
+        # 100,000 rules are made at start: what most of them have not is not looked at.
+        fault = ""
+        decision = self.decision
+        if decision is not ALLOW and decision is not DENY:
+            fault = via_fault(decision) or class_fault(decision)
+        if self.user:
+            fault = fault or user_fault(self.user)
         if self.network or self.sim:
             fault = fault or network_fault(self.network) or sim_fault(self.sim)
         if self.times:
@@ -268,6 +273,8 @@ def merged(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     Raises ValueError for an empty range and for ports outside 0-65535. 0 is a port like others
     here: packets can carry it, so an answer about such a flow must be expressible.
     """
+    if len(ranges) == 1 and 0 <= ranges[0][0] <= ranges[0][1] <= MAX_PORT:
+        return ranges
     out: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if not 0 <= low <= high <= MAX_PORT:

@@ -99,12 +99,16 @@ def context_slots(rule: Rule) -> dict[int, Hashable]:
 
 def keys(shape: Shape, query: Query, values: list[Hashable]) -> list[Hashable]:
     """The keys of a shape with slots that have several values; uses those slots of `values`."""
-    keys = []
     if len(shape.many) == 1:  # nearly always, and twice as fast
         slot, several = shape.many[0]
-        for values[slot] in set(several(query)):
+        found = several(query)
+        if len(found) > 1:
+            found = tuple(set(found))
+        keys = []
+        for values[slot] in found:
             keys.append(shape.key(values))
         return keys
+    keys = []
     for chosen in itertools.product(*(set(several(query)) for _, several in shape.many)):
         for (slot, _), value in zip(shape.many, chosen, strict=True):
             values[slot] = value
