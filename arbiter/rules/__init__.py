@@ -1,14 +1,16 @@
 """Rules: what they are, how they are written, which one decides, and why. Pure.
 
 rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py, names.py,
-context.py) the one-line form; index.py (shapes.py) the fast look-up; explain.py the reasons;
-scopes.py lan or internet; choose.py what an ask offers; lint.py what is odd about a rule.
+context.py, times.py, week.py) the one-line form; jsonform.py the same in JSON; index.py (shapes.py)
+the fast look-up; explain.py the reasons; scopes.py lan or internet; choose.py what an ask offers;
+lint.py what is odd about a rule.
 """
 
 from arbiter.rules.choose import scopes_for
 from arbiter.rules.explain import why_not
 from arbiter.rules.hosts import format_host, shown_host
 from arbiter.rules.index import Index
+from arbiter.rules.jsonform import FieldError, from_json, to_json
 from arbiter.rules.line import (
     conditions,
     format_decision,
@@ -46,6 +48,7 @@ __all__ = [
     "Address",
     "Domain",
     "Entry",
+    "FieldError",
     "Host",
     "Index",
     "Layer",
@@ -64,6 +67,7 @@ __all__ = [
     "format_host",
     "format_lifetime",
     "format_rule",
+    "from_json",
     "never_matches",
     "over_broad",
     "parse",
@@ -73,5 +77,6 @@ __all__ = [
     "scopes_for",
     "shown_host",
     "shown_name",
+    "to_json",
     "why_not",
 ]

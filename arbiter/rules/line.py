@@ -52,8 +52,8 @@ from arbiter.rules.words import (
     write_span,
 )
 
-_ACTIONS = tuple(action.value for action in Action)
-_ACTION_SYNONYMS = {
+ACTIONS = tuple(action.value for action in Action)
+ACTION_SYNONYMS = {
     **dict.fromkeys(("accept", "permit", "pass", "yes"), "allow"),
     **dict.fromkeys(("block", "drop", "reject", "forbid", "no"), "deny"),
     "via": "route",
@@ -64,7 +64,7 @@ KEYS = (
     *("network", "sim", "roaming", "metered", "time"),
     "for",
 )
-_KEY_SYNONYMS = {
+KEY_SYNONYMS = {
     **dict.fromkeys(("dst", "dest", "daddr", "ip", "address", "net", "scope"), "host"),
     **dict.fromkeys(("dport", "ports"), "port"),
     **dict.fromkeys(("exe", "path", "program", "process"), "app"),
@@ -101,21 +101,22 @@ def _parse_plain(line: str) -> Rule | None:
     None, or some ValueError, where `_parse` must look; never a rule that `_parse` would refuse.
     """
     words = plain_words(line)
-    if words is None or words[0] not in _ACTIONS:
+    if words is None or words[0] not in ACTIONS:
         return None
     values: dict[str, Any] = {}
     for word in words[1:]:
         key, _, value = word.partition("=")
-        field = _FIELDS.get(key)
+        field = FIELDS.get(key)
         if field is None or not value or field in values:
             return None
-        values[field] = _READ[key](value, 0)
-    decision = _decision(words[0], values.pop("via", ()), values.pop("traffic", None))
+        values[field] = READ[key](value, 0)
+    decision = decision_of(words[0], values.pop("via", ()), values.pop("traffic", None))
     return Rule(decision, **values)
 
 
 @functools.lru_cache(maxsize=256)  # and one value for all rules that decide the same: memory
-def _decision(action: str, via: tuple[str, ...], traffic: TrafficClass | None) -> Decision:
+def decision_of(action: str, via: tuple[str, ...], traffic: TrafficClass | None) -> Decision:
+    """The decision that an action makes with its links and class; it may be a faulty one."""
     if not via and traffic is None and action != Action.ROUTE:
         return ALLOW if action == Action.ALLOW else DENY
     return Decision(Action(action), via, traffic)
@@ -131,8 +132,8 @@ def _parse(line: str) -> Rule:
     for word in words[1:]:
         _check_key(word, places)
         places[word.key] = word
-        values[_FIELDS[word.key]] = _READ[word.key](word.value or "", word.value_position)
-    decision = _decision(action.value, values.pop("via", ()), values.pop("traffic", None))
+        values[FIELDS[word.key]] = READ[word.key](word.value or "", word.value_position)
+    decision = decision_of(action.value, values.pop("via", ()), values.pop("traffic", None))
     _check_decision(decision, words[0], places)
     if "ports" in values and values.get("proto", 6) not in PORT_PROTOS:
         text = f"{proto_name(values['proto'])} has no ports: leave out port=, or say which"
@@ -143,10 +144,10 @@ def _parse(line: str) -> Rule:
 def _action(word: Word) -> Action:
     if word.value is not None:
         text = "the decision comes first: allow, deny or route"
-        suggestion = word.key if word.key in _ACTIONS else "allow"
+        suggestion = word.key if word.key in ACTIONS else "allow"
         raise RuleError(text, word.position, word.key, suggestion)
-    if word.key not in _ACTIONS:
-        suggestion = nearest(word.key, _ACTIONS, _ACTION_SYNONYMS)
+    if word.key not in ACTIONS:
+        suggestion = nearest(word.key, ACTIONS, ACTION_SYNONYMS)
         text = f"{quote(shown(word.key))} is no decision: it is allow, deny or route"
         raise RuleError(text, word.position, word.key, suggestion or "allow")
     return Action(word.key)
@@ -155,9 +156,9 @@ def _action(word: Word) -> Action:
 def _check_key(word: Word, places: dict[str, Word]) -> None:
     key = word.key
     if key not in KEYS:
-        suggestion = nearest(key, KEYS, _KEY_SYNONYMS)
+        suggestion = nearest(key, KEYS, KEY_SYNONYMS)
         text = f"{quote(shown(key))} is no condition: there is {', '.join(KEYS)}"
-        if key in _ACTIONS:
+        if key in ACTIONS:
             text, suggestion = "a rule has one decision, at its start", ""
         if suggestion in KEYS:
             suggestion += "="
@@ -303,7 +304,7 @@ def parse_lifetime(text: str, position: int = 0) -> Lifetime:
     return Lifetime(LifetimeKind.SPAN, seconds)
 
 
-_READ: dict[str, Callable[[str, int], object]] = {
+READ: dict[str, Callable[[str, int], object]] = {
     "via": _read_via,
     "class": _read_class,
     "app": _read_text,
@@ -321,7 +322,7 @@ _READ: dict[str, Callable[[str, int], object]] = {
     "for": parse_lifetime,
 }
 _RENAMED = {"class": "traffic", "port": "ports", "time": "times", "for": "lifetime"}
-_FIELDS = {key: _RENAMED.get(key, key) for key in KEYS}
+FIELDS = {key: _RENAMED.get(key, key) for key in KEYS}
 
 
 # --- writing --------------------------------------------------------------------------------
@@ -361,7 +362,7 @@ def conditions(rule: Rule) -> str:
     if rule.ports:
         words.append(f"port={format_ports(rule.ports)}")
     if rule.proto is not None:
-        words.append(f"proto={PROTO_NAMES.get(rule.proto) or rule.proto}")
+        words.append(f"proto={format_proto(rule.proto)}")
     if rule.hook is not None:
         words.append(f"hook={rule.hook.value}")
     words += [
@@ -377,6 +378,11 @@ def conditions(rule: Rule) -> str:
     if rule.times:
         words.append(f"time={format_times(rule.times)}")
     return " ".join(words)
+
+
+def format_proto(proto: int) -> str:
+    """`tcp`, or the number of a protocol that has no name here."""
+    return PROTO_NAMES.get(proto) or str(proto)
 
 
 def format_ports(ports: tuple[tuple[int, int], ...]) -> str:
