@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from arbiter.model import (
@@ -16,15 +16,41 @@ from arbiter.model import (
 )
 from arbiter.rules import Entry, Index, Query
 
+Names = Callable[[str, bytes], tuple[str, ...]]
+"""(app id, packed destination) to every name by which that app looked it up, as rules.Query has
+them; the likeliest first."""
+
+
+def _no_names(app: str, daddr: bytes) -> tuple[str, ...]:
+    return ()
+
+
+class Groups(NamedTuple):
+    """The groups of a user, by name and by number; both as NSS has them (getgrouplist(3))."""
+
+    names: tuple[str, ...] = ()
+    gids: tuple[int, ...] = ()
+
+
+NO_GROUPS = Groups()
+
+
+def _no_groups(uid: int) -> Groups:
+    return NO_GROUPS
+
 
 class Context(NamedTuple):
-    """Where the machine is when a packet comes: what `sim=`, `network=`, `metered=` and `roaming=`
-    of a rule are held against (see rules.Query)."""
+    """What is known beside a packet when it comes: where the machine is (`sim=`, `network=`,
+    `metered=` and `roaming=` of a rule are held against it, see rules.Query), and how to ask by
+    which names a destination was looked up, and which groups a uid is in (cached: it is asked for
+    every packet)."""
 
     sims: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     metered: bool | None = None
     roaming: bool | None = None
+    names: Names = _no_names
+    groups: Callable[[int], Groups] = _no_groups
 
 
 NOWHERE = Context()
@@ -58,6 +84,7 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
     flow = packet.flow
     uid = answerer(owner)
     user = owner.user if uid is not None else ""
+    groups = context.groups(uid) if uid is not None else NO_GROUPS
     if isinstance(owner, NoOwner):
         yield Query(
             app="",
@@ -72,6 +99,9 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
             networks=context.networks,
             metered=context.metered,
             roaming=context.roaming,
+            groups=groups.names,
+            gids=groups.gids,
+            names=context.names("", flow.daddr),
         )
         return
     holders: dict[tuple[str, tuple[str, ...]], list[Process]] = {}
@@ -93,6 +123,9 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
             networks=context.networks,
             metered=context.metered,
             roaming=context.roaming,
+            groups=groups.names,
+            gids=groups.gids,
+            names=context.names(app, flow.daddr),
         )
 
 

@@ -12,17 +12,21 @@ from arbiter.model import ALLOW, DENY, PORT_PROTOS, Action, Decision, Hook, Traf
 from arbiter.rules import (
     FOREVER,
     Address,
+    Domain,
     Entry,
     Host,
     Layer,
     Lifetime,
     LifetimeKind,
+    Name,
     Network,
     Query,
     Rule,
     ScopeName,
 )
+from arbiter.rules.names import name_fault
 from arbiter.rules.rule import MAX_SPAN, MAX_UID, is_number, merged, plain
+from arbiter.rules.week import DAY, WEEK, joined, times_fault
 
 UNHURRIED = settings(deadline=None)
 """For machines that are busy: the properties are about what, not how fast."""
@@ -62,8 +66,17 @@ def network(packed: bytes, prefixlen: int) -> Host:
 
 
 packed = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
-hosts: st.SearchStrategy[Host] = st.builds(network, packed, st.integers(0, 128)) | st.sampled_from(
-    ScopeName
+_labels = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,8}[a-z0-9_])?", fullmatch=True)
+names = (
+    st.lists(_labels, min_size=1, max_size=8)
+    .map(".".join)
+    .filter(lambda name: not name_fault(name))
+)
+hosts: st.SearchStrategy[Host] = (
+    st.builds(network, packed, st.integers(0, 128))
+    | st.sampled_from(ScopeName)
+    | st.builds(Name, names | st.sampled_from(["lan", "xn--mnchen-3ya.de"]))
+    | st.builds(Domain, names)
 )
 port_pairs = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(
     lambda pair: (min(pair), max(pair))
@@ -81,8 +94,18 @@ networks = (
     | st.text(min_size=1, max_size=8).map(lambda text: f"ssid:{text}")
     | sims.map("sim:{}".format)
 )
+_windows = st.tuples(
+    st.integers(0, WEEK - 1) | st.sampled_from(range(0, WEEK, DAY)), st.integers(1, 3000)
+)
+times = (
+    st.lists(_windows, min_size=1, max_size=6)
+    .map(lambda windows: joined((start, start + length) for start, length in windows))
+    .filter(lambda spans: not times_fault(spans))
+)
 flags = st.none() | st.booleans()
-users = texts.filter(lambda text: not is_number(text)) | st.integers(0, MAX_UID).map(str)
+_ids = st.integers(0, MAX_UID).map(str)
+_user_names = texts.filter(lambda text: not is_number(text) and text[:1] not in ("", "@"))
+users = _user_names | _ids | (_user_names | _ids).map("@{}".format)
 
 
 @st.composite
@@ -103,6 +126,7 @@ def rules(draw: st.DrawFn) -> Rule:
         sim=draw(st.just("") | sims),
         roaming=draw(flags),
         metered=draw(flags),
+        times=draw(st.just(()) | times),
         lifetime=draw(lifetimes),
     )
 
@@ -112,10 +136,13 @@ def rules(draw: st.DrawFn) -> Rule:
 APPS = ("/a", "/b")
 PARENTS = ("/p", "/q", "/a")
 USERS = ("alice", "bob", "1000", "1001")
+GROUPS = ("wheel", "users", "10")
+GIDS = (10, 1000)
 ADDRESSES = tuple(
     socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
     for text in ("10.0.0.1", "10.0.1.1", "93.184.216.34", "127.0.0.1", "fd00::1", "2001:db8::1")
 )
+NAMES = ("a.example", "b.a.example", "c.b.a.example", "xa.example", "example", "other")
 PORTS = (53, 54, 443)
 PROTOS = (6, 17, 1)
 RANGES: tuple[tuple[tuple[int, int], ...], ...] = (
@@ -131,6 +158,8 @@ PROCESSES = ((7, 70), (8, 80))
 SIMS = ("8943000000000000001", "8943000000000000002")
 NETWORKS = ("ssid:Home", "gateway:02:00:00:00:00:01", f"sim:{SIMS[0]}")
 TIMES = (100.0, 200.0, 300.0)
+WEEKLY = (((4319, 4323),), ((0, 4320),), ((4322, 4326), (5000, WEEK)))
+"""Around Thursday 00:02, where TIMES are in UTC."""
 SMALL_DECISIONS = (
     ALLOW,
     DENY,
@@ -164,12 +193,14 @@ def small_entries(draw: st.DrawFn, ids: st.SearchStrategy[int]) -> Entry:
         | st.builds(
             network, st.sampled_from(ADDRESSES), st.sampled_from([0, 1, 8, 23, 24, 32, 64, 128])
         )
+        | st.builds(Name, st.sampled_from(NAMES))
+        | st.builds(Domain, st.sampled_from(NAMES))
     )
     rule = Rule(
         draw(st.sampled_from(SMALL_DECISIONS)),
         app=_maybe(draw, APPS, ""),
         parent=_maybe(draw, PARENTS, ""),
-        user=_maybe(draw, USERS, ""),
+        user=_maybe(draw, (*USERS, "@wheel", "@users", "@10", "@1000"), ""),
         host=host,
         ports=ranges,
         proto=draw(st.sampled_from([None, 6, 17] if ranges else [None, *PROTOS])),
@@ -178,6 +209,7 @@ def small_entries(draw: st.DrawFn, ids: st.SearchStrategy[int]) -> Entry:
         sim=_seldom(draw, SIMS, ""),
         roaming=_seldom(draw, (True, False), None),
         metered=_seldom(draw, (True, False), None),
+        times=_seldom(draw, WEEKLY, ()),
         lifetime=lifetime,
     )
     return Entry(
@@ -211,4 +243,7 @@ def small_queries(draw: st.DrawFn) -> Query:
         networks=tuple(draw(st.lists(st.sampled_from(NETWORKS), max_size=3))),
         metered=draw(st.sampled_from([None, True, False])),
         roaming=draw(st.sampled_from([None, True, False])),
+        groups=tuple(draw(st.lists(st.sampled_from(GROUPS), max_size=2))),
+        gids=tuple(draw(st.lists(st.sampled_from(GIDS), max_size=2))),
+        names=tuple(draw(st.lists(st.sampled_from(NAMES), max_size=3))),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 from collections.abc import Iterable
+from datetime import timedelta, timezone
 
 import pytest
 import rule_strategies as strategies
@@ -23,6 +24,7 @@ from arbiter.rules import (
     rank,
     why_not,
 )
+from arbiter.rules.index import MEMO
 
 NOW = 150.0
 SIM, OTHER_SIM = "89430123456789012345", "89430123456789099999"
@@ -58,6 +60,7 @@ def query(
     networks: tuple[str, ...] = ("ssid:Home", f"sim:{SIM}"),
     metered: bool | None = True,
     roaming: bool | None = False,
+    names: tuple[str, ...] = ("www.deb.example.org", "mirror.example.net"),
 ) -> Query:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     packed = socket.inet_pton(family, host)
@@ -67,6 +70,9 @@ def query(
         networks=networks,
         metered=metered,
         roaming=roaming,
+        names=names,
+        groups=("netdev", "alice"),
+        gids=(108, 1000),
     )
 
 
@@ -93,6 +99,14 @@ PRECEDENCE = [
     "deny app=/usr/bin/curl host=10.1.2.3 port=0-65535",
     "deny app=/usr/bin/curl host=10.1.2.3 proto=tcp",
     "deny app=/usr/bin/curl host=10.1.2.3",
+    "deny app=/usr/bin/curl host=mirror.example.net port=443",
+    "allow app=/usr/bin/curl host=www.deb.example.org",
+    "deny app=/usr/bin/curl host=*.deb.example.org port=1-1023",
+    "allow app=/usr/bin/curl host=*.example.org port=443 proto=tcp",
+    "deny app=/usr/bin/curl host=*.example.net port=443",
+    "allow app=/usr/bin/curl host=*.org port=443",
+    "deny app=/usr/bin/curl host=*.net",
+    "deny app=/usr/bin/curl host=10.1.2.2/31 port=443",
     "deny app=/usr/bin/curl host=10.1.2.0/24 port=443",
     "deny app=/usr/bin/curl host=10.0.0.0/8",
     "deny app=/usr/bin/curl host=0.0.0.0/1",
@@ -101,6 +115,9 @@ PRECEDENCE = [
     "deny app=/usr/bin/curl port=443",
     "deny app=/usr/bin/curl proto=tcp",
     "deny app=/usr/bin/curl user=alice",
+    "deny app=/usr/bin/curl user=@netdev hook=out",
+    "deny app=/usr/bin/curl user=@108",
+    f"deny app=/usr/bin/curl hook=out network=ssid:Home sim={SIM} roaming=no metered=yes time=thu",
     f"deny app=/usr/bin/curl hook=out network=ssid:Home sim={SIM} roaming=no metered=yes",
     "deny app=/usr/bin/curl hook=out metered=yes",
     "deny app=/usr/bin/curl hook=out",
@@ -225,6 +242,13 @@ MATCHING = [
     ("allow user=1000", query(user="1000", uid=1001), False),
     ("allow user=1000", query(uid=None), False),
     ("allow user=alice", query(user="bob"), False),
+    ("allow user=@netdev", query(), True),
+    ("allow user=@alice", query(user="bob"), True),
+    ("allow user=@netdev", query(app=""), True),
+    ("allow user=netdev", query(), False),
+    ("allow user=@wheel", query(), False),
+    ("allow user=@108", query(), True),
+    ("allow user=@1001", query(uid=1001), False),
     ("allow user=0", query(uid=None, user=""), False),
     ("allow host=10.1.2.3", query(host="::ffff:10.1.2.3"), True),
     ("allow host=lan", query(host="::ffff:10.1.2.3"), True),
@@ -236,6 +260,24 @@ MATCHING = [
     ("allow host=10.1.2.2/31", query(), True),
     ("allow host=10.1.2.0/31", query(), False),
     ("allow host=internet", query(), False),
+    ("allow host=www.deb.example.org", query(), True),
+    ("allow host=WWW.Deb.example.org.", query(), True),
+    ("allow host=mirror.example.net", query(), True),
+    ("allow host=www.deb.example.org", query(names=()), False),
+    ("allow host=deb.example.org", query(), False),
+    ("allow host=w.deb.example.org", query(), False),
+    ("allow host=*.deb.example.org", query(), True),
+    ("allow host=*.example.org", query(), True),
+    ("allow host=*.org", query(), True),
+    ("allow host=*.www.deb.example.org", query(), False),
+    ("allow host=*.b.example.org", query(), False),
+    ("allow host=*.example.org", query(names=("example.org", "badexample.org")), False),
+    ("allow host=*.example.org", query(names=("example.org.evil.net",)), False),
+    ("allow host=*.example.org", query(names=("a.example.org",), host="2001:db8::1"), True),
+    ("allow host=lan.", query(names=("lan",)), True),
+    ("allow host=lan.", query(), False),
+    ("allow host=*.example.org", query(names=("", ".example.org", "..", "\udcff")), True),
+    ("allow host=münchen.example", query(names=("xn--mnchen-3ya.example",)), True),
     ("allow port=443", query(proto=17), True),
     ("allow port=443", query(proto=1), False),
     ("allow port=0-65535", query(proto=1, port=0), False),
@@ -308,6 +350,25 @@ def test_a_span_ends_at_its_second_and_not_before() -> None:
     assert why_not(made, query()) is None
     index.remove(1)
     assert (index.next_expiry(), index.expired(1e9)) == (None, [])
+
+
+def test_a_rule_with_a_time_holds_in_its_minutes_of_the_local_week_only() -> None:
+    made = entry(1, "deny time=thu@00:02-00:04")
+    index = Index([made, entry(2, "allow")])
+    for now, id in ((119.9, 2), (120.0, 1), (239.9, 1), (240.0, 2), (120.0 + 7 * 86400, 1)):
+        found = index.lookup(query(), now)
+        assert found is not None
+        assert found.id == id
+        assert (why_not(made, query(), now) is None) is (id == 1)
+    assert why_not(made, query(), 240.0) == "it holds thu@00:02-00:04, and here it is thu 00:04"
+    assert why_not(made, query()) is None, "without a clock, a time is not looked at"
+    index.zone = timezone(timedelta(minutes=-3))
+    for now, id in ((120.0, 2), (300.0, 1)):
+        found = index.lookup(query(), now)
+        assert found is not None
+        assert found.id == id
+    why = why_not(made, query(), 120.0, index.zone)
+    assert why == "it holds thu@00:02-00:04, and here it is wed 23:59"
 
 
 def test_expired_entries_come_in_the_order_they_ended() -> None:
@@ -388,12 +449,20 @@ WHY = [
     ("app=/usr/bin/curl parent=/bin/sh", "app=/usr/bin/curl", "names the app and a parent, the"),
     ("app=/usr/bin/curl", "host=lan", "it names the app, the other no app"),
     ("host=10.1.2.3", "host=10.0.0.0/8", "it names one address, the other a network of /8"),
+    ("host=10.1.2.3", "host=mirror.example.net", "it names one address, the other a name"),
+    (
+        "host=mirror.example.net",
+        "host=*.example.net",
+        "it names a name, the other the domain *.example.net",
+    ),
+    ("host=*.net", "host=10.1.2.2/31", "it names the domain *.net, the other a network of /31"),
     ("host=lan", "host=0.0.0.0/0", "it names a scope, the other only an address family"),
     ("host=lan", "port=443", "it names a scope, the other no host"),
     ("port=443", "port=443-445", "it names one port, the other 3 ports"),
     ("port=443-445", "proto=tcp", "it names 3 ports, the other no port"),
     ("proto=tcp", "user=alice", "it names the protocol, the other does not"),
-    ("user=alice", "hook=out", "it names the user, the other does not"),
+    ("user=alice", "user=@netdev", "it names the user, the other a group"),
+    ("user=@netdev", "hook=out", "it names a group, the other no user"),
     ("hook=out", "metered=yes", "it names the hook, the other does not"),
     ("metered=yes", "", "it names one condition of context, the other none"),
     (
@@ -406,6 +475,7 @@ WHY = [
         "roaming=no",
         "it names four conditions of context, the other one",
     ),
+    ("roaming=no time=thu", "time=thu", "it names two conditions of context, the other one"),
 ]
 
 
@@ -441,7 +511,36 @@ def test_explain_says_deny_wins_and_names_a_lone_winner() -> None:
         ("allow user=bob", query(), "its user is bob, the process's is alice"),
         ("allow user=bob", query(user="", uid=5), "its user is bob, the process's is 5"),
         ("allow user=bob", query(user="", uid=None), "its user is bob, the process's is unknown"),
+        ("allow user=@wheel", query(), "it is for group wheel, and the user alice is not in it"),
+        ("allow user=@7", query(user=""), "it is for group 7, and the user 1000 is not in it"),
+        (
+            "allow user=@7",
+            query(user="", uid=None),
+            "it is for group 7, and whose process it is, nobody knows",
+        ),
         ("allow host=::1", query(), "its host is ::1, the destination 10.1.2.3"),
+        (
+            "allow host=a.example",
+            query(),
+            "its host is a.example, 10.1.2.3 was looked up as www.deb.example.org, "
+            "mirror.example.net",
+        ),
+        (
+            "allow host=*.bücher.example",
+            query(names=("xn--mnchen-3ya.de", "xn--80ak6aa92e.com")),
+            "its host is *.bücher.example, 10.1.2.3 was looked up as münchen.de, "
+            "xn--80ak6aa92e.com",
+        ),
+        (
+            "allow host=*.a.example",
+            query(names=()),
+            "its host is *.a.example, 10.1.2.3 was not looked up by any name",
+        ),
+        (
+            "allow host=*.a.example",
+            query(names=("b", "\x1b[2J", "d", "e", "f")),
+            r'its host is *.a.example, 10.1.2.3 was looked up as b, "\x1b[2J", d and 2 more',
+        ),
         ("allow port=1-2", query(), "its port is 1-2, not 443"),
         ("allow port=1-2", query(proto=1), "it names ports, icmp has none"),
         ("allow proto=udp", query(), "its protocol is udp, not tcp"),
@@ -499,6 +598,11 @@ def test_the_index_finds_what_the_definition_finds(
         match = index.explain(asked, now)
         assert ([match.entry, *match.beaten] if match else []) == expected
         assert match is None or match.why.isprintable()
+    for asked in queries:
+        # Forwards and, as when a clock is set, backwards: what is remembered must not be old.
+        for later in (now, 50.0, 350.0, 200.0, now):
+            expected = naive(last.values(), asked, later)
+            assert index.lookup(asked, later) == (expected[0] if expected else None)
 
 
 class ChangedIndex(RuleBasedStateMachine):
@@ -508,6 +612,7 @@ class ChangedIndex(RuleBasedStateMachine):
         super().__init__()
         self.index = Index()
         self.held: dict[int, Entry] = {}
+        self.asked: tuple[Query, ...] = ()
 
     @rule(made=strategies.small_entries(st.integers(1, 12)))
     def add(self, made: Entry) -> None:
@@ -521,6 +626,15 @@ class ChangedIndex(RuleBasedStateMachine):
 
     @rule(asked=strategies.small_queries(), now=st.sampled_from([50.0, 200.0, 350.0]))
     def look(self, asked: Query, now: float) -> None:
+        self.asked = (*self.asked[-4:], asked)
+        self.looked(asked, now)
+
+    @rule(now=st.sampled_from([50.0, 200.0, 350.0]))
+    def look_again(self, now: float) -> None:
+        for asked in self.asked:
+            self.looked(asked, now)
+
+    def looked(self, asked: Query, now: float) -> None:
         expected = naive(self.held.values(), asked, now)
         assert self.index.lookup(asked, now) == (expected[0] if expected else None)
         match = self.index.explain(asked, now)
@@ -548,6 +662,28 @@ class ChangedIndex(RuleBasedStateMachine):
 
 TestChangedIndex = ChangedIndex.TestCase
 TestChangedIndex.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+
+
+def test_the_memo_answers_again_and_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Index([entry(1, "allow app=/usr/bin/curl"), entry(2, "deny for=1h", created=NOW)])
+    searched: list[Query] = []
+    search = index._search
+
+    def counted(asked: Query, now: float) -> Entry | None:
+        searched.append(asked)
+        return search(asked, now)
+
+    monkeypatch.setattr(index, "_search", counted)
+    for _ in range(3):
+        index.lookup(query(), NOW)
+        index.lookup(query(app=""), NOW)
+    assert searched == [query(), query(app=""), query(app=""), query(app="")]
+    index.remove(2)
+    index.lookup(query(), NOW)
+    assert len(searched) == 5
+    for port in range(3 * MEMO):
+        index.lookup(query(port=port), NOW)
+        assert len(index._memo) <= MEMO
 
 
 def test_a_narrow_range_wins_over_a_wide_one_of_a_shape_that_is_asked_first() -> None:
@@ -585,4 +721,5 @@ def test_a_lookup_asks_as_often_for_ten_thousand_rules_as_for_ten() -> None:
             CountedKeys.hashed = 0
             index.lookup(query(app=CountedKeys(app)), NOW)
             asked_for.append(CountedKeys.hashed)
-    assert asked_for == [1, 2, 1, 2]
+    # The memo asks twice; a shape once, and the second is not asked where the first has it.
+    assert asked_for == [3, 4, 3, 4]

@@ -62,3 +62,9 @@ def test_a_bare_decision_is_said_to_be_for_everything() -> None:
     assert over_broad(parse("deny proto=udp")) == ""
     assert "allows every connection" in over_broad(parse("allow class=bulk"))
     assert over_broad(parse("deny metered=yes")) == ""
+
+
+def test_a_whole_top_level_domain_is_said_to_be_broad() -> None:
+    assert "every name below" in over_broad(parse("allow app=/usr/bin/curl host=*.com"))
+    assert over_broad(parse("allow host=*.example.com")) == ""
+    assert over_broad(parse("allow host=nas.")) == ""

@@ -22,6 +22,7 @@ from arbiter.rules import (
     scopes_for,
     why_not,
 )
+from arbiter.rules.choose import parent_domain
 
 
 def _packed(text: str) -> bytes:
@@ -192,6 +193,38 @@ def test_no_parent_is_offered_that_says_nothing() -> None:
         assert "parent" not in ids
 
 
+def test_a_known_name_is_offered_and_what_lies_below_its_domain() -> None:
+    flow = Flow(6, _packed("10.0.0.2"), 40000, _packed("192.0.2.7"), 443)
+    names = ["", "www.Deb.org", "www.deb.example.org", "other.example.net"]
+    offered = dict(scopes_for(CURL, [], "alice", flow, admin=False, uid=1000, names=names))
+    assert list(offered) == ["connection", "name", "host", "domain", "port", "app"]
+    for id, host in (("name", "www.deb.example.org"), ("domain", "*.example.org")):
+        line = f"app=/usr/bin/curl user=alice host={host} port=443 proto=tcp"
+        assert conditions(offered[id]) == line
+    nobody = scopes_for(None, [], "", flow, admin=True, names=names)
+    assert [id for id, _ in nobody] == ["destination"], "whose look-up it was is not known"
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("www.example.org", "example.org"),
+        ("a.b.c.example.org", "example.org"),
+        ("example.org", ""),
+        ("nas", ""),
+        ("", ""),
+        ("www.example.co.uk", "example.co.uk"),
+        ("example.co.uk", ""),
+        ("example.com.au", ""),
+        ("www.bbc.de", ""),
+        ("a.www.bbc.de", "www.bbc.de"),
+        ("www.debian.de", "debian.de"),
+    ],
+)
+def test_a_registrys_own_domain_is_not_offered(name: str, domain: str) -> None:
+    assert parent_domain(name) == domain
+
+
 _apps = st.builds(App, strategies.texts, st.sampled_from(AppKind), st.just("x"))
 
 
@@ -206,6 +239,7 @@ _apps = st.builds(App, strategies.texts, st.sampled_from(AppKind), st.just("x"))
     dport=st.integers(0, 65535),
     hook=st.sampled_from(Hook),
     admin=st.booleans(),
+    names=st.lists(strategies.names | st.sampled_from(["", "A.b", "x.co.uk"]), max_size=3),
 )
 def test_each_offered_scope_matches_its_query_and_only_widens(
     app: App | None,
@@ -217,6 +251,7 @@ def test_each_offered_scope_matches_its_query_and_only_widens(
     dport: int,
     hook: Hook,
     admin: bool,
+    names: list[str],
 ) -> None:
     if uid is None and user.isascii() and user.isdigit():
         uid = int(user)
@@ -230,8 +265,9 @@ def test_each_offered_scope_matches_its_query_and_only_widens(
         dport=flow.dport,
         proto=proto,
         hook=hook,
+        names=tuple(names),
     )
-    offered = scopes_for(app, ancestors, user, flow, hook, admin=admin, uid=uid)
+    offered = scopes_for(app, ancestors, user, flow, hook, admin=admin, uid=uid, names=names)
     ids = [id for id, _ in offered]
     assert len(set(ids)) == len(ids)
     assert offered or not admin

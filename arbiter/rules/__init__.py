@@ -1,13 +1,16 @@
 """Rules: what they are, how they are written, which one decides, and why. Pure.
 
-rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py, context.py) the
-one-line form; index.py the fast look-up; explain.py the reasons; scopes.py lan or internet;
-choose.py what an ask offers; lint.py what is odd about a rule.
+rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py, names.py,
+context.py, times.py, week.py) the one-line form; jsonform.py the same in JSON; index.py (shapes.py)
+the fast look-up; explain.py the reasons; scopes.py lan or internet; choose.py what an ask offers;
+lint.py what is odd about a rule.
 """
 
 from arbiter.rules.choose import scopes_for
 from arbiter.rules.explain import why_not
+from arbiter.rules.hosts import format_host, shown_host
 from arbiter.rules.index import Index
+from arbiter.rules.jsonform import FieldError, from_json, to_json
 from arbiter.rules.line import (
     conditions,
     format_decision,
@@ -17,17 +20,20 @@ from arbiter.rules.line import (
     parse_lifetime,
 )
 from arbiter.rules.lint import never_matches, over_broad
+from arbiter.rules.names import canonical_name, shown_name
 from arbiter.rules.rank import rank
 from arbiter.rules.rule import (
     FOREVER,
     ONCE,
     Address,
+    Domain,
     Entry,
     Host,
     Layer,
     Lifetime,
     LifetimeKind,
     Match,
+    Name,
     Network,
     Query,
     Rule,
@@ -40,22 +46,28 @@ __all__ = [
     "FOREVER",
     "ONCE",
     "Address",
+    "Domain",
     "Entry",
+    "FieldError",
     "Host",
     "Index",
     "Layer",
     "Lifetime",
     "LifetimeKind",
     "Match",
+    "Name",
     "Network",
     "Query",
     "Rule",
     "RuleError",
     "ScopeName",
+    "canonical_name",
     "conditions",
     "format_decision",
+    "format_host",
     "format_lifetime",
     "format_rule",
+    "from_json",
     "never_matches",
     "over_broad",
     "parse",
@@ -63,5 +75,8 @@ __all__ = [
     "rank",
     "scope_of",
     "scopes_for",
+    "shown_host",
+    "shown_name",
+    "to_json",
     "why_not",
 ]

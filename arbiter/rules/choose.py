@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arbiter.model import ALLOW, PORT_PROTOS, Ancestor, App, Flow, Hook
-from arbiter.rules.rule import Address, Rule, is_number, plain
+from arbiter.rules.names import name_fault, suffix
+from arbiter.rules.rule import Address, Domain, Name, Rule, is_number, plain
 
 
 def scopes_for(
@@ -17,14 +18,17 @@ def scopes_for(
     *,
     admin: bool,
     uid: int | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[tuple[str, Rule], ...]:
     """(scope id, rule) pairs; each rule matches the flow, and its decision ALLOW is a placeholder.
 
-    Ids are `connection`, `host`, `port`, `parent`, `app`, `destination`; what the flow has not
-    (an owner, ports, a parent worth naming) is left out. A person who is not `admin` gets rules
-    for `user` only, and none at all where nobody knows the user. Give `uid` where it is known: a
-    user whose *name* is all digits can only be meant by uid. A hook other than out is kept in
-    the rule.
+    Ids are `connection`, `name`, `host`, `domain`, `port`, `parent`, `app`, `destination`; what the
+    flow has not (an owner, a name, ports, a parent worth naming) is left out. `names` are those by
+    which the app looked up the destination, in their one spelling, the likeliest first: `name` and
+    `domain` (see `parent_domain`) speak of that one, and of the flow's port and protocol. A person
+    who is not `admin` gets rules for `user` only, and none at all where nobody knows the user.
+    Give `uid` where it is known: a user whose *name* is all digits can only be meant by uid. A
+    hook other than out is kept in the rule.
     """
     who = _user(user, uid)
     if not admin and not who:
@@ -43,7 +47,14 @@ def scopes_for(
     destination = ("destination", exact.replace(app=""))
     if not base.app:
         return (destination,)
-    offered = [("connection", exact), ("host", base.replace(host=host))]
+    offered = [("connection", exact)]
+    name = next((name for name in names if not name_fault(name)), "")
+    if name:
+        offered.append(("name", exact.replace(host=Name(name))))
+    offered.append(("host", base.replace(host=host)))
+    domain = parent_domain(name)
+    if domain:
+        offered.append(("domain", exact.replace(host=Domain(domain))))
     if has_ports:
         offered.append(("port", exact.replace(host=None)))
     parent = _parent(base.app, ancestors)
@@ -55,10 +66,25 @@ def scopes_for(
     return tuple(offered)
 
 
+def parent_domain(name: str) -> str:
+    """What `*.` may be offered for a name: its last two labels, or "" if it has no more.
+
+    Three where two look like a registry's own domain (`co.uk`, `com.au`, `ac.jp`): nothing here
+    knows all of them, so that where it is wrong, `*.` covers less. It does not know what hosters
+    give to others (`github.io`); people see in the prompt what the rule would match.
+    """
+    domain = suffix(name, 2)
+    second, _, top = domain.partition(".")
+    if len(top) == 2 and len(second) <= 3:
+        domain = suffix(name, 3)
+    return domain
+
+
 def _user(user: str, uid: int | None) -> str:
-    if uid is not None and (not user or is_number(user)):
-        return str(uid)
-    return user
+    """Names that a rule would take for a uid or a group are meant by uid, or not at all."""
+    if user and not is_number(user) and not user.startswith("@"):
+        return user
+    return str(uid) if uid is not None else ""
 
 
 def _parent(app: str, ancestors: Sequence[Ancestor]) -> str:

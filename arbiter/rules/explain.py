@@ -6,11 +6,13 @@ rule line, so that what is returned can be printed.
 
 from __future__ import annotations
 
+from datetime import UTC, tzinfo
+
 from arbiter.model import PORT_PROTOS, address_text, proto_name
-from arbiter.rules.hosts import format_host
+from arbiter.rules.hosts import format_host, shown_host
 from arbiter.rules.line import format_ports
+from arbiter.rules.names import shown_name
 from arbiter.rules.rank import (
-    HOST_ADDRESS,
     HOST_FAMILY,
     HOST_SCOPE,
     NO_CONTEXT,
@@ -23,9 +25,11 @@ from arbiter.rules.rank import (
 )
 from arbiter.rules.rule import (
     Address,
+    Domain,
     Entry,
     Host,
     Layer,
+    Name,
     Network,
     Query,
     Rule,
@@ -33,6 +37,8 @@ from arbiter.rules.rule import (
     plain,
 )
 from arbiter.rules.scopes import scope_of
+from arbiter.rules.times import format_times, shown_minute
+from arbiter.rules.week import Times, holds, minute_of_week
 from arbiter.rules.words import quote
 
 _LAYERS = {
@@ -42,32 +48,45 @@ _LAYERS = {
 }
 
 
+_NAMED = 3
+"""Names that a reason repeats; an address may have hundreds."""
+
+
 # --- does it match --------------------------------------------------------------------------
 
 
-def why_not(rule: Rule | Entry, query: Query, now: float | None = None) -> str | None:
+def why_not(
+    rule: Rule | Entry, query: Query, now: float | None = None, zone: tzinfo = UTC
+) -> str | None:
     """The first condition that does not match `query`, in words; None if all of them match.
 
-    For an Entry, the process it was made for counts too, and with `now` (epoch seconds) its
-    expiry. This is the definition of matching; the index is only faster.
+    For an Entry, the process it was made for counts too. Its expiry and `time=` count with `now`
+    (epoch seconds) only; `zone` is the one in which people here read clocks. This is the definition
+    of matching; the index is only faster.
     """
     conditions = rule.rule if isinstance(rule, Entry) else rule
     reason = (
         _app(conditions, query)
         or _user(conditions.user, query)
-        or _host(conditions.host, query.daddr)
+        or _host(conditions.host, query)
         or _ports(conditions.ports, query)
         or _proto_and_hook(conditions, query)
         or _place(conditions, query)
         or _default_link(conditions, query)
     )
+    if reason is None and now is not None and conditions.times:
+        reason = _times(conditions.times, minute_of_week(now, zone))
     if reason is None and isinstance(rule, Entry):
         reason = _ended(rule, query, now)
     return reason
 
 
-def host_matches(host: Host, daddr: bytes) -> bool:
-    """Whether `host=` covers a packed destination address."""
+def host_matches(host: Host, daddr: bytes, names: tuple[str, ...] = ()) -> bool:
+    """Whether `host=` covers a packed destination address that was looked up by these names."""
+    if isinstance(host, Name):
+        return host.name in names
+    if isinstance(host, Domain):
+        return any(name.endswith(f".{host.name}") for name in names)
     daddr = plain(daddr)
     if isinstance(host, Address):
         return host.packed == daddr
@@ -93,6 +112,8 @@ def _app(rule: Rule, query: Query) -> str | None:
 def _user(user: str, query: Query) -> str | None:
     if not user:
         return None
+    if user.startswith("@"):
+        return _group(user[1:], query)
     # A name that is all digits can only be meant by uid, or two users would share a rule.
     if is_number(user):
         if query.uid is not None and str(query.uid) == user:
@@ -105,10 +126,26 @@ def _user(user: str, query: Query) -> str | None:
     return f"its user is {quote(user)}, the process's is {given}"
 
 
-def _host(host: Host | None, daddr: bytes) -> str | None:
-    if host is None or host_matches(host, daddr):
+def _group(group: str, query: Query) -> str | None:
+    known = map(str, query.gids) if is_number(group) else query.groups
+    if group in known:
         return None
-    return f"its host is {format_host(host)}, the destination {address_text(plain(daddr))}"
+    who = query.user or (str(query.uid) if query.uid is not None else "")
+    whose = f"the user {quote(who)} is not in it" if who else "whose process it is, nobody knows"
+    return f"it is for group {quote(group)}, and {whose}"
+
+
+def _host(host: Host | None, query: Query) -> str | None:
+    if host is None or host_matches(host, query.daddr, query.names):
+        return None
+    destination = address_text(plain(query.daddr))
+    if isinstance(host, Name | Domain):
+        names = ", ".join(quote(shown_name(name)) for name in query.names[:_NAMED])
+        more = len(query.names) - _NAMED
+        names += f" and {more} more" if more > 0 else ""
+        known = f"was looked up as {names}" if names else "was not looked up by any name"
+        return f"its host is {shown_host(host)}, {destination} {known}"
+    return f"its host is {format_host(host)}, the destination {destination}"
 
 
 def _ports(ports: tuple[tuple[int, int], ...], query: Query) -> str | None:
@@ -150,6 +187,12 @@ def _default_link(rule: Rule, query: Query) -> str | None:
     return None
 
 
+def _times(times: Times, minute: int) -> str | None:
+    if holds(times, minute):
+        return None
+    return f"it holds {format_times(times)}, and here it is {shown_minute(minute)}"
+
+
 def _ended(entry: Entry, query: Query, now: float | None) -> str | None:
     if entry.process is not None and entry.process not in query.processes:
         return f"it was made for process {entry.process[0]}, which does not hold this socket"
@@ -177,7 +220,8 @@ def described(entry: Entry) -> str:
 
 
 _APPS = ("the app and a parent", "the app", "a parent", "no app")
-_FLAGS = {4: "protocol", 5: "user", 6: "hook"}
+_USERS = ("the user", "a group", "no user")
+_FLAGS = {4: "protocol", 6: "hook"}
 
 
 def _difference(winner: Entry, beaten: Entry) -> str:
@@ -202,6 +246,8 @@ def _specific(place: int, our: int, their: int, winner: Entry, beaten: Entry) ->
         return f"it names {_host_words(our, winner)}, the other {_host_words(their, beaten)}"
     if place == 3:
         return f"it names {_port_words(our)}, the other {_port_words(their)}"
+    if place == 5:
+        return f"it names {_USERS[our]}, the other {_USERS[their]}"
     if place == 7:
         return f"it names {_context_words(our)} of context, the other {_count(their)}"
     named = (our, their) == (NOT_SET - 1, NOT_SET)
@@ -214,7 +260,7 @@ def _context_words(value: int) -> str:
 
 
 def _count(context: int) -> str:
-    return ("none", "one", "two", "three", "four")[NO_CONTEXT - context]
+    return ("none", "one", "two", "three", "four", "five")[NO_CONTEXT - context]
 
 
 def _host_words(value: int, entry: Entry) -> str:
@@ -224,9 +270,12 @@ def _host_words(value: int, entry: Entry) -> str:
         return "only an address family"
     if value == HOST_SCOPE:
         return "a scope"
-    if value == HOST_ADDRESS or not isinstance(entry.rule.host, Network):
-        return "one address"
-    return f"a network of /{entry.rule.host.prefixlen}"
+    host = entry.rule.host
+    if isinstance(host, Network):
+        return f"a network of /{host.prefixlen}"
+    if isinstance(host, Domain):
+        return f"the domain {shown_host(host)}"
+    return "a name" if isinstance(host, Name) else "one address"
 
 
 def _port_words(value: int) -> str:

@@ -3,76 +3,67 @@
 Tuple space search (Srinivasan, Suri, Varghese, SIGCOMM 1999): rules with the same *shape*, the
 same set of conditions that can be compared exactly, share one dict, keyed by the values of
 those conditions. A look-up asks each shape that exists once, the most specific first, and stops
-when no later one can win. Cost follows the number of shapes in use, not of rules. Port lists
-and ranges, and expiry, are checked entry by entry in the few that share all exact conditions.
+when no later one can win. Cost follows the number of shapes in use, not of rules. Port lists and
+ranges, `time=` and expiry are checked entry by entry in the few that share all exact conditions.
 
-A new exact condition is one more slot: a line in `_exact`, a value in `_values` (or, where one
-query has several, a line in `_several`), and its part in `rank.specificity`.
+The memo is emptied by every change; an answer is in it only if no entry was met on the way, the
+winner included, that holds at some times only. Entries that were not met rank below the winner, and
+the winner holds until something changes.
+
+A new exact condition is one more slot (shapes.py): a line in `_exact`, a value in `_values` (or,
+where one query has several, a line in `shapes.MANY`), and its part in `rank.specificity`.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from operator import attrgetter, itemgetter
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Iterator
+from datetime import UTC, tzinfo
+from operator import itemgetter
 
 from arbiter.model import PORT_PROTOS
 from arbiter.rules import explain
 from arbiter.rules.rank import NO_CONTEXT, ONE_PORT, Specificity, rank, specificity
-from arbiter.rules.rule import MAPPED, Address, Entry, Match, Network, Query, Rule, is_number
+from arbiter.rules.rule import (
+    MAPPED,
+    Address,
+    Domain,
+    Entry,
+    Match,
+    Name,
+    Network,
+    Query,
+    is_number,
+)
 from arbiter.rules.scopes import scope_of
+from arbiter.rules.shapes import (
+    ADDRESS,
+    APP,
+    DOMAIN,
+    GROUP,
+    HOOK,
+    NAME,
+    PARENT,
+    PORT,
+    PREFIXES,
+    PROCESS,
+    PROTO,
+    SCOPE,
+    UID,
+    USER,
+    Bucket,
+    Shape,
+    ShapeId,
+    context_slots,
+    keys,
+)
+from arbiter.rules.week import holds, minute_of_week
 
-# Slots of a query's values; the prefixes in use follow, by family, in the order they came.
-_APP, _UID, _USER, _ADDRESS, _SCOPE, _PORT, _PROTO, _HOOK, _ROAMING, _METERED = range(10)
-_PARENT, _PROCESS, _NETWORK, _SIM = range(10, 14)
-_PREFIXES = 14
-
-
-def _parents(query: Query) -> tuple[str, ...]:
-    """Without an owner nothing is known of parents, whatever the query says of them."""
-    return query.parents if query.app else ()
-
-
-_MANY: dict[int, Callable[[Query], tuple[Hashable, ...]]] = {
-    _PARENT: _parents,
-    _PROCESS: attrgetter("processes"),
-    _NETWORK: attrgetter("networks"),
-    _SIM: attrgetter("sims"),
-}
-"""Slots with several values in one query, and where they are: every combination is tried."""
-
-Bucket = Entry | list[Entry]
-"""One entry stands alone (most do, and a list costs 64 bytes); more are sorted by rank."""
-
-
-class _Id(NamedTuple):
-    """What makes a shape. All its entries have specificity `floor`, but for ports ranges."""
-
-    floor: Specificity
-    family: int
-    """4 or 16 for networks, whose slots mean different prefixes; 0 for both."""
-    slots: tuple[int, ...]
-    ranges: bool
-
-
-class _Shape:
-    """One dict, and how to ask it."""
-
-    __slots__ = ("floor", "id", "key", "many", "ranges", "table")
-
-    def __init__(self, id: _Id) -> None:
-        self.id = id
-        self.floor, _, slots, self.ranges = id
-        self.many = tuple((slot, _MANY[slot]) for slot in slots if slot in _MANY)
-        self.key: Callable[[list[Hashable]], Hashable] = itemgetter(*slots) if slots else _no_key
-        """From a query's values to the dict's key: a tuple, or the value itself if it is one."""
-        self.table: dict[Hashable, Bucket] = {}
-
-
-def _no_key(values: list[Hashable]) -> Hashable:
-    return ()
+MEMO = 1024
+"""Answers that are remembered. A query and its answer take about half a kilobyte."""
+_SEVERAL = (None,) * (PREFIXES - PARENT)
+"""In place of the slots that have several values."""
 
 
 class _Family:
@@ -85,25 +76,35 @@ class _Family:
         self.prefixes: dict[int, int] = {}
         """Prefix length to slot. Never forgotten: there are 160 at most."""
         self.shifts: list[int] = []
-        self.shapes: list[_Shape] = []
+        self.shapes: list[Shape] = []
         """Sorted by floor."""
 
     def slot(self, prefixlen: int) -> int:
         if prefixlen not in self.prefixes:
-            self.prefixes[prefixlen] = _PREFIXES + len(self.shifts)
+            self.prefixes[prefixlen] = PREFIXES + len(self.shifts)
             self.shifts.append(self.width - prefixlen)
         return self.prefixes[prefixlen]
 
 
 class Index:
-    """Entries in force, by id and by shape. The same whatever the order of changes."""
+    """Entries in force, by id and by shape. The same whatever the order of changes.
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+    `zone` is where people here read clocks: it says when a rule with `time=` holds. Only new
+    connections are asked about, so that nothing needs to be woken when such a rule begins or ends.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = (), zone: tzinfo = UTC) -> None:
+        self.zone = zone
+        """May be set at any time."""
         self._entries: dict[int, Entry] = {}
-        self._shapes: dict[_Id, _Shape] = {}
+        self._shapes: dict[ShapeId, Shape] = {}
         self._families = {4: _Family(32), 16: _Family(128)}
         self._expiries: list[tuple[float, int]] = []
         """(expires, id) of the spans, sorted."""
+        self._memo: dict[Query, Entry | None] = {}
+        """Answers that hold until something changes, whatever the time is."""
+        self._passing = False
+        """Whether the look-up of this moment has met an entry that holds at some times only."""
         for entry in entries:
             self.add(entry)
 
@@ -125,6 +126,7 @@ class Index:
     def add(self, entry: Entry) -> None:
         """Put an entry in force, in place of one with the same id."""
         self.remove(entry.id)
+        self._memo.clear()
         self._entries[entry.id] = entry
         if entry.expires is not None:
             bisect.insort(self._expiries, (entry.expires, entry.id))
@@ -146,6 +148,7 @@ class Index:
         entry = self._entries.pop(id, None)
         if entry is None:
             return
+        self._memo.clear()
         if entry.expires is not None:
             del self._expiries[bisect.bisect_left(self._expiries, (entry.expires, id))]
         shape_id, key = self._place(entry)
@@ -161,19 +164,19 @@ class Index:
                 if shape in family.shapes:
                     family.shapes.remove(shape)
 
-    def _new_shape(self, id: _Id) -> _Shape:
-        shape = self._shapes[id] = _Shape(id)
+    def _new_shape(self, id: ShapeId) -> Shape:
+        shape = self._shapes[id] = Shape(id)
         for length, family in self._families.items():
             if id.family in (0, length):
                 bisect.insort(family.shapes, shape, key=lambda each: each.id)
         return shape
 
-    def _place(self, entry: Entry) -> tuple[_Id, Hashable]:
+    def _place(self, entry: Entry) -> tuple[ShapeId, Hashable]:
         """The shape of an entry, and its key there."""
         exact = self._exact(entry)
         floor = specificity(entry)
         if floor[7] != NO_CONTEXT:
-            exact |= _context(entry.rule)
+            exact |= context_slots(entry.rule)
         slots = tuple(exact)
         ranges = floor[3] > ONE_PORT and bool(entry.rule.ports)
         if ranges:
@@ -181,57 +184,82 @@ class Index:
         host = entry.rule.host
         family = len(host.packed) if isinstance(host, Network) else 0
         values = tuple(exact.values())
-        return _Id(floor, family, slots, ranges), values[0] if len(values) == 1 else values
+        return ShapeId(floor, family, slots, ranges), values[0] if len(values) == 1 else values
 
     def _exact(self, entry: Entry) -> dict[int, Hashable]:
         """Slot to value, for every condition that can be compared exactly."""
         rule, host = entry.rule, entry.rule.host
         exact: dict[int, Hashable] = {}
         if rule.app:
-            exact[_APP] = rule.app
+            exact[APP] = rule.app
         if rule.parent:
-            exact[_PARENT] = rule.parent
+            exact[PARENT] = rule.parent
         if isinstance(host, Address):
-            exact[_ADDRESS] = host.packed
+            exact[ADDRESS] = host.packed
         elif isinstance(host, Network):
             family = self._families[len(host.packed)]
             shift = family.width - host.prefixlen
             exact[family.slot(host.prefixlen)] = int.from_bytes(host.packed) >> shift
+        elif isinstance(host, Name):
+            exact[NAME] = host.name
+        elif isinstance(host, Domain):
+            exact[DOMAIN] = host.name
         elif host is not None:
-            exact[_SCOPE] = host.value  # not the enum: its hash is slow, and not its text's
+            exact[SCOPE] = host.value  # not the enum: its hash is slow, and not its text's
         if len(rule.ports) == 1 and rule.ports[0][0] == rule.ports[0][1]:
-            exact[_PORT] = rule.ports[0][0]
+            exact[PORT] = rule.ports[0][0]
         if rule.proto is not None:
-            exact[_PROTO] = rule.proto
-        if rule.user:
+            exact[PROTO] = rule.proto
+        if rule.user.startswith("@"):
+            group = rule.user[1:]
+            exact[GROUP] = int(group) if is_number(group) else group
+        elif rule.user:
             by_uid = is_number(rule.user)
-            exact[_UID if by_uid else _USER] = int(rule.user) if by_uid else rule.user
+            exact[UID if by_uid else USER] = int(rule.user) if by_uid else rule.user
         if rule.hook is not None:
-            exact[_HOOK] = rule.hook.value
+            exact[HOOK] = rule.hook.value
         if entry.process is not None:
-            exact[_PROCESS] = entry.process
+            exact[PROCESS] = entry.process
         return exact
 
     # --- questions --------------------------------------------------------------------------
 
     def lookup(self, query: Query, now: float) -> Entry | None:
-        """The entry that decides `query` at `now` (epoch seconds). The hot path."""
+        """The entry that decides `query` at `now` (epoch seconds). The hot path.
+
+        A program that opens one connection after another asks the same again and again: what
+        does not depend on the time is answered from the memo.
+        """
+        memo = self._memo
+        try:
+            return memo[query]
+        except KeyError:
+            pass
+        self._passing = False
+        entry = self._search(query, now)
+        if not self._passing:
+            if len(memo) >= MEMO:
+                memo.clear()  # simpler than to find the oldest, and as good: it fills in no time
+            memo[query] = entry
+        return entry
+
+    def _search(self, query: Query, now: float) -> Entry | None:
         family, values = self._values(query)
+        port = values[PORT]
         best: Entry | None = None
         floor: Specificity | None = None
         for shape in family.shapes:
             if floor is not None and shape.floor > floor:
                 break
-            if shape.many:
-                found = min(self._matching(shape, query, values, now), key=rank, default=None)
-            else:
-                bucket = shape.table.get(shape.key(values))
+            table = shape.table
+            for key in keys(shape, query, values) if shape.many else (shape.key(values),):
+                bucket = table.get(key)
                 if bucket is None:
                     continue
-                found = _first(bucket, values[_PORT], shape.ranges, now)
-            if found is not None and (best is None or rank(found) < rank(best)):
-                best = found
-                floor = specificity(found) if shape.ranges else shape.floor
+                found = self._first(bucket, port, shape.ranges, now)
+                if found is not None and (best is None or rank(found) < rank(best)):
+                    best = found
+                    floor = specificity(found) if shape.ranges else shape.floor
         return best
 
     def explain(self, query: Query, now: float) -> Match | None:
@@ -276,64 +304,43 @@ class Index:
             query.hook._value_,
             query.roaming,
             query.metered,
-            None,
-            None,
-            None,
-            None,
+            *_SEVERAL,
         ]
         if family.shifts:
             number = int.from_bytes(daddr)
             values += [number >> shift for shift in family.shifts]
         return family, values
 
+    def _first(self, bucket: Bucket, port: Hashable, ranges: bool, now: float) -> Entry | None:
+        """The best entry of a bucket that holds at `now` and, with `ranges`, covers `port`."""
+        minute = -1
+        for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
+            rule = entry.rule
+            if ranges and not (isinstance(port, int) and _covers(rule.ports, port)):
+                continue
+            if entry.expires is not None:
+                self._passing = True
+                if entry.expires <= now:
+                    continue
+            if rule.times:
+                self._passing = True
+                minute = minute if minute >= 0 else minute_of_week(now, self.zone)
+                if not holds(rule.times, minute):
+                    continue
+            return entry
+        return None
+
     def _matching(
-        self, shape: _Shape, query: Query, values: list[Hashable], now: float
+        self, shape: Shape, query: Query, values: list[Hashable], now: float
     ) -> Iterator[Entry]:
         """Every entry of a shape that matches."""
-        for key in _keys(shape, query, values) if shape.many else (shape.key(values),):
+        for key in keys(shape, query, values) if shape.many else (shape.key(values),):
             bucket = shape.table.get(key)
             if bucket is None:
                 continue
             for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
-                if _first(entry, values[_PORT], shape.ranges, now):
+                if self._first(entry, values[PORT], shape.ranges, now):
                     yield entry
-
-
-def _context(rule: Rule) -> dict[int, Hashable]:
-    """Slot to value, for the conditions of context."""
-    context = {
-        _NETWORK: rule.network or None,
-        _SIM: rule.sim or None,
-        _ROAMING: rule.roaming,
-        _METERED: rule.metered,
-    }
-    return {slot: value for slot, value in context.items() if value is not None}
-
-
-def _keys(shape: _Shape, query: Query, values: list[Hashable]) -> list[Hashable]:
-    """The keys of a shape with slots that have several values; uses those slots of `values`."""
-    keys = []
-    if len(shape.many) == 1:  # nearly always, and twice as fast
-        slot, several = shape.many[0]
-        for values[slot] in set(several(query)):
-            keys.append(shape.key(values))
-        return keys
-    for chosen in itertools.product(*(set(several(query)) for _, several in shape.many)):
-        for (slot, _), value in zip(shape.many, chosen, strict=True):
-            values[slot] = value
-        keys.append(shape.key(values))
-    return keys
-
-
-def _first(bucket: Bucket, port: Hashable, ranges: bool, now: float) -> Entry | None:
-    """The best entry of a bucket that has not expired and, with `ranges`, covers `port`."""
-    for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
-        if entry.expires is not None and entry.expires <= now:
-            continue
-        if ranges and not (isinstance(port, int) and _covers(entry.rule.ports, port)):
-            continue
-        return entry
-    return None
 
 
 def _covers(ports: tuple[tuple[int, int], ...], port: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arbiter.model import Action, AppKind, Hook
-from arbiter.rules.rule import Address, Network, Rule
+from arbiter.rules.rule import Address, Domain, Network, Rule
 from arbiter.rules.words import quote
 
 _KINDS = tuple(kind.value for kind in AppKind if kind is not AppKind.PATH)
@@ -22,8 +22,13 @@ def never_matches(rule: Rule) -> str:
 
 
 def over_broad(rule: Rule) -> str:
-    """What a rule without conditions does, for who wrote it by mistake; "" for others."""
+    """Why a rule says more than people mean: it has no condition, or a whole top-level domain.
+
+    "" for others.
+    """
     bare = Rule(rule.decision, lifetime=rule.lifetime)
+    if isinstance(rule.host, Domain) and "." not in rule.host.name:
+        return f"host=*.{rule.host.name} is every name below a top-level domain, whoever owns it"
     if rule != bare:
         return ""
     words = {Action.ALLOW: "allows", Action.DENY: "denies", Action.ROUTE: "routes"}

@@ -6,20 +6,23 @@ deny over route over allow; then the newer. Smaller wins, in every component:
 | component | from the most specific to the least |
 |---|---|
 | app | app and parent, app, parent, none |
-| host | address, longer prefix, shorter prefix, scope, /0 (all of a family), none |
+| host | address, name, domain (more labels first), network (longer prefix first), scope, /0, none |
 | port | fewer ports (a list counts all its ports), none |
-| proto, user, hook | set, none |
-| context | more of network, sim, roaming, metered; fewer; none |
+| proto, hook | set, none |
+| user | user, group, none |
+| context | more of network, sim, roaming, metered, time; fewer; none |
 
-A network wins over a scope because somebody wrote that network down; only /0, which is wider
-than each scope, comes after. No condition of context is narrower than another: a SIM may be in
-use on one network or on many, so that they are counted.
+A name may stand for several addresses, and these change: it comes after an address. It wins over
+a network, and so does a domain, because it says what somebody wants to reach, a network only where
+that lies today. A network wins over a scope because somebody wrote that network down; only /0,
+which is wider than each scope, comes after. No condition of context is narrower than another: a
+SIM may be in use on one network or on many, so that they are counted.
 """
 
 from __future__ import annotations
 
 from arbiter.model import Action
-from arbiter.rules.rule import Address, Entry, Host, Network, Rule
+from arbiter.rules.rule import Address, Domain, Entry, Host, Name, Network, Rule
 
 Specificity = tuple[int, int, int, int, int, int, int, int]
 """Layer, app, host, port, proto, user, hook, context."""
@@ -28,15 +31,20 @@ Rank = tuple[Specificity, int, float, int]
 
 APP_AND_PARENT, APP, PARENT, NO_APP = range(4)
 HOST_ADDRESS = 0
-HOST_SCOPE = 200
-"""After every network but /0: those have 1 (/127) to 128 (a family's /1 has 31 or 127)."""
-HOST_FAMILY = 201
-NO_HOST = 202
+HOST_NAME = 1
+HOST_DOMAIN = 130
+"""Less one for each label: a name has 1 to 127 of them (RFC 1035: 255 bytes)."""
+HOST_NETWORK = 130
+"""And one for each bit that is open: 1 (/31, /127) to 127 (/1 of IPv6)."""
+HOST_SCOPE = 300
+HOST_FAMILY = 301
+NO_HOST = 302
 ONE_PORT = 1
 NO_PORT = 65537
 """One more than `0-65535` has."""
 SET, NOT_SET = 0, 1
-NO_CONTEXT = 4
+USER, GROUP, NO_USER = range(3)
+NO_CONTEXT = 5
 """One less for each condition of context."""
 
 _DECISIONS = {Action.DENY: 0, Action.ROUTE: 1, Action.ALLOW: 2}
@@ -57,15 +65,26 @@ def specificity(entry: Entry) -> Specificity:
         _host(rule.host),
         sum(high - low + 1 for low, high in rule.ports) or NO_PORT,
         NOT_SET if rule.proto is None else SET,
-        SET if rule.user else NOT_SET,
+        _user(rule.user),
         NOT_SET if rule.hook is None else SET,
         _context(rule),
     )
 
 
+def domain_depth(specific: Specificity) -> int:
+    """How many labels the domain has that made this specificity."""
+    return HOST_DOMAIN - specific[2]
+
+
 def _context(rule: Rule) -> int:
-    named = bool(rule.network) + bool(rule.sim)
+    named = bool(rule.network) + bool(rule.sim) + bool(rule.times)
     return NO_CONTEXT - named - (rule.roaming is not None) - (rule.metered is not None)
+
+
+def _user(user: str) -> int:
+    if not user:
+        return NO_USER
+    return GROUP if user.startswith("@") else USER
 
 
 def _app(rule: Rule) -> int:
@@ -79,6 +98,11 @@ def _host(host: Host | None) -> int:
         return NO_HOST
     if isinstance(host, Address):
         return HOST_ADDRESS
+    if isinstance(host, Name):
+        return HOST_NAME
+    if isinstance(host, Domain):
+        return HOST_DOMAIN - 1 - host.name.count(".")  # see domain_depth
     if isinstance(host, Network):
-        return 8 * len(host.packed) - host.prefixlen if host.prefixlen else HOST_FAMILY
+        open_bits = 8 * len(host.packed) - host.prefixlen
+        return HOST_NETWORK + open_bits if host.prefixlen else HOST_FAMILY
     return HOST_SCOPE

@@ -13,13 +13,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from arbiter.model import ANY_LINK, PORT_PROTOS, Action, Decision, Hook, proto_name
+from arbiter.model import ALLOW, ANY_LINK, DENY, PORT_PROTOS, Action, Decision, Hook, proto_name
+from arbiter.rules.names import name_fault
+from arbiter.rules.week import Times, times_fault
 
 MAX_PORT = 65535
 MAX_SPAN = 100 * 365 * 86400
 """Seconds; a longer span is "forever", and would leave the calendar."""
 MAX_UID = 0xFFFFFFFE
-"""The kernel keeps 0xffffffff for "no user" (linux/uidgid.h, INVALID_UID)."""
+"""The kernel keeps 0xffffffff for "no user" and "no group" (linux/uidgid.h, INVALID_UID)."""
 LINK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}\Z")
 """Link names fit interface names (IFNAMSIZ is 16 with the final NUL, linux/if.h)."""
 MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
@@ -111,8 +113,28 @@ class ScopeName(enum.StrEnum):
     LOOPBACK = "loopback"
 
 
-Host = Address | Network | ScopeName
-"""What `host=` can be. Names and `*.domain` will be two more members."""
+class Name(Struct, frozen=True, tag=True, gc=False):
+    """Every address that was looked up by this name, in its one spelling (see names.py)."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if fault := name_fault(self.name):
+            raise ValueError(fault)
+
+
+class Domain(Struct, frozen=True, tag=True, gc=False):
+    """Every address that was looked up by a name below `name`: `*.example.org`, and not itself."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if fault := name_fault(self.name):
+            raise ValueError(fault)
+
+
+Host = Address | Network | ScopeName | Name | Domain
+"""What `host=` can be."""
 
 
 # --- rules ----------------------------------------------------------------------------------
@@ -121,9 +143,9 @@ Host = Address | Network | ScopeName
 class Rule(Struct, frozen=True, gc=False):
     """A decision with its conditions and lifetime; a condition left at its default matches all.
 
-    `user` is a user name, or a uid if it is all ASCII digits. `ports` are inclusive ranges,
-    sorted and merged; they imply a protocol that has ports. `parent` is any ancestor's app.
-    `network` is `gateway:MAC`, `ssid:NAME` or `sim:ICCID`; `sim` an ICCID.
+    `user` is a user name, or a uid if it is all ASCII digits; with `@` before it, a group. `ports`
+    are inclusive ranges, sorted and merged; they imply a protocol that has ports. `parent` is any
+    ancestor's app. `network` is `gateway:MAC`, `ssid:NAME` or `sim:ICCID`; `sim` an ICCID.
     """
 
     decision: Decision
@@ -141,13 +163,22 @@ class Rule(Struct, frozen=True, gc=False):
     roaming: bool | None = None
     metered: bool | None = None
     """Of the link that the connection would take by default, before any rule."""
+    times: Times = ()
+    """Minutes of the local week in which it holds; () is always."""
     lifetime: Lifetime = FOREVER
 
     def __post_init__(self) -> None:
-        fault = via_fault(self.decision) or class_fault(self.decision) or user_fault(self.user)
-        # Most rules name neither: 100,000 of them are made at start.
+        # 100,000 rules are made at start: what most of them have not is not looked at.
+        fault = ""
+        decision = self.decision
+        if decision is not ALLOW and decision is not DENY:
+            fault = via_fault(decision) or class_fault(decision)
+        if self.user:
+            fault = fault or user_fault(self.user)
         if self.network or self.sim:
             fault = fault or network_fault(self.network) or sim_fault(self.sim)
+        if self.times:
+            fault = fault or times_fault(self.times)
         if self.proto is not None and not 0 <= self.proto <= 255:
             fault = f"a protocol number is 0 to 255, not {self.proto}"
         elif self.ports and self.proto is not None and self.proto not in PORT_PROTOS:
@@ -187,12 +218,20 @@ def class_fault(decision: Decision) -> str:
 
 
 def user_fault(user: str) -> str:
-    """What is wrong with a user written as a uid, in one clause; "" if nothing, or for a name."""
-    if not is_number(user):
+    """What is wrong with a user, or `@` and a group, in one clause; "" if nothing.
+
+    Names are whatever the machine has; numbers have one spelling.
+    """
+    group = user.startswith("@")
+    name = user[1:] if group else user
+    if group and not name:
+        return "a group has a name: @netdev, or its number: @1000"
+    if not is_number(name):
         return ""
-    if len(user) > 10 or int(user) > MAX_UID:
-        return f"a uid is 0 to {MAX_UID}"
-    return "" if str(int(user)) == user else "a uid has no leading zeros"
+    kind = "gid" if group else "uid"
+    if len(name) > 10 or int(name) > MAX_UID:
+        return f"a {kind} is 0 to {MAX_UID}"
+    return "" if str(int(name)) == name else f"a {kind} has no leading zeros"
 
 
 def sim_fault(sim: str) -> str:
@@ -234,6 +273,8 @@ def merged(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     Raises ValueError for an empty range and for ports outside 0-65535. 0 is a port like others
     here: packets can carry it, so an answer about such a flow must be expressible.
     """
+    if len(ranges) == 1 and 0 <= ranges[0][0] <= ranges[0][1] <= MAX_PORT:
+        return ranges
     out: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if not 0 <= low <= high <= MAX_PORT:
@@ -320,6 +361,12 @@ class Query(Struct, frozen=True, gc=False):
     """Whether the link it would leave over by default is metered; None: nobody knows."""
     roaming: bool | None = None
     """Whether that link is roaming."""
+    groups: tuple[str, ...] = ()
+    """Names of the groups that the user is in."""
+    gids: tuple[int, ...] = ()
+    """The numbers of the same groups."""
+    names: tuple[str, ...] = ()
+    """Every name by which this app looked up `daddr`, in the one spelling (names.py)."""
 
 
 class Match(Struct, frozen=True):

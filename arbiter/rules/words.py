@@ -69,7 +69,7 @@ _WRITTEN = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
 def split(line: str) -> list[Word]:
     """The words of a line, without blanks and comment. Raises RuleError."""
-    for column, char in enumerate(line):
+    for column, char in enumerate(line if not line.isprintable() else ""):
         if not char.isprintable() and char != "\t":
             text = f"character U+{ord(char):04X} cannot be read by people"
             raise RuleError(f"{text}: write it as an escape in quotes", column, char, escaped(char))
@@ -84,6 +84,18 @@ def split(line: str) -> list[Word]:
             text = f"{char!r} cannot stand here: put the whole value in quotes"
             raise RuleError(text, at, char, quote(_lump(line, word.value_position)))
     return words
+
+
+def plain_words(line: str) -> list[str] | None:
+    """The same words, each in one piece, where they need no second look; None where they do.
+
+    Nothing is quoted, no comment, no blanks but single ones: nearly every line that a machine
+    wrote, and ten times as fast.
+    """
+    if not line.isprintable() or '"' in line or "#" in line or "\\" in line:
+        return None
+    words = line.split(" ")
+    return words if all(words) else None
 
 
 def _skip(line: str, at: int) -> int:
