@@ -26,6 +26,8 @@ FLOORS = {
     "arbiter.routeplan": 2,
     "arbiter.routeconflicts": 2,
     "arbiter.packets": 1,
+    "arbiter.dnswire": 1,
+    "arbiter.dnsstream": 1,
     "arbiter.identity": 1,
     "arbiter.rules": 1,
     "arbiter.protocol": 1,
