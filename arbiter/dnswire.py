@@ -13,11 +13,12 @@ Bounded: MAX_RECORDS records of MAX_STEPS labels and pointers each, whatever the
 
 from __future__ import annotations
 
-import re
 import struct
 from typing import Final
 
 from msgspec import Struct
+
+from arbiter.hostname import host_name
 
 MAX_RECORDS: Final = 256
 """Records looked at: as many addresses as a UDP answer of 4 kB can hold."""
@@ -36,8 +37,6 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 _header = struct.Struct("!2xHHHHH").unpack_from
 _fixed = struct.Struct("!HHIH").unpack_from
 _word = struct.Struct("!H").unpack_from
-_HOST = re.compile(rb"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
-_NUMBER_AT_END = re.compile(rb"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 
 class Answers(Struct, frozen=True, gc=False):
@@ -79,18 +78,6 @@ def answers(message: bytes, cut: bool = False) -> Answers | Unread:
         return _answers(message, cut)
     except _MalformedError as malformed:
         return Unread(str(malformed))
-
-
-def host_name(name: bytes) -> str | None:
-    """The text of a wire name's labels joined by dots; None for what no rule could ever match.
-
-    Letters, digits, `-` and `_` only, lower case: a dot inside a label, a space or a control
-    character would be shown as something that it is not. So would a name whose last label is a
-    number, for people and URL parsers (WHATWG URL 3.5) read it as an address.
-    """
-    if not name or len(name) > 253 or not _HOST.fullmatch(name) or _NUMBER_AT_END.fullmatch(name):
-        return None
-    return name.decode("ascii")
 
 
 # A name as a value: its labels, lower case (RFC 4343), each behind its length octet. Unlike text

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arbiter.dnswire import MAX_CHAIN, MAX_RECORDS, Answers, Unread, answers, host_name
+from arbiter.dnswire import MAX_CHAIN, MAX_RECORDS, Answers, Unread, answers
+from arbiter.hostname import host_name
 
 
 def packed(*addresses: str) -> tuple[bytes, ...]:
