@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import socket
@@ -292,3 +293,27 @@ def test_what_is_read_reaches_its_program_unchanged_whatever_it_is(
     for wire in (b"", b"x", b"\xff" * 3000, answer("local.example", "192.0.2.7") * 90):
         with local_resolver(ruled, "127.0.0.1", wire) as ask:
             assert ask("127.0.0.1") == wire
+
+
+@pytest.mark.parametrize("cuts", [(2,), (1, 2, 30), (40, 41)])
+def test_an_answer_in_several_segments_is_put_together(
+    ruled: Lab, watcher: Watcher, cuts: tuple[int, ...]
+) -> None:
+    wire = answer("local.example", "192.0.2.7")
+    stream = len(wire).to_bytes(2, "big") + wire
+
+    def connect() -> tuple[socket.socket, socket.socket]:
+        with socket.create_server(("127.0.0.1", 53)) as listener:
+            client = socket.create_connection(("127.0.0.1", 53), 5)
+            return client, listener.accept()[0]
+
+    client, server = ruled.inside(connect)
+    with client, server:
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start, end in itertools.pairwise((0, *cuts, len(stream))):
+            server.sendall(stream[start:end])
+        got = b""
+        while len(got) < len(stream):
+            got += client.recv(2000)
+    assert got == stream
+    assert [found.name for found in watcher.heard] == ["local.example"]
