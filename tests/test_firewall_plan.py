@@ -27,6 +27,7 @@ PLANS = {
     "links": Plan(queue=10, links=LINKS, tunnels=("wg0",)),
     "low-mask": Plan(queue=65535, mask=0x7F, links=LINKS),
     "classes": Plan(queue=10, classes=CLASSES),
+    "dns": Plan(queue=10, links=LINKS, dns_queue=11),
 }
 FAMILIES: tuple[Family, ...] = ("ip", "ip6")
 
@@ -34,8 +35,14 @@ NAMES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}", fullmatch=True).filt
     lambda name: name != "lo"
 )
 ANY_PLAN = st.builds(
-    lambda queue, absent, shift, names, tunnels, classes: Plan(
-        queue, absent, 0x7F << shift, tuple(enumerate(names, 1)), tuple(tunnels), tuple(classes)
+    lambda queue, absent, shift, names, tunnels, classes, dns: Plan(
+        queue,
+        absent,
+        0x7F << shift,
+        tuple(enumerate(names, 1)),
+        tuple(tunnels),
+        tuple(classes),
+        None if dns == queue else dns,
     ),
     st.integers(0, 65535),
     st.sampled_from(["block", "pass"]),
@@ -47,6 +54,7 @@ ANY_PLAN = st.builds(
         max_size=3,
         unique_by=lambda marking: marking.label,
     ),
+    st.none() | st.integers(0, 65535),
 )
 
 
@@ -114,6 +122,12 @@ def test_a_mask_that_is_not_seven_adjacent_bits_is_refused(mask: int) -> None:
         Plan(mask=mask)
 
 
+@pytest.mark.parametrize("queue", [-1, 65536, 10])
+def test_a_queue_for_dns_answers_that_is_impossible_or_the_other_one_is_refused(queue: int) -> None:
+    with pytest.raises(ValueError, match="DNS answers"):
+        Plan(queue=10, dns_queue=queue)
+
+
 @pytest.mark.parametrize("queue", [-1, 65536])
 def test_a_queue_number_out_of_range_is_refused(queue: int) -> None:
     with pytest.raises(ValueError, match="queue number"):
@@ -144,6 +158,11 @@ def test_describe_names_the_classes_where_there_are_some() -> None:
     assert "DSCP" not in describe(PLANS["links"])
 
 
+def test_describe_names_the_queue_of_dns_answers_where_there_is_one() -> None:
+    assert "DNS answers to queue 11," in describe(PLANS["dns"])
+    assert "DNS" not in describe(PLANS["links"])
+
+
 def test_describe_names_queue_mask_links_and_absence() -> None:
     text = describe(PLANS["links"])
     assert all(part in text for part in ("queue 10", "0x7f000000", "2 wwan0", "block"))
@@ -168,10 +187,22 @@ def test_no_rendering_ever_sets_or_saves_a_bit_outside_the_mask(plan: Plan) -> N
 @given(ANY_PLAN)
 def test_only_pass_lets_connections_by_an_absent_listener(plan: Plan) -> None:
     for text in renderings(plan).values():
-        queues = [line for line in text.splitlines() if "queue" in line.lower().split("-")[0]]
-        queues += [line for line in text.splitlines() if "NFQUEUE" in line]
+        queues = [line for line in text.splitlines() if re.search(r"queue num|NFQUEUE", line)]
+        queues = [line for line in queues if not re.search(r"sport 53 ", line)]
         assert queues
         assert all(("bypass" in line) == (plan.when_absent == "pass") for line in queues)
+
+
+@given(ANY_PLAN)
+def test_dns_answers_pass_an_absent_listener_and_only_replies_are_looked_at(plan: Plan) -> None:
+    for text in renderings(plan).values():
+        lines = [line for line in text.splitlines() if "sport 53 " in line]
+        assert len(lines) == (0 if plan.dns_queue is None else 2)
+        for line in lines:
+            assert re.search(rf"(queue num|--queue-num) {plan.dns_queue} (bypass|--queue-b)", line)
+            assert re.search(r"(state established|state ESTABLISHED) ", line)
+            assert re.search(r"(direction reply|--ctdir REPLY) ", line)
+        assert ("hook input priority 50" in text or "-A ARBITER_IN -p udp" in text) == bool(lines)
 
 
 def test_deny_is_committed_before_anything_can_be_queued() -> None:

@@ -1,7 +1,8 @@
-"""The kernel's queue (nfnetlink_queue): packets in, verdicts out, nothing lost unnoticed.
+"""The kernel's queues (nfnetlink_queue): packets in, verdicts out, nothing lost unnoticed.
 
 NetfilterQueue parses and answers; this room adds what it leaves out: bounded work per wake-up,
-counted losses, a receive buffer that is large enough, and the queue flags.
+counted losses, a receive buffer that is large enough, and the queue flags. `BoundQueue` is what
+every queue needs; `Queue` holds packets for a verdict that comes at any time.
 """
 
 from __future__ import annotations
@@ -77,24 +78,23 @@ class _Budget:
             raise
 
 
-class Queue:
-    """One bound queue. `on_packet` is called for each packet from `handle`; every packet then
-    wants exactly one `set_verdict`, at any time and in any order, until `close`."""
+class BoundQueue:
+    """One bound queue: `receive` is called for each packet from `handle`, and must see to its
+    verdict. `copy` is how many bytes of a packet it gets, `buffer` the bytes of SO_RCVBUF.
+    Raises QueueError where the queue cannot be had."""
 
     def __init__(
         self,
         number: int,
-        on_packet: Callable[[Packet | Undecodable], None],
+        receive: Callable[[QueuedPacket], None],
         *,
         length: int,
-        fail_open: bool,
-        mark_mask: int = MARK_MASK,
+        copy: int,
+        buffer: int,
+        flags: int,
     ) -> None:
         self.number = number
-        self._mark_mask = mark_mask
-        self._mark_shift = _lowest_bit(MARK_MASK) - _lowest_bit(mark_mask)
-        self._on_packet = on_packet
-        self._waiting: dict[int, QueuedPacket] = {}
+        self._buffer = buffer
         self.problems: list[str] = []
         try:
             self._nfq = NetfilterQueue()
@@ -104,27 +104,23 @@ class Queue:
             with warnings.catch_warnings():
                 # A smaller receive buffer is checked and said below, in our words.
                 warnings.simplefilter("ignore", RuntimeWarning)
-                self._nfq.bind(
-                    number, self._receive, length, COPY_PACKET, packets.COPY_RANGE, RECEIVE_BUFFER
-                )
+                self._nfq.bind(number, receive, length, COPY_PACKET, copy, buffer)
         except OSError as error:
             raise QueueError(_no_queue(number, str(error))) from None
         self._sock = socket.socket(fileno=os.dup(self._nfq.get_fd()))
         self._budget = _Budget(self._sock)
-        self._configure(fail_open)
+        self._configure(flags)
 
-    def _configure(self, fail_open: bool) -> None:
+    def _configure(self, flags: int) -> None:
         with contextlib.suppress(PermissionError):
-            self._sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            self._sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, self._buffer)
         size = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        if size < RECEIVE_BUFFER:
+        if size < self._buffer:
             self.problems.append(
-                f"the queue's receive buffer has {size // 1024} kB only: bursts may be lost; "
-                "run arbiter as root or raise net.core.rmem_max"
+                f"queue {self.number}'s receive buffer has {size // 1024} kB only: bursts may be "
+                "lost; run arbiter as root or raise net.core.rmem_max"
             )
         mask = netlink.NFQA_CFG_F_FAIL_OPEN | netlink.NFQA_CFG_F_GSO
-        # GSO: one message for a whole segmented send, or its parts would be reordered.
-        flags = netlink.NFQA_CFG_F_GSO | (netlink.NFQA_CFG_F_FAIL_OPEN if fail_open else 0)
         try:
             netlink.queue_config_flags(self._nfq.get_fd(), self.number, flags, mask)
         except OSError as error:
@@ -140,6 +136,53 @@ class Queue:
         self._budget.refill()
         # It only ever calls recv on it, and takes any object that has one.
         self._nfq.run_socket(cast(socket.socket, self._budget))
+
+    @property
+    def overruns(self) -> int:
+        """How often the kernel said that messages to us were lost (ENOBUFS)."""
+        return self._budget.overruns
+
+    def counters(self) -> Counters:
+        """The kernel's own counters for this queue; zeros where it is not bound."""
+        with open("/proc/thread-self/net/netfilter/nfnetlink_queue") as table:
+            for line in table:
+                columns = line.split()
+                if int(columns[0]) == self.number:
+                    return Counters(*(int(columns[i]) for i in (2, 5, 6, 7)))
+        return Counters(0, 0, 0, 0)
+
+    def close(self) -> None:
+        """Unbind. The kernel drops what still waits: answer it first."""
+        self._nfq.unbind()
+        self._sock.close()
+
+
+class Queue(BoundQueue):
+    """The queue of new connections. `on_packet` is called for each packet from `handle`; every
+    packet then wants exactly one `set_verdict`, at any time and in any order, until `close`."""
+
+    def __init__(
+        self,
+        number: int,
+        on_packet: Callable[[Packet | Undecodable], None],
+        *,
+        length: int,
+        fail_open: bool,
+        mark_mask: int = MARK_MASK,
+    ) -> None:
+        self._mark_mask = mark_mask
+        self._mark_shift = _lowest_bit(MARK_MASK) - _lowest_bit(mark_mask)
+        self._on_packet = on_packet
+        self._waiting: dict[int, QueuedPacket] = {}
+        super().__init__(
+            number,
+            self._receive,
+            length=length,
+            copy=packets.COPY_RANGE,
+            buffer=RECEIVE_BUFFER,
+            # GSO: one message for a whole segmented send, or its parts would be reordered.
+            flags=netlink.NFQA_CFG_F_GSO | (netlink.NFQA_CFG_F_FAIL_OPEN if fail_open else 0),
+        )
 
     def _receive(self, queued: QueuedPacket) -> None:
         id = queued.id
@@ -177,25 +220,10 @@ class Queue:
         """Packets that have no verdict yet."""
         return len(self._waiting)
 
-    @property
-    def overruns(self) -> int:
-        """How often the kernel said that messages to us were lost (ENOBUFS)."""
-        return self._budget.overruns
-
-    def counters(self) -> Counters:
-        """The kernel's own counters for this queue; zeros where it is not bound."""
-        with open("/proc/thread-self/net/netfilter/nfnetlink_queue") as table:
-            for line in table:
-                columns = line.split()
-                if int(columns[0]) == self.number:
-                    return Counters(*(int(columns[i]) for i in (2, 5, 6, 7)))
-        return Counters(0, 0, 0, 0)
-
     def close(self) -> None:
         """Unbind. The kernel drops what still waits: answer it first."""
         self._waiting.clear()
-        self._nfq.unbind()
-        self._sock.close()
+        super().close()
 
 
 def _lowest_bit(mask: int) -> int:

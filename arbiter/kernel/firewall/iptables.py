@@ -7,6 +7,8 @@ so that no ACCEPT of others there skips them. Same meaning as `nft`, with these 
   conntrack confirms the connection.
 - The reject is in filter OUTPUT, the only table that may reject. A rule put in front of it
   later could skip it: mangle POSTROUTING drops what is denied as the last line.
+- DNS answers are queued in mangle INPUT, before others' filters, and an answer that comes back
+  from the queue goes on behind that table: rules of others there do not see it.
 - Tables are committed one by one, in the file's order: filter (deny), nat, then mangle, whose
   one transaction has save and queue. No packet is queued that could not be denied.
 
@@ -203,7 +205,7 @@ def _tables(plan: Plan, family: Family) -> dict[str, Table]:
     if plan.links or plan.tunnels:
         mangle.chains["ARBITER_PRE"] = list(_pre(plan))
         mangle.jumps.append(("PREROUTING", "-j ARBITER_PRE"))
-    if plan.links:
+    if plan.links or plan.dns_queue is not None:
         mangle.chains["ARBITER_IN"] = list(_in(plan))
         mangle.jumps.append(("INPUT", "-j ARBITER_IN"))
     tables = {"filter": filter_, "mangle": mangle}
@@ -305,9 +307,17 @@ def _pre(plan: Plan) -> Iterator[str]:
 
 def _in(plan: Plan) -> Iterator[str]:
     """Who comes in over a link is answered over it. In INPUT, because what is only forwarded has
-    its way already; its reply is not masqueraded: NAT looks at a connection's first packet."""
+    its way already; its reply is not masqueraded: NAT looks at a connection's first packet.
+    DNS answers: replies only, of a connection that conntrack saw this host begin."""
     for number, name in plan.links:
         yield (
             f"-i {name} -m conntrack --ctstate NEW -m connmark --mark 0x0/{plan.mask:#x} "
             f"-j CONNMARK --set-xmark {plan.link(number):#x}/{plan.mask:#x}"
         )
+    if plan.dns_queue is not None:
+        for proto in ("udp", "tcp"):
+            yield (
+                f"-p {proto} -m {proto} --sport 53 "
+                "-m conntrack --ctstate ESTABLISHED --ctdir REPLY "
+                f"-j NFQUEUE --queue-num {plan.dns_queue} --queue-bypass"
+            )

@@ -18,6 +18,8 @@ Why each chain stands where it does (kernel files as of 6.1):
 - `classes` looks at packets that this host's side sent first, and stands in front of mangle: who
   sets a DSCP there for reasons of his own has the last word.
 - A settled connection on a link that is no longer in the plan is refused, not sent elsewhere.
+- `dns` stands behind everybody's filter: an answer that somebody drops teaches no name. It takes
+  replies only, of a connection that conntrack saw this host begin: nobody else's word counts.
 """
 
 from __future__ import annotations
@@ -105,6 +107,18 @@ def _chains(plan: Plan) -> Iterator[tuple[str, list[str]]]:
         )
     if plan.classes:
         yield from _classes(plan)
+    if plan.dns_queue is not None:
+        answer = "ct state established ct direction reply"
+        yield (
+            "dns",
+            [
+                "type filter hook input priority 50;",
+                *(
+                    f"{proto} sport 53 {answer} queue num {plan.dns_queue} bypass"
+                    for proto in ("udp", "tcp")
+                ),
+            ],
+        )
     if plan.links:
         # Who comes in over a link is answered over it. In input, because what is only forwarded has
         # its way already; its reply is not masqueraded: NAT looks at a connection's first packet.

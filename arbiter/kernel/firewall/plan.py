@@ -38,10 +38,24 @@ class Plan(Struct, frozen=True):
     """Interfaces where a packet may get the mark of what it is wrapped in, and the other way."""
     classes: tuple[Marking, ...] = ()
     """What packets of a connection with such a label get on their way out; () for no classes."""
+    dns_queue: int | None = None
+    """NFQUEUE number for DNS answers to this host's own queries, on their way in; None for none.
+    They pass where nobody listens, whatever `when_absent` says: names are hints."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.queue <= 0xFFFF:
             raise ValueError(f"queue number {self.queue} is not in 0-65535; choose another")
+        if self.dns_queue is not None:
+            if not 0 <= self.dns_queue <= 0xFFFF:
+                raise ValueError(
+                    f"queue number {self.dns_queue} for DNS answers is not in 0-65535; "
+                    "choose another"
+                )
+            if self.dns_queue == self.queue:
+                raise ValueError(
+                    f"queue {self.queue} cannot be for new connections and for DNS answers: "
+                    "choose another number for one of them"
+                )
         if self.when_absent not in ("block", "pass"):
             raise ValueError(f'when_absent is {self.when_absent!r}; it must be "block" or "pass"')
         if self.mask not in (_COMPACT << n for n in range(26)):
@@ -125,7 +139,8 @@ def describe(plan: Plan) -> str:
         f", label {m.label}: DSCP {m.dscp} priority {priority_text(m.priority)}"
         for m in plan.classes
     )
+    dns = "" if plan.dns_queue is None else f", DNS answers to queue {plan.dns_queue}"
     return (
-        f"queue {plan.queue}, mark mask {plan.mask:#010x}, links: {links}{classes}; "
+        f"queue {plan.queue}{dns}, mark mask {plan.mask:#010x}, links: {links}{classes}; "
         f"new connections {plan.when_absent} while arbiter is absent"
     )

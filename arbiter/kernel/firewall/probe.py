@@ -193,7 +193,7 @@ def probe_backend(prefer: str = "auto") -> Backend:
 
 def why_not(backend: Backend) -> str | None:
     """Why the backend cannot be used, None if it can. Leaves no rule, chain or nft table."""
-    plan = Plan(links=((1, "arbiter-probe"),), tunnels=("arbiter-probe1",))
+    plan = Plan(links=((1, "arbiter-probe"),), tunnels=("arbiter-probe1",), dns_queue=1)
     try:
         if backend.variant == "":
             return _why_not_nft(need_tool("nft"), plan)

@@ -1,0 +1,203 @@
+"""Which names were looked up for an address: a bounded memory of answers that were really seen.
+
+A name is a hint: it says what somebody on this host asked for and was told, not whom a packet
+goes to. So nothing is ever looked up in reverse, all names of an address are kept and told,
+newest first, and what is ambiguous stays ambiguous.
+
+Names are kept for all apps alike. An answer's socket would tell its uid cheaply, but not the app,
+and it is a program of the same user that would gain by lying; with a resolver of the system the
+asker is the resolver. What a hostile program can do is have a resolver of this host say an
+address for a name of the program's own domain: then a rule for *that* name speaks of the address,
+a rule that denies it as well. It cannot make an address carry a name of somebody else's domain.
+
+Bounds: MAX_ADDRESSES, MAX_NAMES of each, MAX_BYTES in all. What goes first is what was answered
+or used longest ago. A name that is forgotten too early costs a question to a person, or the
+fallback; it never lets a rule match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+MAX_ADDRESSES: Final = 8192
+MAX_NAMES: Final = 16
+"""Names of one address; large content networks serve thousands of names from one, but no host
+looks up many of them within a day."""
+MAX_ALIASES: Final = 4
+"""Aliases kept with a name: for people, who need no more."""
+MAX_TARGETS: Final = 512
+MAX_ORIGINS: Final = 4
+"""Service hosts remembered (HTTPS records), and for how many names each of them serves."""
+MAX_BYTES: Final = 6 << 20
+"""Memory of all entries, by `_cost`, which tests compare with what the interpreter allocates."""
+GRACE: Final = 3600.0
+"""Seconds that a name outlives its TTL, from the answer and from each use: programs keep
+addresses longer than they may, and a browser comes back to an open page's host."""
+MAX_AGE: Final = 86400.0
+"""Seconds after its answer when a name is forgotten, however it is used: by then the address may
+be somebody else's, and every program that restarts asks again."""
+
+_ADDRESS_COST, _NAME_COST = 260, 260
+_NO_HOSTS: Mapping[bytes, tuple[str, ...]] = {}
+
+
+class _Known(Struct, gc=False):
+    name: str
+    aliases: tuple[str, ...]
+    answered: float
+    until: float
+
+
+class NameCache:
+    """Addresses are packed, IPv4-mapped ones as IPv4; names as `hostname.host_name` gives them.
+    Times are seconds of one clock that never goes back (`Now.mono`)."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, list[_Known]] = {}  # the longest unused address first
+        self._targets: dict[str, dict[str, float]] = {}
+        self._hosts = _NO_HOSTS
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """Addresses with a name from DNS; those that expired count until `forget`."""
+        return len(self._known)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the entries take, estimated high; MAX_BYTES at most."""
+        return self._bytes
+
+    # --- what comes in ------------------------------------------------------------------------
+
+    def learn(
+        self,
+        name: str,
+        addresses: Iterable[bytes],
+        ttl: float,
+        now: float,
+        aliases: tuple[str, ...] = (),
+        targets: Iterable[str] = (),
+    ) -> None:
+        """An answer was seen: `name` has these addresses for `ttl` seconds, and is really called
+        `aliases`; the hosts `targets` serve it, so what is looked up for them counts for it."""
+        until = now + min(max(ttl, 0.0) + GRACE, MAX_AGE)
+        aliases = aliases[:MAX_ALIASES]
+        origins = [n for n, end in self._targets.get(name, {}).items() if now < end and n != name]
+        for address in addresses:
+            if _never_leaves(address):
+                continue
+            # The asked name last: it is the newest.
+            for origin in origins:
+                self._add(address, _Known(origin, (name,), now, until))
+            self._add(address, _Known(name, aliases, now, until))
+            self._shrink()
+        for target in targets:
+            self._serve(target, (*origins, name), until)
+
+    def use_hosts(self, hosts: Mapping[bytes, tuple[str, ...]]) -> None:
+        """The names of /etc/hosts from now on (`nametext.read_hosts`).
+
+        They count like looked-up names, and come after them: root wrote them, a program that asks
+        for such a name gets that address without any DNS answer, and there is no other way to
+        write a rule for it.
+        """
+        self._hosts = hosts
+
+    def keep(self, address: bytes, now: float) -> None:
+        """A connection to `address` was decided: its names stay for another GRACE, within
+        MAX_AGE of their answers."""
+        known = self._known.pop(address, None)
+        if known is None:
+            return
+        self._known[address] = known
+        for one in known:
+            if now < one.until:
+                one.until = max(one.until, min(now + GRACE, one.answered + MAX_AGE))
+
+    def forget(self, now: float) -> int:
+        """Drop what has expired; gives how many addresses went. Call it every few minutes: it
+        walks all of them."""
+        before = len(self._known)
+        for address, known in list(self._known.items()):
+            left = [one for one in known if now < one.until]
+            if len(left) < len(known):
+                self._bytes += _cost_of_all(left) - _cost_of_all(known)
+                self._known[address] = left
+            if not left:
+                del self._known[address]
+                self._bytes -= _ADDRESS_COST
+        for target, origins in list(self._targets.items()):
+            if not any(now < end for end in origins.values()):
+                del self._targets[target]
+        return before - len(self._known)
+
+    # --- what is asked ------------------------------------------------------------------------
+
+    def names_of(self, address: bytes, now: float) -> tuple[str, ...]:
+        """Every name that was looked up and answered with `address`, the newest answer first;
+        then those of /etc/hosts. () where none is known. Aliases are not among them."""
+        known = self._known.get(address, ())
+        names = [one.name for one in reversed(known) if now < one.until]
+        return (*names, *(n for n in self._hosts.get(address, ()) if n not in names))
+
+    def aliases_of(self, address: bytes, now: float) -> tuple[str, ...]:
+        """What CNAMEs and service records called those names on the way to `address`: to be
+        shown, never to be matched, because nobody asked for them."""
+        found: dict[str, None] = {}
+        for one in reversed(self._known.get(address, ())):
+            if now < one.until:
+                found.update(dict.fromkeys(one.aliases))
+        return tuple(found)
+
+    # --- bounds -------------------------------------------------------------------------------
+
+    def _add(self, address: bytes, new: _Known) -> None:
+        known = self._known.pop(address, None)
+        if known is None:
+            known = []
+            self._bytes += _ADDRESS_COST
+        self._known[address] = known
+        for place, one in enumerate(known):
+            if one.name == new.name:
+                new.name = one.name  # one string for the whole life of an entry
+                new.until = max(new.until, min(one.until, new.answered + MAX_AGE))
+                self._bytes -= _cost(known.pop(place))
+                break
+        if len(known) >= MAX_NAMES:
+            self._bytes -= _cost(known.pop(0))
+        known.append(new)
+        self._bytes += _cost(new)
+
+    def _shrink(self) -> None:
+        while len(self._known) > MAX_ADDRESSES or self._bytes > MAX_BYTES:
+            self._bytes -= _cost_of_all(self._known.pop(next(iter(self._known)))) + _ADDRESS_COST
+
+    def _serve(self, target: str, names: Iterable[str], until: float) -> None:
+        origins = self._targets.pop(target, {})
+        for name in names:
+            origins.pop(name, None)
+            origins[name] = until
+        while len(origins) > MAX_ORIGINS:
+            del origins[next(iter(origins))]
+        self._targets[target] = origins
+        if len(self._targets) > MAX_TARGETS:
+            del self._targets[next(iter(self._targets))]
+
+
+def _cost(one: _Known) -> int:
+    return _NAME_COST + len(one.name) + sum(60 + len(alias) for alias in one.aliases)
+
+
+def _cost_of_all(known: list[_Known]) -> int:
+    return sum(map(_cost, known))
+
+
+def _never_leaves(address: bytes) -> bool:
+    """Loopback, and the unspecified address that lists of unwanted names use: nobody is ever
+    asked about them, and a million unwanted names must not push the others out."""
+    if len(address) == 4:
+        return address[0] == 127 or not any(address)
+    return not any(address[:15]) and address[15] < 2
