@@ -20,6 +20,7 @@ FLOORS = {
     "arbiter.netfacts": 0,
     "arbiter.classes": 0,
     "arbiter.linkfiles": 1,
+    "arbiter.policyfiles": 2,
     "arbiter.linkdns": 2,
     "arbiter.linknumbers": 1,
     "arbiter.links": 2,
