@@ -51,7 +51,7 @@ def read_policies(
     mine = _texts(etc, errors, owners={0, os.geteuid()}, follow=True)
     theirs = _texts(shipped, errors, owners={0}, follow=False)
     # A file of /etc masks by its name, also where it could not be read.
-    names = {path.name for path in _files(etc)}
+    names = {path.name for path in policy_files(etc)}
     theirs = {path: text for path, text in theirs.items() if Path(path).name not in names}
     kept = tuple(last)
     files, faults = load_all(mine, theirs, kept)
@@ -71,7 +71,7 @@ def _masked(file: PolicyFile, names: Collection[str]) -> bool:
 # --- texts ----------------------------------------------------------------------------------
 
 
-def _files(folder: Path) -> list[Path]:
+def policy_files(folder: Path) -> list[Path]:
     """What counts as a policy file: editors' and package managers' temporary files do not."""
     return sorted(path for path in folder.glob("*.toml") if not path.name.startswith("."))
 
@@ -90,7 +90,7 @@ def _texts(
     if fault:
         errors.append(UnsafeError(str(folder), 0, "", f"none of its files is used: {fault}"))
         return texts
-    for path in _files(folder):
+    for path in policy_files(folder):
         try:
             texts[str(path)] = read_text(path, owners=owners, follow=follow)
         except PolicyFileError as error:

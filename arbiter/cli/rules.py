@@ -24,6 +24,7 @@ from arbiter.cli.common import (
     socket_option,
     table,
 )
+from arbiter.cli.rulescheck import check
 from arbiter.rules import (
     Entry,
     LifetimeKind,
@@ -39,6 +40,9 @@ from arbiter.store import Store, StoreError
 @click.group()
 def rules() -> None:
     """Add, list and remove remembered rules; the daemon need not run."""
+
+
+rules.add_command(check)
 
 
 @rules.command()

@@ -218,7 +218,7 @@ class _Reader:
                 self._wrong(f"{shown(text)!r}: {error}", *path)
                 continue
             if rule.lifetime != FOREVER:
-                self._wrong(f"{shown(text)!r}: {_FOR} for=", *path)
+                self._wrong(f"{shown(text)!r}: for=: {_FOR}", *path)
             elif fault := never_matches(rule):
                 self._wrong(f"{shown(text)!r} would never match: {fault}", *path)
             else:
@@ -291,6 +291,7 @@ class _Reader:
             stable(path),
             path if path.startswith("/") else "",
             values.get("website", ""),
+            self._line("application", "app"),
         )
 
     def _connection(

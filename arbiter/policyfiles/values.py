@@ -50,6 +50,8 @@ class Application(Struct, frozen=True):
     path: str = ""
     """The executable as the file wrote it; "" for an app that is no path."""
     website: str = ""
+    line: int = 0
+    """Where the file names the app."""
 
 
 class Advice(Struct, frozen=True):
