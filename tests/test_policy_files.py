@@ -36,7 +36,7 @@ from arbiter.policyfiles import (
     stat_fault,
 )
 from arbiter.policyfiles.load import MAX_ADVICE, MAX_CONNECTIONS, MAX_FAULTS, MAX_SHIPPED
-from arbiter.policyfiles.places import lines_of
+from arbiter.policyfiles.places import DEEPEST, line_at, lines_of
 from arbiter.rules import Index, Layer, Query, RuleError, format_rule, parse
 from arbiter.rules.line import KEYS
 
@@ -766,8 +766,32 @@ def test_the_lines_of_a_valid_text_are_of_exactly_what_it_holds(text: str) -> No
     except tomllib.TOMLDecodeError:
         return
     lines = lines_of(text)
-    assert set(lines) == paths(data)
+    assert {p for p in lines if len(p) < DEEPEST} == {p for p in paths(data) if len(p) < DEEPEST}
     assert all(1 <= line <= text.count("\n") + 1 for line in lines.values())
+
+
+@pytest.mark.parametrize(
+    "text", ["a" + ".a" * 20_000 + "=1", "[a" + ".a" * 20_000 + "]", "a=" + "[" * 50 + "]" * 50]
+)
+def test_what_is_nested_without_end_costs_little_and_still_has_a_line(text: str) -> None:
+    lines = lines_of("\n" + text)
+    assert len(lines) <= DEEPEST + 1
+    assert line_at(lines, ("a",) * 20_000) == 2
+    assert line_at(lines, ("b",)) == 0
+
+
+@pytest.mark.parametrize("text", ["a" + ".a" * 20_000 + "=1", "[ a" + " . 'a'" * 9_000 + "]"])
+def test_a_key_of_endless_parts_is_refused_before_a_parser_labours_on_it(text: str) -> None:
+    error = fails("\n# ...\n" + text)
+    assert (error.line, "dots are in no key" in str(error)) == (3, True)
+
+
+def test_dots_in_quotes_are_no_parts() -> None:
+    load(package_of("purpose = '" + "." * 150 + "' # " + "." * 150), "x", shipped=True)
+
+
+def package_of(line: str) -> str:
+    return f"{APPLICATION}[[connection]]\nhost = '*'\n{line}\n"
 
 
 # --- anything at all ------------------------------------------------------------------------

@@ -6,6 +6,7 @@ the same rows.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -100,6 +101,7 @@ def _hosts(value: object) -> tuple[AdviceHost, ...]:
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=1024)  # port=443 and proto=tcp are nearly all there is
 def _through_parser(key: str, text: str) -> Rule:
     """The rule of one condition, as the one-line form has it."""
     try:
@@ -126,7 +128,11 @@ def _relevance(value: object) -> Relevance:
 
 
 def _suggest(value: object) -> Decision:
-    text = _text(value, 200, "allow")
+    return _decision_of(_text(value, 200, "allow"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _decision_of(text: str) -> Decision:
     try:
         rule = parse(text)
     except RuleError as error:

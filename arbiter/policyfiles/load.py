@@ -14,7 +14,7 @@ from arbiter.linkfiles import masked
 from arbiter.model import proto_name
 from arbiter.policyfiles import keys
 from arbiter.policyfiles.keys import Table
-from arbiter.policyfiles.places import line_at, lines_of
+from arbiter.policyfiles.places import MOST_DOTS, line_at, lines_of, too_deep
 from arbiter.policyfiles.safety import app_fault
 from arbiter.policyfiles.values import (
     Advice,
@@ -68,10 +68,11 @@ def examine(
 
     `shipped`: it came with a package, and may hold nothing but advice.
     """
+    limit = MAX_SHIPPED if shipped else MAX_ADMIN
     try:
-        data = parse_toml(
-            text, origin, PolicyFileError, MAX_SHIPPED if shipped else MAX_ADMIN, "policy file"
-        )
+        if len(text) <= limit and (line := too_deep(text)):
+            raise PolicyFileError(origin, line, "", f"more than {MOST_DOTS} dots are in no key")
+        data = parse_toml(text, origin, PolicyFileError, limit, "policy file")
     except PolicyFileError as error:
         return None, (error,)
     reader = _Reader(text, origin, shipped)
