@@ -20,6 +20,7 @@ from arbiter.cli.common import (
     socket_option,
     table,
 )
+from arbiter.cli.rulescheck import check
 from arbiter.cli.ruleshistory import history, undo
 from arbiter.cli.ruleswords import boot_id, open_store, when
 from arbiter.rules import (
@@ -36,6 +37,9 @@ from arbiter.rules import (
 @click.group()
 def rules() -> None:
     """Add, list and remove remembered rules; the daemon need not run."""
+
+
+rules.add_command(check)
 
 
 @rules.command()

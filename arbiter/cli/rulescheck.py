@@ -1,0 +1,140 @@
+"""`arbiter rules check`: what is wrong with policy files, before they are anywhere in force."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+
+from arbiter.cli.common import fail, json_option, show_json
+from arbiter.packages import find
+from arbiter.policyfiles import PolicyFile, PolicyFileError, examine
+from arbiter.policyfiles.check import AppFacts, Finding, Kind, Level, of_errors, of_file, paths_of
+from arbiter.policystate import ETC, SHIPPED, UnsafeError, owner_faults, policy_files, read_text
+from arbiter.protocol import clean
+
+_ADMINS_KEYS = frozenset({"rule", "rules", "adopt"})
+
+
+@click.command()
+@click.argument(
+    "paths",
+    type=click.Path(exists=True, path_type=Path),
+    nargs=-1,
+    required=True,
+    metavar="PATH...",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "admin", "package"]),
+    default="auto",
+    show_default=True,
+    help="What the files are; auto goes by where they are and by what they hold.",
+)
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/"),
+    show_default=True,
+    help="Where the programs are that the files speak of, such as a package's build tree.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
+@json_option
+def check(paths: tuple[Path, ...], kind: str, root: Path, strict: bool, as_json: bool) -> None:
+    """Check policy files, or folders of them; neither daemon nor root is needed.
+
+    Installed files (in /etc/arbiter/policy.d and /usr/share/arbiter/policy.d) are also checked for
+    who may write them, and shipped ones for whether their package owns the program.
+
+    Exit codes: 0 the files can be used, 1 there are errors.
+    """
+    files = [file for path in paths for file in _files_of(path)]
+    findings = [finding for file in dict.fromkeys(files) for finding in _check(file, kind, root)]
+    if as_json:
+        show_json(findings)
+    else:
+        _show(findings, len(dict.fromkeys(files)))
+    bad = findings if strict else [f for f in findings if f.level is Level.ERROR]
+    sys.exit(1 if bad else 0)
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = policy_files(path)
+    if not files:
+        fail(f"{clean(str(path))} holds no policy file: their names end in .toml")
+    return files
+
+
+def _check(path: Path, kind: str, root: Path) -> list[Finding]:
+    folder = path.parent.resolve()
+    installed = folder in (ETC, SHIPPED)
+    owners = {0} if installed else None
+    try:
+        text = read_text(path, owners=owners, follow=folder != SHIPPED)
+    except UnsafeError as error:
+        return of_errors([error], Kind.UNSAFE)
+    except PolicyFileError as error:
+        return of_errors([error])
+    if kind == "auto" and installed:
+        kind = "package" if folder == SHIPPED else "admin"
+    elif kind == "auto":
+        kind = "admin" if _says_admin(text) else "package"
+    file, errors = examine(text, str(path), shipped=kind == "package")
+    if file is None:
+        return of_errors(errors)
+    found = {app: _look(app, root) for app in paths_of(file)}
+    unsafe = _ownership(file) if folder == SHIPPED else []
+    return [*of_errors(unsafe, Kind.UNSAFE), *of_file(file, found)]
+
+
+def _says_admin(text: str) -> bool:
+    """Whether a file that could be anywhere is an administrator's: it has rules, or nothing."""
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return not data or (bool(data.keys() & _ADMINS_KEYS) and "application" not in data)
+
+
+def _ownership(file: PolicyFile) -> list[UnsafeError]:
+    packages = find()
+    if packages is None:
+        text = "which package owns it cannot be told here: only dpkg's records can be read"
+        return [UnsafeError(file.origin, 0, "", text)]
+    try:
+        return owner_faults([file], packages)
+    except OSError as error:
+        return [UnsafeError(file.origin, 0, "", f"which package owns it cannot be read: {error}")]
+
+
+def _look(app: str, root: Path) -> AppFacts:
+    path = root / app.lstrip("/")
+    try:
+        # Only where it is the real root: links of a build tree lead out of it.
+        resolved = os.path.realpath(path) if root == Path("/") else ""
+        with open(path, "rb") as file:
+            return AppFacts(resolved=resolved, script=file.read(2) == b"#!")
+    except (FileNotFoundError, NotADirectoryError):
+        return AppFacts(exists=False)
+    except (OSError, ValueError):
+        return AppFacts()  # there, and not ours to read: nothing is known against it
+
+
+def _show(findings: list[Finding], count: int) -> None:
+    for finding in findings:
+        place = f"{finding.file}:{finding.line}" if finding.line else finding.file
+        click.echo(clean(f"{place}: {finding.level}: {finding.text} [{finding.kind}]"))
+    errors = sum(finding.level is Level.ERROR for finding in findings)
+    click.echo(
+        f"{_counted(count, 'file')}, {_counted(errors, 'error')}, "
+        f"{_counted(len(findings) - errors, 'warning')}"
+    )
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
