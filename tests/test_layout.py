@@ -35,6 +35,7 @@ FLOORS = {
     "arbiter.budgets": 2,
     "arbiter.ways": 2,
     "arbiter.linknews": 2,
+    "arbiter.exchange": 2,
     "arbiter.events": 2,
     "arbiter.asks": 2,
     "arbiter.held": 2,

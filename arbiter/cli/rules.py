@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pwd
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +20,9 @@ from arbiter.cli.common import (
     socket_option,
     table,
 )
+from arbiter.cli.rulesexport import export
+from arbiter.cli.rulesimport import import_
+from arbiter.cli.rulestore import boot_id, open_store, unknown_user
 from arbiter.rules import (
     Entry,
     LifetimeKind,
@@ -33,12 +32,15 @@ from arbiter.rules import (
     over_broad,
     parse,
 )
-from arbiter.store import Store, StoreError
 
 
 @click.group()
 def rules() -> None:
     """Add, list and remove remembered rules; the daemon need not run."""
+
+
+rules.add_command(import_)
+rules.add_command(export)
 
 
 @rules.command()
@@ -62,7 +64,7 @@ def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
     useless = never_matches(rule)
     if useless:
         fail(f"this rule would never match: {useless}", 2)
-    for doubt in filter(None, (over_broad(rule), _unknown_user(rule.user))):
+    for doubt in filter(None, (over_broad(rule), unknown_user(rule.user))):
         click.echo(f"arbiter: note: {doubt}", err=True)
     by, uid = person()
     with open_store(db) as store:
@@ -116,33 +118,6 @@ def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
     poke(socket_path)
     for id in dict.fromkeys(ids):
         click.echo(f"removed rule {id}: {format_rule(known[id].rule)}")
-
-
-@contextmanager
-def open_store(db: Path, *, readonly: bool = False) -> Iterator[Store]:
-    """The database, with its errors told to the person; exit code 1."""
-    try:
-        with Store.open(db, readonly=readonly, create=not readonly) as store:
-            yield store
-    except StoreError as error:
-        fail(str(error))
-    except sqlite3.Error as error:
-        fail(f"{db}: {error}")
-
-
-def _unknown_user(user: str) -> str:
-    if not user or user.isdigit():
-        return ""
-    try:
-        pwd.getpwnam(user)
-    except KeyError:
-        return f"there is no user {user!r} on this machine now"
-    return ""
-
-
-def boot_id() -> str:
-    """This boot, random(4)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def rule_object(entry: Entry) -> dict[str, object]:
