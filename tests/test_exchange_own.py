@@ -255,7 +255,7 @@ def test_what_is_wrong_is_said_with_its_place(
 
 def test_text_that_is_not_utf_8_is_refused_with_its_line() -> None:
     batch = read([Source("f", b"allow app=/a\nallow app=/\xff")], None)
-    assert [(r.place, r.text) for r in batch.remarks] == [("f:2", "it is not UTF-8 text")]
+    assert [(r.place, r.text) for r in batch.remarks] == [("f", "line 2: it is not UTF-8 text")]
     assert batch.items == ()
 
 
