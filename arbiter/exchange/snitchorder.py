@@ -59,27 +59,30 @@ def in_order(placed: Sequence[Placed]) -> tuple[list[Item], list[Remark]]:
 
 
 def _one_each(placed: Sequence[Placed], remarks: list[Remark]) -> dict[str, Placed]:
-    """One rule for the same conditions: the one that wins there."""
-    kept: dict[str, Placed] = {}
+    """One rule for the same conditions: the one that is heeded there; `placed` is in order."""
+    groups: dict[str, list[Placed]] = {}
     for one in placed:
-        key = conditions(one.rule)
-        first = kept.setdefault(key, one)
-        if first is one:
-            continue
-        same = first.rule.decision == one.rule.decision
-        if same:
-            winner = first if _lasts(first, one) else one
-        else:
-            winner = first if _wins_there(first, one) else one
-        loser = one if winner is first else first
-        if _lasts(winner, loser):
-            text = f"it has no effect beside {winner.place}"
-            remarks.append(Remark(RemarkKind.LEFT_OUT, loser.place, text))
-            kept[key] = winner
-        else:
-            text = f"{winner.place} has the same conditions and another duration: keep one of them"
-            remarks.append(cannot(loser.place, text))
+        groups.setdefault(conditions(one.rule), []).append(one)
+    kept: dict[str, Placed] = {}
+    for key, group in groups.items():
+        winner = next(filter(_ends_the_search, group), None)
+        if winner is None:  # allows without precedence: each says the same
+            winner = next((one for one in group if all(_lasts(one, o) for o in group)), group[0])
+        kept[key] = winner
+        for loser in group:
+            if loser is winner:
+                continue
+            if _lasts(winner, loser):
+                text = f"it has no effect beside {winner.place}"
+                remarks.append(Remark(RemarkKind.LEFT_OUT, loser.place, text))
+            else:
+                text = f"{winner.place} has the same conditions and another duration"
+                remarks.append(cannot(loser.place, f"{text}: keep one of them"))
     return kept
+
+
+def _ends_the_search(one: Placed) -> bool:
+    return one.rule.decision.action is Action.DENY or one.source.precedence
 
 
 def _lasts(one: Placed, other: Placed) -> bool:
