@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from arbiter.exchange.items import Batch, Remark, RemarkKind, cannot, clipped
 from arbiter.exchange.meet import ApartError, NotOneRuleError, meet
 from arbiter.exchange.snitchfile import SnitchError, SnitchRule, decode
-from arbiter.exchange.snitchorder import Placed, in_order
+from arbiter.exchange.snitchorder import Placed, in_order, placed
 from arbiter.exchange.snitchwords import lifetime_of, rules_of
 from arbiter.identity import interpreter_name
 from arbiter.model import Action
@@ -28,12 +28,12 @@ def read_opensnitch(values: Sequence[tuple[str, object]]) -> Batch:
             text = f"{origin} has the same name, {clipped(rule.name)!r}, and is loaded later"
             remarks.append(Remark(RemarkKind.LEFT_OUT, earlier.origin, text))
         rules[rule.name] = rule
-    placed: list[Placed] = []
+    ours: list[Placed] = []
     for rule in sorted(rules.values(), key=lambda rule: rule.order):
-        placed += _converted(rule, remarks)
-    items, said = in_order(placed)
+        ours += _converted(rule, remarks)
+    items, said = in_order(ours)
     remarks += said
-    remarks += _notes(placed)
+    remarks += _notes(ours)
     return Batch(tuple(items), tuple(remarks))
 
 
@@ -50,7 +50,7 @@ def _converted(rule: SnitchRule, remarks: list[Remark]) -> Iterable[Placed]:
             text = "its duration is once: it has been used, and is no rule"
             remarks.append(Remark(RemarkKind.LEFT_OUT, rule.origin, text))
             return []
-        return [Placed(made, rule, rule.origin) for made in rules_of(rule)]
+        return [placed(made, rule) for made in rules_of(rule)]
     except SnitchError as error:
         # Skipping a deny is the one way in which an import can let more go than its source.
         lost = "" if rule.action == "allow" else f" (it would {rule.action}: skip it with care)"
@@ -61,31 +61,31 @@ def _converted(rule: SnitchRule, remarks: list[Remark]) -> Iterable[Placed]:
 # --- what is to be known --------------------------------------------------------------------
 
 
-def _notes(placed: Sequence[Placed]) -> Iterable[Remark]:
-    for one in placed:
+def _notes(rules: Sequence[Placed]) -> Iterable[Remark]:
+    for one in rules:
         if one.rule.app and interpreter_name(one.rule.app.rpartition("/")[2]):
             text = "arbiter knows each script by itself, as script:…: those are asked about"
             yield Remark(RemarkKind.WARNING, one.place, text)
         if one.source.duration == "until restart":
             text = "it holds until the machine restarts, counted from the import"
             yield Remark(RemarkKind.WARNING, one.place, text)
-    yield from _spellings(placed)
-    with_path = sum(1 for one in placed if one.rule.app)
+    yield from _spellings(rules)
+    with_path = sum(1 for one in rules if one.rule.app)
     if with_path:
         text = (
             f"{with_path} rules name a program by its path. A system service is known here as "
             "unit:NAME, whatever it runs, and is asked about: `arbiter pending --json` shows the id"
         )
-        yield Remark(RemarkKind.WARNING, placed[0].source.origin.rpartition("/")[0] or ".", text)
+        yield Remark(RemarkKind.WARNING, rules[0].place.rpartition("/")[0] or ".", text)
 
 
-def _spellings(placed: Sequence[Placed]) -> Iterable[Remark]:
+def _spellings(rules: Sequence[Placed]) -> Iterable[Remark]:
     """Denies that lose something because paths are compared with their case here.
 
     What they lose is asked about, unless some allow lets it go: then it is said.
     """
-    allows = [one for one in placed if one.rule.decision.action is Action.ALLOW]
-    for deny in placed:
+    allows = [one for one in rules if one.rule.decision.action is Action.ALLOW]
+    for deny in rules:
         if deny.rule.decision.action is Action.ALLOW or not (deny.rule.app or deny.rule.parent):
             continue
         if not any(

@@ -19,9 +19,10 @@ from arbiter.exchange.meet import ApartError, NotOneRuleError, meet
 from arbiter.exchange.snitchfile import SnitchRule
 from arbiter.model import Action
 from arbiter.rules import FOREVER, Entry, Layer, Rule, conditions, format_rule, rank
+from arbiter.rules.rank import Rank
 
 MOST_PAIRS = 4_000_000
-"""Pairs of an allow and a deny that are compared: some ten seconds."""
+"""Pairs of an allow and a deny that are compared: some ten seconds of work."""
 
 
 class Placed(Struct, frozen=True):
@@ -30,38 +31,48 @@ class Placed(Struct, frozen=True):
     rule: Rule
     source: SnitchRule
     place: str
+    rank: Rank
+    """Among rules of one layer and one age."""
 
 
-def in_order(placed: Sequence[Placed]) -> tuple[list[Item], list[Remark]]:
+def placed(rule: Rule, source: SnitchRule) -> Placed:
+    """A rule of ours at its source's place."""
+    entry = Entry(1, rule.replace(lifetime=FOREVER), Layer.REMEMBERED, 0.0, "x")
+    return Placed(rule, source, source.origin, rank(entry))
+
+
+def in_order(rules: Sequence[Placed]) -> tuple[list[Item], list[Remark]]:
     """The rules to import so that no connection is allowed that OpenSnitch denies.
 
     Denials are added where a more specific allow would win here; an allow that never has a say
     there is left out. Where something is denied here that is allowed there, a warning says so.
     """
     remarks: list[Remark] = []
-    kept = _one_each(placed, remarks)
+    kept = _one_each(rules, remarks)
     allows = [one for one in kept.values() if one.rule.decision.action is Action.ALLOW]
     denies = [one for one in kept.values() if one.rule.decision.action is Action.DENY]
     if len(allows) * len(denies) > MOST_PAIRS:
         text = f"{len(allows)} allows and {len(denies)} denies are too many to compare their order"
-        return [], [*remarks, cannot(placed[0].source.origin, f"{text}; import in parts")]
+        return [], [*remarks, cannot(rules[0].place, f"{text}; import in parts")]
+    conflicts = list(_conflicts(_pairs(allows, denies)))
     # First what has no say at all: whether a denial has to be added depends on what is there.
-    for allow, deny in _pairs(allows, denies):
-        _drop(allow, deny, kept, remarks)
+    for conflict in conflicts:
+        _drop(conflict, kept, remarks)
     allows = [one for one in allows if kept.get(conditions(one.rule)) is one]
+    conflicts = [one for one in conflicts if kept.get(conditions(one.allow.rule)) is one.allow]
     added: dict[str, Placed] = {}
-    for allow, deny in _pairs(allows, denies):
-        _guard(allow, deny, kept, added, remarks)
-    for allow, deny in _pairs(allows, [*denies, *added.values()]):
-        _warn(allow, deny, remarks)
+    for conflict in conflicts:
+        _guard(conflict, kept, added, remarks)
+    for conflict in (*conflicts, *_conflicts(_pairs(allows, list(added.values())))):
+        _warn(conflict, remarks)
     every = [*kept.values(), *added.values()]
     return [Item(one.rule, one.place) for one in every], remarks
 
 
-def _one_each(placed: Sequence[Placed], remarks: list[Remark]) -> dict[str, Placed]:
-    """One rule for the same conditions: the one that is heeded there; `placed` is in order."""
+def _one_each(rules: Sequence[Placed], remarks: list[Remark]) -> dict[str, Placed]:
+    """One rule for the same conditions: the one that is heeded there; `rules` are in order."""
     groups: dict[str, list[Placed]] = {}
-    for one in placed:
+    for one in rules:
         groups.setdefault(conditions(one.rule), []).append(one)
     kept: dict[str, Placed] = {}
     for key, group in groups.items():
@@ -97,14 +108,6 @@ def _wins_there(one: Placed, other: Placed) -> bool:
     return (one is allow) is first
 
 
-def _wins_here(one: Rule, other: Rule) -> bool:
-    ranks = [
-        rank(Entry(1, rule.replace(lifetime=FOREVER), Layer.REMEMBERED, 0.0, "x"))
-        for rule in (one, other)
-    ]
-    return ranks[0] < ranks[1]
-
-
 def _pairs(allows: list[Placed], denies: list[Placed]) -> Iterable[tuple[Placed, Placed]]:
     """Those that can meet, by their apps."""
     by_app: dict[str, list[Placed]] = {}
@@ -117,56 +120,65 @@ def _pairs(allows: list[Placed], denies: list[Placed]) -> Iterable[tuple[Placed,
             yield allow, deny
 
 
-def _meeting(allow: Placed, deny: Placed, *, here: bool) -> Rule | None:
-    """The denial of what both match, where the allow wins `here` and not there, or the reverse.
+class _Conflict(Struct, frozen=True):
+    """An allow and a deny that can both match, of which one wins here and the other there."""
 
-    None where both orders agree. Raises ApartError, NotOneRuleError.
-    """
-    if _wins_here(allow.rule, deny.rule) is not here or _wins_there(allow, deny) is here:
-        return None
-    return meet(allow.rule, deny.rule)
+    allow: Placed
+    deny: Placed
+    both: Rule | None
+    """The denial of what both match; None if that is not one rule."""
+    why: str = ""
+
+    @property
+    def looser(self) -> bool:
+        """It is the allow that wins here."""
+        return self.allow.rank < self.deny.rank
 
 
-def _drop(allow: Placed, deny: Placed, kept: dict[str, Placed], remarks: list[Remark]) -> None:
+def _conflicts(pairs: Iterable[tuple[Placed, Placed]]) -> Iterable[_Conflict]:
+    for allow, deny in pairs:
+        if (allow.rank < deny.rank) is _wins_there(allow, deny):
+            continue
+        try:
+            yield _Conflict(allow, deny, meet(allow.rule, deny.rule))
+        except ApartError:
+            continue
+        except NotOneRuleError as error:
+            yield _Conflict(allow, deny, None, str(error))
+
+
+def _drop(conflict: _Conflict, kept: dict[str, Placed], remarks: list[Remark]) -> None:
     """Leave an allow out that has no effect, because a deny that wins there covers it."""
+    allow, deny = conflict.allow, conflict.deny
     key = conditions(allow.rule)
-    if key not in kept:
+    if not conflict.looser or conflict.both is None or conditions(conflict.both) != key:
         return
-    try:
-        both = _meeting(allow, deny, here=True)
-    except (ApartError, NotOneRuleError):
-        return  # it does not cover it
-    if both is None or conditions(both) != key:
-        return
-    if _lasts(deny, allow):
-        del kept[key]
-        text = f"it has no effect there: {deny.place} denies all of it"
-        remarks.append(Remark(RemarkKind.LEFT_OUT, allow.place, text))
-    else:
+    if not _lasts(deny, allow):
         text = f"{deny.place} denies all of it for a while: import it when that has ended"
         remarks.append(cannot(allow.place, text))
+    elif kept.pop(key, None) is not None:
+        text = f"it has no effect there: {deny.place} denies all of it"
+        remarks.append(Remark(RemarkKind.LEFT_OUT, allow.place, text))
 
 
 def _guard(
-    allow: Placed,
-    deny: Placed,
+    conflict: _Conflict,
     kept: dict[str, Placed],
     added: dict[str, Placed],
     remarks: list[Remark],
 ) -> None:
     """Add the denial of what both match, where here the allow would win."""
-    try:
-        both = _meeting(allow, deny, here=True)
-    except ApartError:
+    allow, deny, both = conflict.allow, conflict.deny, conflict.both
+    if not conflict.looser:
         return
-    except NotOneRuleError as error:
-        text = f"{deny.place} wins over it in OpenSnitch, and here it would win: {error}"
+    if both is None:
+        text = f"{deny.place} wins over it in OpenSnitch, and here it would win: {conflict.why}"
         remarks.append(cannot(allow.place, text))
         return
-    if both is None or conditions(both) == conditions(allow.rule):
-        return  # the second: refused by _drop
     key = conditions(both)
-    guard = Placed(both, deny.source, deny.place)
+    if key == conditions(allow.rule):
+        return  # refused by _drop
+    guard = placed(both, deny.source)
     present = kept.get(key) or added.get(key)
     if present is None or (key in added and _lasts(guard, present)):
         added[key] = guard
@@ -182,20 +194,16 @@ def _guard(
         remarks.append(Remark(RemarkKind.WARNING, deny.place, text))
 
 
-def _warn(allow: Placed, deny: Placed, remarks: list[Remark]) -> None:
+def _warn(conflict: _Conflict, remarks: list[Remark]) -> None:
     """Say where here the deny wins, and the allow there."""
-    try:
-        both = _meeting(allow, deny, here=False)
-    except ApartError:
+    if conflict.looser:
         return
-    except NotOneRuleError:
-        line = ""
-    else:
-        if both is None:
-            return
-        line = f"; to allow it: {format_rule(both.replace(decision=allow.rule.decision))}"
+    allow = conflict.allow
     text = (
-        f"it has precedence over {deny.place} in OpenSnitch; here the deny wins where both match, "
-        "because it is more specific"
+        f"it has precedence over {conflict.deny.place} in OpenSnitch; here the deny wins where "
+        "both match, because it is more specific"
     )
-    remarks.append(Remark(RemarkKind.WARNING, allow.place, text + line))
+    if conflict.both is not None:
+        line = format_rule(conflict.both.replace(decision=allow.rule.decision))
+        text = f"{text}; to allow it: {line}"
+    remarks.append(Remark(RemarkKind.WARNING, allow.place, text))
