@@ -42,6 +42,7 @@ FLOORS = {
     "arbiter.ways": 2,
     "arbiter.linkchange": 2,
     "arbiter.linknews": 2,
+    "arbiter.exchange": 2,
     "arbiter.events": 2,
     "arbiter.asks": 2,
     "arbiter.held": 2,

@@ -12,7 +12,7 @@ import click
 
 from arbiter.cli.common import db_option, fail, json_option, show_json
 from arbiter.cli.rules import rule_object
-from arbiter.cli.ruleswords import boot_id, open_store
+from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.model import PROTO_NUMBERS, Hook, proto_name
 from arbiter.rules import Index, Query, RuleError, format_rule, why_not
 from arbiter.rules.context import read_network, read_sim

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 import time
 from pathlib import Path
 
@@ -21,8 +20,11 @@ from arbiter.cli.common import (
     table,
 )
 from arbiter.cli.rulescheck import check
+from arbiter.cli.rulesexport import export
 from arbiter.cli.ruleshistory import history, undo
-from arbiter.cli.ruleswords import boot_id, open_store, when
+from arbiter.cli.rulesimport import import_
+from arbiter.cli.rulestore import boot_id, open_store, unknown_user
+from arbiter.cli.ruleswords import when
 from arbiter.rules import (
     Entry,
     LifetimeKind,
@@ -40,6 +42,8 @@ def rules() -> None:
 
 
 rules.add_command(check)
+rules.add_command(import_)
+rules.add_command(export)
 
 
 @rules.command()
@@ -63,7 +67,7 @@ def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
     useless = never_matches(rule)
     if useless:
         fail(f"this rule would never match: {useless}", 2)
-    for doubt in filter(None, (over_broad(rule), _unknown_user(rule.user))):
+    for doubt in filter(None, (over_broad(rule), unknown_user(rule.user))):
         click.echo(f"arbiter: note: {doubt}", err=True)
     by, uid = person()
     with open_store(db) as store:
@@ -121,16 +125,6 @@ def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
 
 rules.add_command(history)
 rules.add_command(undo)
-
-
-def _unknown_user(user: str) -> str:
-    if not user or user.isdigit():
-        return ""
-    try:
-        pwd.getpwnam(user)
-    except KeyError:
-        return f"there is no user {user!r} on this machine now"
-    return ""
 
 
 def rule_object(entry: Entry) -> dict[str, object]:

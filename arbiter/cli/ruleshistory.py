@@ -16,7 +16,8 @@ from arbiter.cli.common import (
     socket_option,
     table,
 )
-from arbiter.cli.ruleswords import boot_id, open_store, when
+from arbiter.cli.rulestore import boot_id, open_store
+from arbiter.cli.ruleswords import when
 from arbiter.store.history import Step, Undone
 
 

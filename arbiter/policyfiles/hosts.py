@@ -44,10 +44,12 @@ def read(text: str) -> AdviceHost:
         return None
     if _ADDRESS.match(text):
         try:
-            return read_host(text, 0)
+            found = read_host(text, 0)
         except RuleError as error:
             hint = f"; did you mean {error.suggestion}?" if error.suggestion else ""
             raise ValueError(error.text + hint) from None
+        if isinstance(found, Address | Network | ScopeName):
+            return found
     if text in _SCOPES:
         return ScopeName(text)
     return _name(text)

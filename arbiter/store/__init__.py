@@ -14,6 +14,7 @@ from arbiter.store.errors import (
     UnstorableError,
     UnsuitableError,
 )
+from arbiter.store.imports import Planned, Wanted
 from arbiter.store.rows import Author, Change, Remembered
 from arbiter.store.store import Store
 from arbiter.store.writer import Writer
@@ -29,11 +30,13 @@ __all__ = [
     "NewerError",
     "NoPermissionError",
     "NotOursError",
+    "Planned",
     "ReadOnlyError",
     "Remembered",
     "Store",
     "StoreError",
     "UnstorableError",
     "UnsuitableError",
+    "Wanted",
     "Writer",
 ]

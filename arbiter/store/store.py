@@ -6,19 +6,22 @@ Every method raises StoreError; where it does, nothing of what was asked is done
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.rules.words import RuleError
-from arbiter.store import changes, rows, undo, usage
+from arbiter.store import changes, imports, rows, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
 from arbiter.store.history import Step, Undone, again, choose, steps
+from arbiter.store.imports import Planned, Wanted
 from arbiter.store.rows import Author, Change, Remembered
 from arbiter.usage import Batch, OpenFlow, Used
 
@@ -114,22 +117,73 @@ class Store:
             )
             if not replace_others:
                 self._check_own(replaced, by_uid)
-            for id in replaced:
-                changes.retire(self._db, id, "replaced", created, author)
-            id = self._db.execute(_INSERT_RULE, values).lastrowid or 0
-            for old in replaced:
-                self._db.execute("UPDATE rules SET replaced_by = ? WHERE id = ?", (id, old))
-            changes.log(self._db, created, id, "added", "remembered", author, str(row["line"]))
-            entry = rows.entry(self._db.execute(f"{_SELECT_ENTRY} WHERE id = ?", (id,)).fetchone())
-            if entry.rule != rule:
-                # A rule must match exactly what was shown: better none than another one.
-                raise UnstorableError(
-                    "cannot remember the rule",
-                    self.path,
-                    f"its line {row['line']!r} reads back as another rule",
-                    "report this, with the rule",
-                )
+            entry = self._put(values, replaced, created, author, rule)
         return Remembered(entry, replaced)
+
+    def import_rules(
+        self,
+        wanted: Sequence[Wanted],
+        *,
+        author: Author,
+        created: float,
+        boot: str = "",
+        layer: Layer = Layer.REMEMBERED,
+        only_plan: bool = False,
+    ) -> list[Planned]:
+        """Put rules on disk, all or none in one transaction, each in place of its like.
+
+        What is there already stays as it is, so that importing again changes nothing. With
+        `only_plan` nothing is written. `created` is now, in epoch seconds. Raises ValueError
+        where a rule cannot be kept (its lifetime), or two have the same conditions.
+        """
+        if only_plan:
+            with explained(self.path, "cannot read the rules"):
+                return imports.plan(self._db, wanted, layer, created, boot)
+        with self._write("cannot import the rules", durable=True):
+            planned = imports.plan(self._db, wanted, layer, created, boot)
+            for place, one in enumerate(planned):
+                if one.same:
+                    continue
+                values = rows.rule_row(
+                    one.wanted.rule,
+                    layer,
+                    author,
+                    created=created,
+                    expires=one.wanted.expires,
+                    process=None,
+                    boot=boot,
+                    session="",
+                )
+                entry = self._put(values, one.replaces, created, author, one.wanted.rule)
+                planned[place] = msgspec.structs.replace(one, id=entry.id)
+        return planned
+
+    def _put(
+        self,
+        values: tuple[rows.Value, ...],
+        replaced: Iterable[int],
+        created: float,
+        author: Author,
+        rule: Rule,
+    ) -> Entry:
+        """One new rule instead of others, inside a transaction."""
+        for id in replaced:
+            changes.retire(self._db, id, "replaced", created, author)
+        id = self._db.execute(_INSERT_RULE, values).lastrowid or 0
+        for old in replaced:
+            self._db.execute("UPDATE rules SET replaced_by = ? WHERE id = ?", (id, old))
+        line = str(values[0])
+        changes.log(self._db, created, id, "added", "remembered", author, line)
+        entry = rows.entry(self._db.execute(f"{_SELECT_ENTRY} WHERE id = ?", (id,)).fetchone())
+        if entry.rule != rule:
+            # A rule must match exactly what was shown: better none than another one.
+            raise UnstorableError(
+                "cannot remember the rule",
+                self.path,
+                f"its line {line!r} reads back as another rule",
+                "report this, with the rule",
+            )
+        return entry
 
     def _check_own(self, ids: Iterable[int], uid: int | None) -> None:
         for id in ids:

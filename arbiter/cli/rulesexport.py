@@ -1,0 +1,54 @@
+"""`arbiter rules export`: the remembered rules as a file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from arbiter.cli.common import db_option, fail
+from arbiter.cli.rulesimport import LAYER, bound
+from arbiter.cli.rulestore import boot_id, open_store
+from arbiter.exchange import WRITERS, select
+from arbiter.rules.rule import Layer
+from arbiter.rules.words import quote
+
+
+def _place(context: click.Context, parameter: click.Parameter, word: str | None) -> str:
+    return "" if word is None else bound(f"{parameter.name}={word}")[1]
+
+
+@click.command("export")
+@click.option(
+    "--format",
+    "format",
+    type=click.Choice(list(WRITERS)),
+    default="lines",
+    show_default=True,
+    help="toml and json keep when a rule expires, too.",
+)
+@click.option("--layer", type=LAYER, default="remembered", show_default=True, help="Which rules.")
+@click.option("--network", callback=_place, metavar="…", help="Only rules with this network=.")
+@click.option("--sim", callback=_place, metavar="ICCID", help="Only rules with this sim=.")
+@db_option
+def export(format: str, layer: str, network: str, sim: str, db: Path) -> None:
+    """Write the rules in force to stdout, oldest first; `rules import` reads them back.
+
+    Rules that belong to one process, one run of arbiter or this boot are left out, and so are
+    time spans in the format lines; each is named on stderr.
+    """
+    with open_store(db, readonly=True) as store:
+        entries = store.rules(time.time(), boot_id(), None)
+        unreadable = store.unreadable
+    if unreadable:
+        fail("\n".join((*unreadable, "nothing was exported")))
+    entries = [entry for entry in entries if entry.layer is Layer[layer.upper()]]
+    kept, left = select(entries, network=network, sim=sim, spans=format != "lines")
+    words = [
+        f"{key}={quote(value)}" for key, value in (("network", network), ("sim", sim)) if value
+    ]
+    about = f"Those bound to {' and '.join(words)} only." if words else ""
+    click.echo(WRITERS[format](kept, about), nl=False)
+    for text in left:
+        click.echo(f"arbiter: left out: {text}", err=True)

@@ -1,0 +1,230 @@
+"""`arbiter rules import`: rules from files, all or nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+from msgspec import Struct
+
+from arbiter import protocol
+from arbiter.cli.common import db_option, fail, json_option, person, poke, show_json, socket_option
+from arbiter.cli.rulesfiles import UnreadableError, read_sources
+from arbiter.cli.rulestore import boot_id, open_store, unknown_user
+from arbiter.exchange import (
+    FORMATS,
+    Batch,
+    Binding,
+    Format,
+    Item,
+    Remark,
+    RemarkKind,
+    read,
+    read_binding,
+    settle,
+)
+from arbiter.rules import format_rule, over_broad
+from arbiter.store import Author, Planned, Store, Wanted
+
+LAYER = click.Choice(["remembered"])
+"""The layer that a database holds; the others are policy files."""
+_MOST_SHOWN = 50
+"""Remarks of one kind that are printed; --json has all."""
+
+
+def _binding(
+    _: click.Context, __: click.Parameter, words: tuple[str, ...]
+) -> list[tuple[str, str]]:
+    return [bound(word) for word in words]
+
+
+def bound(word: str) -> tuple[str, str]:
+    """`sim=…` or `network=…`, or a usage error."""
+    try:
+        return read_binding(word)
+    except Binding as error:
+        raise click.BadParameter(f"{word!r}: {error}") from None
+
+
+@click.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--format",
+    "named",
+    type=click.Choice(["auto", *FORMATS]),
+    default="auto",
+    show_default=True,
+    help="What the files are; auto looks at each.",
+)
+@click.option("--layer", type=LAYER, default="remembered", show_default=True, help="Where to.")
+@click.option(
+    "--bind",
+    "bindings",
+    multiple=True,
+    callback=_binding,
+    metavar="sim=ICCID|network=…",
+    help="Give every rule this condition, too.",
+)
+@click.option("--skip", is_flag=True, help="Import the rest where some rules cannot be imported.")
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@db_option
+@socket_option
+@json_option
+def import_(
+    files: tuple[Path, ...],
+    named: str,
+    layer: str,
+    bindings: list[tuple[str, str]],
+    skip: bool,
+    dry_run: bool,
+    db: Path,
+    socket_path: Path,
+    as_json: bool,
+) -> None:
+    """Add the rules of FILES (or of a directory, or - for stdin): all of them, or none.
+
+    A rule takes the place of the one with the same conditions; what is there already stays as it
+    is. What cannot be expressed as a rule is listed, and then nothing is imported (see --skip).
+    The database is made if there is none. docs/import.md describes the formats.
+    """
+    now = time.time()
+    try:
+        sources, passed = read_sources(files)
+    except UnreadableError as error:
+        fail(protocol.clean(str(error)))
+    batch = read(sources, None if named == "auto" else Format(named))
+    batch = settle(batch, bindings, now=now)
+    remarks = [*batch.remarks, *_passed_over(passed), *_doubts(batch.items)]
+    stop = bool(batch.cannot()) and not skip
+    planned = _carry_out(batch, db, now, only_plan=dry_run or stop)
+    if not (dry_run or stop):
+        poke(socket_path)
+    if as_json:
+        show_json([*_objects(planned, batch.items), *map(_remark_object, remarks)])
+    else:
+        _show_remarks(remarks)
+        _show(planned, batch.items, dry_run=dry_run, stop=stop)
+    if stop:
+        many = len(batch.cannot())
+        fail(
+            f"nothing was imported: {_count(many, 'rule')} cannot be (listed as `cannot`); mend "
+            "the file, or leave them out with --skip"
+        )
+
+
+def _carry_out(batch: Batch, db: Path, now: float, *, only_plan: bool) -> list[Planned]:
+    wanted = [Wanted(item.rule, item.expires) for item in batch.items]
+    if only_plan and not db.exists():
+        return [Planned(one) for one in wanted]
+    by, uid = person()
+    with open_store(db, readonly=only_plan) as store:
+        return _import(store, wanted, Author(by, uid, "import"), now, only_plan)
+
+
+def _import(
+    store: Store, wanted: list[Wanted], author: Author, now: float, only_plan: bool
+) -> list[Planned]:
+    return store.import_rules(
+        wanted, author=author, created=now, boot=boot_id(), only_plan=only_plan
+    )
+
+
+# --- remarks --------------------------------------------------------------------------------
+
+
+def _passed_over(names: Sequence[str]) -> Iterable[Remark]:
+    for name in names:
+        yield Remark(RemarkKind.LEFT_OUT, name, "its name is not that of a file of rules")
+
+
+def _doubts(items: Sequence[Item]) -> Iterable[Remark]:
+    users: dict[str, str] = {}
+    for item in items:
+        user = item.rule.user
+        if user not in users:
+            users[user] = unknown_user(user)
+        for doubt in filter(None, (over_broad(item.rule), users[user])):
+            yield Remark(RemarkKind.WARNING, item.place, doubt)
+
+
+def _show_remarks(remarks: Sequence[Remark]) -> None:
+    for kind in RemarkKind:
+        of_kind = [remark for remark in remarks if remark.kind is kind]
+        for remark in of_kind[:_MOST_SHOWN]:
+            text = protocol.clean(f"{kind.value}: {remark.place}: {remark.text}")
+            click.echo(text, err=True)
+        if len(of_kind) > _MOST_SHOWN:
+            more = len(of_kind) - _MOST_SHOWN
+            click.echo(f"{kind.value}: and {more} more; --json has all of them", err=True)
+
+
+# --- what was done --------------------------------------------------------------------------
+
+
+class _Done(Struct, frozen=True):
+    """How many rules had which outcome."""
+
+    added: int
+    replaced: int
+    same: int
+
+
+def _outcome(one: Planned) -> str:
+    if one.same:
+        return "same"
+    return "replace" if one.replaces else "add"
+
+
+def _counts(planned: Sequence[Planned]) -> _Done:
+    outcomes = [_outcome(one) for one in planned]
+    return _Done(outcomes.count("add"), outcomes.count("replace"), outcomes.count("same"))
+
+
+def _show(planned: Sequence[Planned], items: Sequence[Item], *, dry_run: bool, stop: bool) -> None:
+    if stop:
+        return
+    done = _counts(planned)
+    if dry_run:
+        for one, item in zip(planned, items, strict=True):
+            ids = ", ".join(map(str, (one.same,) if one.same else one.replaces))
+            word = f"{_outcome(one)} {ids}".strip()
+            place = protocol.clean(item.place)
+            click.echo(f"{word}: {format_rule(item.rule)}  # {place}")
+    would = "would be " if dry_run else ""
+    click.echo(
+        f"{_count(done.added, 'rule')} {would}added, {done.replaced} {would}changed, "
+        f"{done.same} there already"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _objects(planned: Sequence[Planned], items: Sequence[Item]) -> list[dict[str, object]]:
+    return [
+        {
+            "outcome": _outcome(one),
+            "place": item.place,
+            "rule": format_rule(item.rule),
+            "expires": item.expires,
+            "id": one.same or one.id or None,
+            "replaces": list(one.replaces),
+            "text": "",
+        }
+        for one, item in zip(planned, items, strict=True)
+    ]
+
+
+def _remark_object(remark: Remark) -> dict[str, object]:
+    return {
+        "outcome": remark.kind.value,
+        "place": remark.place,
+        "rule": None,
+        "expires": None,
+        "id": None,
+        "replaces": [],
+        "text": remark.text,
+    }

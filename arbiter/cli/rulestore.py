@@ -1,0 +1,40 @@
+"""What the commands about rules share: the database opened, this boot, who is a user here."""
+
+from __future__ import annotations
+
+import pwd
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from arbiter.cli.common import fail
+from arbiter.store import Store, StoreError
+
+
+@contextmanager
+def open_store(db: Path, *, readonly: bool = False) -> Iterator[Store]:
+    """The database, with its errors told to the person; exit code 1."""
+    try:
+        with Store.open(db, readonly=readonly, create=not readonly) as store:
+            yield store
+    except StoreError as error:
+        fail(str(error))
+    except sqlite3.Error as error:
+        fail(f"{db}: {error}")
+
+
+def boot_id() -> str:
+    """This boot, random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def unknown_user(user: str) -> str:
+    """What to say about a rule for a user whom this machine does not know; "" if it does."""
+    if not user or user.isdigit():
+        return ""
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return f"there is no user {user!r} on this machine now"
+    return ""
