@@ -32,7 +32,7 @@ def read_hosts(lines: Iterable[bytes]) -> dict[bytes, tuple[str, ...]]:
         if len(words) < 2 or (address := _address(words[0])) is None:
             continue
         if address not in found and len(found) >= MAX_HOSTS:
-            continue
+            break
         names = found.setdefault(address, {})
         for word in words[1:]:
             if len(names) < MAX_HOST_NAMES and (name := host_name(word.lower().rstrip(b"."))):

@@ -255,6 +255,10 @@ def test_resolvers_are_those_of_nameserver_lines_or_this_host() -> None:
     assert read_resolvers([b"# nothing"]) == (bytes([127, 0, 0, 1]),)
 
 
+def look(files: NameFiles) -> bool:
+    return files.look_at_hosts() | files.look_at_resolvers()
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "etc").mkdir()
@@ -265,44 +269,54 @@ def root(tmp_path: Path) -> Path:
 
 def test_files_are_read_when_they_change_and_only_then(root: Path) -> None:
     files = NameFiles(root)
-    assert files.look() and files.hosts == {A: ("nas",)}
+    assert look(files) and files.hosts == {A: ("nas",)}
     assert files.resolvers == {bytes([127, 0, 0, 53])}
-    assert not files.look()
+    assert not look(files)
     (root / "etc/hosts").write_text("192.0.2.2 printer\n")
     upstream = root / "run/systemd/resolve"
     upstream.mkdir(parents=True)
     (upstream / "resolv.conf").write_text("nameserver 192.0.2.1\n")
-    assert files.look() and files.hosts == {B: ("printer",)}
+    assert look(files) and files.hosts == {B: ("printer",)}
     assert files.resolvers == {bytes([127, 0, 0, 53]), A}
     (upstream / "resolv.conf").unlink()
     (root / "etc/hosts").unlink()
-    assert files.look() and not files.hosts and files.resolvers == {bytes([127, 0, 0, 53])}
+    assert look(files) and not files.hosts and files.resolvers == {bytes([127, 0, 0, 53])}
     assert files.problems == ()
+
+
+def test_a_new_resolver_is_believed_from_its_first_answer_on_and_an_old_one_no_longer(
+    root: Path,
+) -> None:
+    files = NameFiles(root)
+    assert files.believes(bytes([127, 0, 0, 53])) and not files.believes(A)
+    (root / "etc/resolv.conf").write_text("nameserver 192.0.2.1\n")
+    assert files.believes(A) and not files.believes(bytes([127, 0, 0, 53]))
+    assert not files.hosts and look(files) and files.hosts
 
 
 def test_a_replaced_file_of_the_same_size_is_seen(root: Path) -> None:
     files = NameFiles(root)
-    files.look()
+    look(files)
     new = root / "etc/resolv.new"
     new.write_text("nameserver 127.0.0.54\n")
     new.rename(root / "etc/resolv.conf")
-    assert files.look() and files.resolvers == {bytes([127, 0, 0, 54])}
+    assert look(files) and files.resolvers == {bytes([127, 0, 0, 54])}
 
 
 def test_without_resolv_conf_this_host_is_asked(tmp_path: Path) -> None:
     files = NameFiles(tmp_path)
-    files.look()
+    look(files)
     assert files.resolvers == {bytes([127, 0, 0, 1])}
 
 
 def test_a_file_that_cannot_be_read_is_said_and_what_it_said_stays(root: Path) -> None:
     files = NameFiles(root)
-    files.look()
+    look(files)
     (root / "etc/resolv.conf").unlink()
     os.mkfifo(root / "etc/resolv.conf")
-    assert not files.look()
+    assert not look(files)
     assert files.resolvers == {bytes([127, 0, 0, 53])}
     assert "/etc/resolv.conf cannot be read" in files.problems[0]
     (root / "etc/resolv.conf").unlink()
     (root / "etc/resolv.conf").write_text("nameserver 192.0.2.1\n")
-    assert files.look() and files.problems == () and files.resolvers == {A}
+    assert look(files) and files.problems == () and files.resolvers == {A}

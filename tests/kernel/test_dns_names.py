@@ -150,6 +150,21 @@ def test_a_listener_that_is_stuck_does_not_stop_dns_for_more_than_its_queue(rule
         stuck.close()
 
 
+def test_a_fault_of_ours_is_raised_and_costs_no_answer(ruled: Lab) -> None:
+    def fail(found: Answers) -> None:
+        raise ZeroDivisionError
+
+    with (
+        contextlib.closing(ruled.inside(lambda: DnsQueue(6, lambda _: True, fail))) as queue,
+        udp_of(ruled, (DNS4, 53)) as sock,
+    ):
+        sock.send(QUERY)
+        assert select.select([queue], [], [], 5)[0]
+        with pytest.raises(ZeroDivisionError):
+            queue.handle()
+        assert sock.recv(2000)
+
+
 # --- what is not believed --------------------------------------------------------------------
 
 
