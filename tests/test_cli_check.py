@@ -219,3 +219,9 @@ def test_other_oddities_are_said() -> None:
 def test_a_connection_of_many_hosts_is_complained_of_once() -> None:
     text = package('[[connection]]\nhost = ["a.example", "b.example"]\npurpose = "x"')
     assert warnings(text + 'relevance = "essential"') == [(4, Kind.NO_CONSEQUENCE)]
+
+
+def test_every_kind_of_finding_is_documented() -> None:
+    docs = (ROOT / "docs/policy-files.md").read_text("utf-8")
+    for kind in Kind:
+        assert f"| `{kind}` | {'error' if kind in ('invalid', 'unsafe') else 'warning'} |" in docs

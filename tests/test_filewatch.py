@@ -187,6 +187,7 @@ def test_a_folder_that_is_replaced_is_watched_again_and_the_old_one_no_more(
             inside = old if depth == "folder" else old / "policy.d"
             (inside / "a.toml").write_text("x")
             await seen.nothing(folder / "a.toml")
+            assert watches(seen.watch) == len(tmp_path.parts) + 2, "the old ones were given back"
             shutil.rmtree(top)
             await seen.told()
             folder.mkdir(parents=True)
@@ -194,6 +195,11 @@ def test_a_folder_that_is_replaced_is_watched_again_and_the_old_one_no_more(
             await seen.nothing(folder / "a.toml")
 
     asyncio.run(scene())
+
+
+def watches(watch: FileWatch) -> int:
+    """How many the kernel keeps for it (proc(5), fdinfo)."""
+    return Path(f"/proc/self/fdinfo/{watch._fd}").read_text().count("inotify wd:")
 
 
 def test_two_folders_are_watched_and_one_may_lie_in_the_other(tmp_path: Path) -> None:

@@ -379,8 +379,8 @@ def test_advice_is_about_its_own_app_ports_and_protocol_only() -> None:
 def test_an_administrators_advice_comes_before_a_packages() -> None:
     text = connection('suggest = "allow"')
     files = [
-        load(text, SHARE + "a.toml", shipped=True),
-        load(text.replace('"allow"', '"deny"'), ETC + "b.toml"),
+        load(text, "a.toml", shipped=True),
+        load(text.replace('"allow"', '"deny"'), "b.toml"),
     ]
     for some in (files, files[::-1]):
         found = AdviceBook(some).advice_for("/usr/bin/x", ("a.example",), packed("::1"), 1, 6)

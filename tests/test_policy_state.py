@@ -143,10 +143,16 @@ def test_a_shipped_link_is_no_file_and_an_administrators_is(
     machine: Machine, tmp_path: Path
 ) -> None:
     (tmp_path / "rule").write_text(RULE)
+    (tmp_path / "advice").write_text(ADVICE.format(app="/usr/bin/x"))
     (machine.etc / "a.toml").symlink_to(tmp_path / "rule")
-    (machine.share / "b.toml").symlink_to(tmp_path / "rule")
+    path = machine.share / "b.toml"
+    path.symlink_to(tmp_path / "advice")
+    machine.package("x", path, "/usr/bin/x")
     assert machine.read() == ["a.toml"]
-    assert [error.origin for error in machine.errors] == [str(machine.share / "b.toml")]
+    assert [error.origin for error in machine.errors] == [str(path)]
+    path.unlink()
+    path.write_text(ADVICE.format(app="/usr/bin/x"))
+    assert machine.read() == ["a.toml", "b.toml"]
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "loop", "device", "bytes"])

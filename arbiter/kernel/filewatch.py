@@ -50,7 +50,7 @@ class FileWatch:
 
     `folders` maps each folder, an absolute path, to a pattern (fnmatch) of file names in it. Names
     that begin with "." never match: editors keep their own files under such names. A change of the
-    folder's own owner or mode is told, too.
+    folder's own owner or mode is told, too (its parent tells).
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class FileWatch:
             files, folders = self._names.get(watch, (set(), set()))
             on_the_way = name in folders or bool(mask & _ITSELF and (files or folders))
             moved |= on_the_way
-            told |= on_the_way or _meant(name, files) or bool(files and not name)
+            told |= on_the_way or _meant(name, files)
         if moved:
             self._arm_again()
         if told:

@@ -43,16 +43,21 @@ def read(text: str) -> AdviceHost:
     if text == "*":
         return None
     if _ADDRESS.match(text):
-        try:
-            found = read_host(text, 0)
-        except RuleError as error:
-            hint = f"; did you mean {error.suggestion}?" if error.suggestion else ""
-            raise ValueError(error.text + hint) from None
-        if isinstance(found, Address | Network | ScopeName):
-            return found
+        return _address(text)
     if text in _SCOPES:
         return ScopeName(text)
     return _name(text)
+
+
+def _address(text: str) -> AdviceHost:
+    try:
+        host = read_host(text, 0)
+    except RuleError as error:
+        hint = f"; did you mean {error.suggestion}?" if error.suggestion else ""
+        raise ValueError(error.text + hint) from None
+    if isinstance(host, Address | Network | ScopeName):
+        return host
+    raise ValueError(f"{shown(text)!r} is neither an address nor a network")
 
 
 def _name(text: str) -> Name:
