@@ -3,11 +3,12 @@
 rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py, names.py,
 context.py, times.py, week.py) the one-line form; jsonform.py the same in JSON; index.py (shapes.py)
 the fast look-up; explain.py the reasons; scopes.py lan or internet; choose.py what an ask offers;
-lint.py what is odd about a rule.
+lint.py what is odd about a rule, findings.py (relate.py) about rules beside each other.
 """
 
 from arbiter.rules.choose import scopes_for
 from arbiter.rules.explain import why_not
+from arbiter.rules.findings import Finding, FindingKind, check
 from arbiter.rules.hosts import format_host, shown_host
 from arbiter.rules.index import Index
 from arbiter.rules.jsonform import FieldError, from_json, to_json
@@ -49,6 +50,8 @@ __all__ = [
     "Domain",
     "Entry",
     "FieldError",
+    "Finding",
+    "FindingKind",
     "Host",
     "Index",
     "Layer",
@@ -62,6 +65,7 @@ __all__ = [
     "RuleError",
     "ScopeName",
     "canonical_name",
+    "check",
     "conditions",
     "format_decision",
     "format_host",

@@ -1,0 +1,248 @@
+"""What is said of rules beside each other is certain, and what is plain is said."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import rule_strategies as strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arbiter.rules import (
+    Address,
+    Entry,
+    Index,
+    Layer,
+    LifetimeKind,
+    Network,
+    Query,
+    ScopeName,
+    check,
+    parse,
+    scope_of,
+    why_not,
+)
+from arbiter.rules.findings import LOOKED
+from arbiter.rules.relate import apart, covers, scope_around
+
+
+def entry(
+    id: int,
+    line: str,
+    layer: Layer = Layer.REMEMBERED,
+    created: float = 0.0,
+    process: tuple[int, int] | None = None,
+) -> Entry:
+    parsed = parse(line)
+    span = parsed.lifetime.kind is LifetimeKind.SPAN
+    expires = created + parsed.lifetime.seconds if span else None
+    return Entry(id, parsed, layer, created, "alice", "cli", expires=expires, process=process)
+
+
+CURL = "app=/usr/bin/curl"
+FOUND = [
+    # lines (the first is rule 1), kind, odd one, because of
+    ((f"allow {CURL}", f"allow {CURL}"), "redundant", 1, 2),
+    ((f"allow {CURL}", f"deny {CURL}"), "contradicting", 1, 2),
+    ((f"deny {CURL}", f"allow {CURL}"), "contradicting", 2, 1),
+    ((f"route via=lte {CURL}", f"route via=wifi {CURL}"), "contradicting", 1, 2),
+    ((f"allow {CURL}", f"allow {CURL} host=10.0.0.1"), "redundant", 2, 1),
+    (("deny host=*.example.org", "deny host=*.a.example.org"), "redundant", 2, 1),
+    (("deny host=*.example.org", "deny host=www.example.org"), "redundant", 2, 1),
+    (("deny host=10.0.0.0/8", "deny host=10.1.0.0/16"), "redundant", 2, 1),
+    (("deny host=lan", "deny host=10.1.2.0/24"), "redundant", 2, 1),
+    (("deny host=internet", "deny host=2001:db8::/32"), "redundant", 2, 1),
+    (("deny host=::/0", "deny host=2001:db8::1"), "redundant", 2, 1),
+    (("deny port=1-1023", "deny port=80,443 proto=tcp"), "redundant", 2, 1),
+    (("deny time=mon-fri", "deny time=tue@08:00-09:00"), "redundant", 2, 1),
+    (("deny time=mon-fri", "allow time=tue@08:00-09:00"), "shadowed", 2, 1),
+    (("deny time=mon", "deny time=mon,tue"), "redundant", 1, 2),
+    (("allow", "allow for=1h"), "redundant", 2, 1),
+    (("deny for=2h", "deny port=80 for=1h"), "redundant", 2, 1),
+    (("deny for=boot", "deny port=80 for=session"), "redundant", 2, 1),
+    ((f"allow {CURL}", f"allow {CURL} for=1h"), "redundant", 2, 1),
+    # Between them stands another decision, but for other connections.
+    (("allow", "allow port=80", "deny proto=udp", "deny user=alice"), "", 0, 0),
+    (("allow", "allow port=80 proto=tcp", "deny proto=udp"), "redundant", 2, 1),
+    (("allow", "allow port=80", "deny proto=icmp"), "redundant", 2, 1),
+    (("allow", "allow host=10.0.0.1", "deny host=internet"), "redundant", 2, 1),
+    ((f"allow {CURL}", f"allow {CURL} port=80", "deny port=80"), "redundant", 2, 1),
+]
+SILENT = [
+    ("allow", "deny port=80"),
+    (f"allow {CURL}", "allow app=/usr/bin/wget"),
+    (f"allow {CURL}", "allow user=alice"),
+    ("deny host=example.org", "deny host=*.example.org"),
+    ("deny host=*.example.org", "deny host=badexample.org"),
+    ("deny host=10.0.0.0/9", "deny host=10.128.0.0/9"),
+    ("deny host=internet", "deny host=8.0.0.0/5"),
+    ("deny host=lan", "deny host=0.0.0.0/0"),
+    ("deny user=alice", "deny user=@alice"),
+    ("deny port=1-1023", "deny port=1000-1024"),
+    # The other will be gone.
+    ("deny for=1h", "deny port=80"),
+    ("deny for=session", "deny port=80 for=boot"),
+    ("deny for=1h", "allow"),
+    # Without the narrow one, the one in the middle would decide.
+    ("allow", "allow host=10.0.0.1 port=443", "deny port=443"),
+    ("allow", "allow host=www.example.org", "deny host=*.example.org"),
+    ("allow", "allow host=www.example.org", "deny host=10.0.0.0/8"),
+    (f"allow {CURL}", f"allow {CURL} port=80", f"deny {CURL} user=alice"),
+    ("allow", f"allow {CURL}", "deny parent=/bin/sh"),
+]
+
+
+@pytest.mark.parametrize(("lines", "kind", "odd", "because"), FOUND)
+def test_what_is_odd_is_found(lines: tuple[str, ...], kind: str, odd: int, because: int) -> None:
+    found = [
+        finding
+        for finding in check(entry(id, line) for id, line in enumerate(lines, 1))
+        if finding.other is not None
+    ]
+    if not kind:
+        assert found == []
+        return
+    assert [(f.kind.value, f.entry.id, f.other and f.other.id) for f in found] == [
+        (kind, odd, because)
+    ]
+    assert f"rule {odd} ({lines[odd - 1]})" in found[0].text
+    assert f"rule {because} ({lines[because - 1]})" in found[0].text
+
+
+@pytest.mark.parametrize("lines", SILENT)
+def test_what_is_not_sure_is_not_said(lines: tuple[str, ...]) -> None:
+    found = check(entry(id, line) for id, line in enumerate(lines, 1))
+    assert [finding for finding in found if finding.other is not None] == []
+
+
+def test_an_earlier_layer_shadows_whatever_it_decides() -> None:
+    for decision in ("allow", "deny"):
+        wide = entry(1, f"{decision} host=lan", Layer.ADMIN)
+        narrow = entry(2, f"allow {CURL} host=10.0.0.1")
+        (found,) = check([narrow, wide])
+        assert (found.kind.value, found.entry, found.other) == ("shadowed", narrow, wide)
+    assert check([entry(1, "allow host=lan", Layer.SHIPPED), narrow]) == []
+
+
+def test_a_process_covers_itself_only() -> None:
+    mine, other = (7, 70), (8, 80)
+    one = entry(1, f"allow {CURL} for=process", process=mine)
+    for process, kinds in ((mine, ["redundant"]), (other, [])):
+        two = entry(2, f"allow {CURL} port=1 for=process", process=process)
+        assert [found.kind.value for found in check([one, two])] == kinds
+        same = entry(3, f"deny {CURL} for=process", process=process)
+        assert [found.kind.value for found in check([one, same])] == (
+            ["contradicting"] if kinds else []
+        )
+
+
+def test_one_rule_by_itself_is_looked_at_too_and_expiry_needs_a_clock() -> None:
+    entries = [
+        entry(1, "deny app=curl"),
+        entry(2, "allow for=1m", created=100.0),
+        entry(3, "allow port=80 for=1m", created=90.0),
+        entry(4, "deny host=*.com"),
+    ]
+    assert [(f.kind.value, f.entry.id) for f in check(entries, 155.0)] == [
+        ("never-matches", 1),
+        ("over-broad", 2),
+        ("expired", 3),
+        ("over-broad", 4),
+    ]
+    assert [(f.kind.value, f.entry.id) for f in check(entries)][2] == ("redundant", 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(strategies.small_entries(st.integers(1, 60)), max_size=14, unique_by=lambda e: e.id),
+    st.lists(strategies.small_queries(), min_size=1, max_size=12),
+)
+def test_without_what_is_found_the_same_is_decided(
+    entries: list[Entry], queries: list[Query]
+) -> None:
+    whole = Index(entries)
+    for finding in check(entries):
+        if finding.other is None:
+            continue
+        assert finding.text.isprintable()
+        rest = Index(each for each in entries if each is not finding.entry)
+        for asked, now in itertools.product(queries, (50.0, 150.0, 250.0)):
+            before, after = whole.lookup(asked, now), rest.lookup(asked, now)
+            assert (before and before.rule.decision) == (after and after.rule.decision)
+            if finding.kind.value != "redundant":
+                assert before != finding.entry, "it never decides"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    strategies.small_entries(st.just(1)),
+    strategies.small_entries(st.just(2)),
+    st.lists(strategies.small_queries(), min_size=5, max_size=30),
+)
+def test_what_covers_matches_too_and_what_is_apart_never_meets(
+    one: Entry, other: Entry, queries: list[Query]
+) -> None:
+    for asked, now in itertools.product(queries, (50.0, 150.0, 250.0)):
+        first, second = (why_not(each, asked, now) is None for each in (one, other))
+        if covers(one, other):
+            assert first or not second
+        if apart(one.rule, other.rule):
+            assert not (first and second)
+    assert covers(one, one)
+    assert apart(one.rule, other.rule) == apart(other.rule, one.rule)
+
+
+@strategies.UNHURRIED
+@given(strategies.packed, st.integers(0, 128), st.data())
+def test_a_network_lies_in_a_scope_only_with_all_its_addresses(
+    packed: bytes, prefixlen: int, data: st.DataObject
+) -> None:
+    host = strategies.network(packed, prefixlen)
+    assert isinstance(host, Address | Network)
+    around = scope_around(host)
+    inside = {host.packed}
+    if isinstance(host, Network):
+        open_bits = 8 * len(host.packed) - host.prefixlen
+        base = int.from_bytes(host.packed)
+        for offset in data.draw(st.lists(st.integers(0, (1 << open_bits) - 1), max_size=20)):
+            inside.add((base | offset).to_bytes(len(host.packed)))
+    if around is not None:
+        assert {scope_of(each) for each in inside} == {around}
+
+
+def test_every_block_of_a_scope_is_found_in_it() -> None:
+    for text, scope in (
+        ("10.0.0.0/8", "lan"),
+        ("172.16.0.0/12", "lan"),
+        ("127.0.0.0/8", "loopback"),
+        ("224.0.0.0/4", "multicast"),
+        ("8.8.0.0/16", "internet"),
+        ("fc00::/7", "lan"),
+        ("ff00::/8", "multicast"),
+        ("2001:db8::/32", "internet"),
+        ("::/127", "loopback"),
+    ):
+        host = parse(f"allow host={text}").host
+        assert isinstance(host, Network)
+        assert scope_around(host) is ScopeName(scope), text
+    for text in ("0.0.0.0/0", "8.0.0.0/5", "::/0", "fc00::/6", "255.255.255.254/31", "8000::/1"):
+        host = parse(f"allow host={text}").host
+        assert isinstance(host, Network)
+        assert scope_around(host) is None, text
+
+
+def test_many_rules_with_the_same_exact_conditions_are_not_held_against_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = 0
+
+    def counted(wide: Entry, narrow: Entry) -> bool:
+        nonlocal asked
+        asked += 1
+        return covers(wide, narrow)
+
+    monkeypatch.setattr("arbiter.rules.findings.covers", counted)
+    count = 1000
+    check(entry(id, f"allow port={id}-{id + 1}") for id in range(1, count + 1))
+    assert 0 < asked <= count * LOOKED
