@@ -75,6 +75,7 @@ def offered(ask: OpenAsk, peer: Peer) -> dict[str, Rule]:
         ask.example.packet.hook,
         admin=peer.admin,
         uid=ask.example.owner.uid,
+        names=ask.example.names,
     )
     return {id: rule for id, rule in scopes if _fits(rule)}
 

@@ -75,9 +75,9 @@ class Asking(Core):
 
     def _example(self, now: Now, held: Held) -> Example:
         assert held.owner is not None
-        context = self._context(held.packet, held.owner)
+        context = self._context(held.packet, held.owner, held.names)
         subject = self.rules.subject(held.packet, held.owner, now.wall, context)
-        return Example(held.packet, held.owner, subject)
+        return Example(held.packet, held.owner, subject, held.names)
 
     def _open(self, now: Now, held: Held, key: Key, obstacle: str) -> OpenAsk:
         self.counters["asks"] += 1
@@ -90,14 +90,14 @@ class Asking(Core):
 
     def _word(self, ask: OpenAsk, obstacle: str) -> None:
         """Say what it is about, and what silence means: nothing that a budget would stop."""
-        packet, owner, _ = ask.example
-        context = self._context(packet, owner)
+        packet, owner, _, names = ask.example
+        context = self._context(packet, owner, names)
         ask.obstacle = obstacle
         ask.why = obstacle or self.rules.why_asked(packet, owner, context)
         ask.fallback, ask.shown = self._silence(ask, obstacle), None
 
     def _silence(self, ask: OpenAsk, obstacle: str) -> Decision:
-        packet, owner, _ = ask.example
+        packet, owner, _, _ = ask.example
         way = self.ways.take(self._fallback, packet, 0.0, self.ways.run_of(owner))
         return DENY if obstacle or way.verdict == DENIED else self._fallback
 
@@ -115,8 +115,8 @@ class Asking(Core):
                 if way.obstacle is None or self._about(way.obstacle) is LinkDown.REFUSE:
                     del ask.waiting[held.packet.id]
                     effects += self._verdicts.judged(now, held, judgement, way)
-            packet, owner, _ = ask.example
-            context = self._context(packet, owner)
+            packet, owner, _, names = ask.example
+            context = self._context(packet, owner, names)
             example = self.rules.judge(packet, owner, now.wall, context)
             obstacle = self._asked_about(example, ask) if example is not None else ""
             if obstacle != ask.obstacle or self._silence(ask, obstacle) != ask.fallback:
@@ -133,13 +133,13 @@ class Asking(Core):
                 self._other_example(now, ask)
             else:
                 subject = self.rules.subject(packet, owner, now.wall, context)
-                ask.example = Example(packet, owner, subject)
+                ask.example = Example(packet, owner, subject, names)
             effects += self._show(now, ask)
         return effects
 
     def _asked_about(self, judgement: Judgement, ask: OpenAsk) -> str:
         """Why what the rules say of an ask's example cannot be done, if that is to be asked."""
-        packet, owner, _ = ask.example
+        packet, owner, _, _ = ask.example
         decided = judgement.entry.created if judgement.entry is not None else NEVER
         run = self.ways.run_of(owner)
         way = self.ways.take(judgement.decision, packet, decided, run)
@@ -205,9 +205,9 @@ class Asking(Core):
             expires=now.wall + rule.lifetime.seconds if span else None,
             process=chosen.process,
         )
-        packet, owner, _ = ask.example
+        packet, owner, _, names = ask.example
         self.rules.index.add(tried)
-        found = self.rules.judge(packet, owner, now.wall, self._context(packet, owner))
+        found = self.rules.judge(packet, owner, now.wall, self._context(packet, owner, names))
         self.rules.index.remove(tried.id)
         obstacle = self._asked_about(found, ask) if found is not None else ""
         first = found.entry if found is not None else None

@@ -51,6 +51,8 @@ class Example(NamedTuple):
     owner: Owner | NoOwner
     subject: Process | None
     """The process that the offered rules are about; None without an owner."""
+    names: tuple[str, ...] = ()
+    """By which its destination was looked up, the newest first."""
 
 
 class OpenAsk:

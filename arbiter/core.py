@@ -13,6 +13,8 @@ from arbiter.events import Effect, UseClasses, WatchProcess
 from arbiter.held import Held, HeldPackets
 from arbiter.judge import Context, Judgement
 from arbiter.model import ALLOW, DENY, Decision, Link, NoOwner, Now, Owner, Packet, Peer
+from arbiter.names import NameCache
+from arbiter.policyfiles import AdviceBook
 from arbiter.rulebook import ProcessId, RuleBook
 from arbiter.rules import Entry
 from arbiter.settings import Fallback, LinkDown, Mode, Settings
@@ -31,6 +33,8 @@ class Core:
         self.peers: tuple[Peer, ...] = ()
         self.counters: Counter[str] = Counter()
         self.ways = Ways()
+        self.names = NameCache()
+        self.advice = AdviceBook()
         self._verdicts = Verdicts(self.held, self.ways, self.counters)
         self._alive: set[ProcessId] = set()
         """Processes that are watched and have not exited."""
@@ -58,7 +62,7 @@ class Core:
     def _judge(self, now: Now, held: Held) -> Judgement | None:
         assert held.owner is not None
         packet = held.packet
-        context = self._context(packet, held.owner)
+        context = self._context(packet, held.owner, held.names)
         judgement = self.rules.judge(packet, held.owner, now.wall, context)
         if judgement is None or judgement.entry is not None:
             return judgement
@@ -66,8 +70,9 @@ class Core:
         # connection whose program is gone.
         return Judgement(DENY, None) if self.ways.was_routed(packet.flow) else judgement
 
-    def _context(self, packet: Packet, owner: Owner | NoOwner) -> Context:
-        return self.ways.context(packet, self.ways.run_of(owner))
+    def _context(self, packet: Packet, owner: Owner | NoOwner, names: tuple[str, ...]) -> Context:
+        context = self.ways.context(packet, self.ways.run_of(owner))
+        return context._replace(names=names) if names else context
 
     def _exited(self, owner: Owner | NoOwner | None) -> bool:
         holders = holders_of(owner)

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 
 from arbiter.accounts import Accounts
 from arbiter.classkeeper import ClassKeeper
@@ -23,7 +22,6 @@ from arbiter.events import (
     Event,
     FindOwner,
     Notify,
-    OwnerFound,
     PacketQueued,
     ProcessExited,
     Refuse,
@@ -39,6 +37,7 @@ from arbiter.events import (
     WatchProcess,
     WithdrawAsk,
 )
+from arbiter.finder import Finder
 from arbiter.frontdesk import FrontDesk
 from arbiter.health import Health
 from arbiter.kernel import firewall
@@ -49,10 +48,12 @@ from arbiter.kernel.procfs import ProcessTable
 from arbiter.kernel.queue import Queue
 from arbiter.linkkeeper import LinkKeeper
 from arbiter.memory import Memory, now
-from arbiter.model import NoOwner, NoOwnerReason, Owner, Packet, Undecodable
+from arbiter.model import Packet, Undecodable
+from arbiter.namekeeper import NameKeeper
 from arbiter.pipeline import Pipeline
+from arbiter.policykeeper import PolicyKeeper
 from arbiter.routeplan import RoutePlan
-from arbiter.settings import Settings, WhenAbsent
+from arbiter.settings import Settings, ShippedPolicies, WhenAbsent
 from arbiter.startup import (
     DaemonError,
     Paths,
@@ -91,7 +92,6 @@ class Daemon:
             left=lambda: self._accounts.left(),
             started=self._processes.start_time,
         )
-        self._scanner = ThreadPoolExecutor(1, thread_name_prefix="arbiter-scan")
         self._tasks: set[asyncio.Future[None]] = set()
         self._wake: asyncio.TimerHandle | None = None
         self._arming = False
@@ -133,6 +133,7 @@ class Daemon:
             queue=self.settings.queue_num,
             when_absent=self.settings.when_absent.value,
             mask=self.settings.mark_base,
+            dns_queue=self.settings.dns_queue_num,
         )
         self._backend = await asyncio.to_thread(firewall.probe_backend, self.settings.backend.value)
         routing = RoutePlan(
@@ -153,7 +154,8 @@ class Daemon:
         events = ProcEvents.open()
         if events is None:
             log.info("no process events here: new programs are found by reading /proc")
-        self._owners = OwnerLookup(self._processes, events=events)
+        owners = OwnerLookup(self._processes, events=events)
+        self._finder = Finder(owners, self._dispatch, self._spawn)
         self._queue = Queue(
             plan.queue,
             self._packet,
@@ -181,9 +183,19 @@ class Daemon:
             self._classes = ClassKeeper(
                 self.settings.markings, self._backend, self._links.use_classes
             )
+            self._policies = PolicyKeeper(
+                self.paths.config / "policy.d",
+                self.settings.shipped_policies is ShippedPolicies.DECIDE,
+                self._dispatch,
+            )
+            self._names = NameKeeper(
+                self.settings.dns_queue_num, lambda: self._links.dns_servers, self._dispatch
+            )
             self._loop.add_reader(self._queue.fileno(), self._queue.handle)
             await self._desk.server.start()
             try:
+                self._names.start()
+                await self._policies.start()
                 await self._accounts.start()
                 self._ready = True  # first: a rule that wants a class may come meanwhile
                 if self._wants_classes:
@@ -196,16 +208,17 @@ class Daemon:
                 log.info("stopping")
             finally:
                 await self._undo()
+                self._names.close()
                 self._classes.close()
         finally:
             self._loop.remove_reader(self._queue.fileno())
             self._health.close()
             self._queue.close()
             self._exits.close()
-            self._scanner.shutdown(wait=True, cancel_futures=True)
+            self._finder.stop()
             if self._tasks:
                 await asyncio.wait(tuple(self._tasks), timeout=5)
-            self._owners.close()
+            self._finder.close()
             if events is not None:
                 events.close()
             self._processes.close()
@@ -219,6 +232,7 @@ class Daemon:
         try:
             self._dispatch(Stopping(now()))
         finally:
+            await self._policies.close()
             await self._links.stop()  # or a change of links could put the ruleset back
             await self._accounts.close()
             for problem in await asyncio.to_thread(firewall.remove):
@@ -252,7 +266,8 @@ class Daemon:
                 case SetVerdict(packet_id, verdict):
                     self._queue.set_verdict(packet_id, verdict)
                 case FindOwner(packet):
-                    self._find_owner(packet)
+                    if not self._finder.find(packet):
+                        self._arm()
                 case Report():
                     self._decided(effect)
                 case _:
@@ -268,25 +283,6 @@ class Daemon:
             self._accounts.opened(report, link)
             if link is not None:
                 self._links.decided(report.link, link.number, packet.flow)
-
-    def _find_owner(self, packet: Packet) -> None:
-        try:
-            owner = self._owners.quick(packet)
-        except OSError as error:
-            owner = _not_found(error)
-        if owner is not None:
-            self._dispatch(OwnerFound(now(), packet.id, owner))
-            return
-        self._arm()
-        self._spawn(self._scan(packet))
-
-    async def _scan(self, packet: Packet) -> None:
-        owner: Owner | NoOwner
-        try:
-            owner = await self._loop.run_in_executor(self._scanner, self._owners.scan, packet)
-        except OSError as error:
-            owner = _not_found(error)
-        self._dispatch(OwnerFound(now(), packet.id, owner))
 
     # --- effects beside the hot path --------------------------------------------------------
 
@@ -336,6 +332,7 @@ class Daemon:
         """SIGHUP: rules and link files anew. Before `ready` both are about to be read."""
         if self._ready:
             self._links.reload()
+        self._policies.reload()
         self._reload()
 
     def _reload(self) -> None:
@@ -389,10 +386,7 @@ class Daemon:
             *self._links.problems(),
             *self._accounts.problems,
             *self._classes.problems(),
+            *self._policies.problems(),
+            *self._names.problems(),
             *self._memory.problems(),
         )
-
-
-def _not_found(error: OSError) -> NoOwner:
-    """What stops a look-up: no descriptors or memory left. Not an exit, and not a guess."""
-    return NoOwner(NoOwnerReason.HIDDEN, detail=f"the look-up failed: {error.strerror}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 from msgspec import Struct
 
 from arbiter import protocol
+from arbiter.dnswire import Answers
 from arbiter.model import (
     DROPPED,
     Decision,
@@ -19,6 +21,7 @@ from arbiter.model import (
     Undecodable,
     Verdict,
 )
+from arbiter.policyfiles import AdviceBook
 from arbiter.rules import Entry, Rule
 
 
@@ -112,6 +115,27 @@ class LinksChanged(Struct, frozen=True, gc=False):
     links: tuple[Link, ...]
 
 
+class NamesLearned(Struct, frozen=True, gc=False):
+    """A DNS answer is on its way to whoever asked."""
+
+    now: Now
+    answers: Answers
+
+
+class HostsRead(Struct, frozen=True, gc=False):
+    """/etc/hosts says this now: packed address → names."""
+
+    now: Now
+    hosts: Mapping[bytes, tuple[str, ...]]
+
+
+class AdviceChanged(Struct, frozen=True, gc=False):
+    """What packages say of their programs' connections, now."""
+
+    now: Now
+    advice: AdviceBook
+
+
 class RunVia(Struct, frozen=True, gc=False):
     """A process asks that it and its children go over link `via`, until it exits."""
 
@@ -145,6 +169,9 @@ Event = (
     | PromptsChanged
     | ProcessExited
     | LinksChanged
+    | NamesLearned
+    | HostsRead
+    | AdviceChanged
     | RunVia
     | Tick
     | Stopping

@@ -97,7 +97,8 @@ class FrontDesk:
         subject = ask.example.subject
         used = self._used(subject.app.id) if subject is not None else {}
         links = views.link_views(self._pipeline.ways, ask.example, used, self._left())
-        return views.ask_message(ask, peer, links, self._cwds.get(ask_id, ""))
+        advice = views.advice_view(self._pipeline.advice, ask.example)
+        return views.ask_message(ask, peer, links, self._cwds.get(ask_id, ""), advice)
 
     # --- from clients -----------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from arbiter.model import Flow, NoOwner, Owner, Packet
 class Held:
     """One packet without a verdict yet. `owner` is None while it is looked up."""
 
-    __slots__ = ("ask", "deadline", "owner", "packet", "since", "uid", "waits")
+    __slots__ = ("ask", "deadline", "names", "owner", "packet", "since", "uid", "waits")
 
     def __init__(self, packet: Packet, since: float, deadline: float) -> None:
         self.packet = packet
@@ -20,6 +20,8 @@ class Held:
         self.deadline = deadline
         """Both monotonic seconds."""
         self.owner: Owner | NoOwner | None = None
+        self.names: tuple[str, ...] = ()
+        """By which its destination was looked up, when its owner was found."""
         self.ask: int | None = None
         """The ask it waits for; None while its owner is looked up, or it waits for a link."""
         self.waits = False

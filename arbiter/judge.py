@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from arbiter.model import (
@@ -16,41 +16,17 @@ from arbiter.model import (
 )
 from arbiter.rules import Entry, Index, Query
 
-Names = Callable[[str, bytes], tuple[str, ...]]
-"""(app id, packed destination) to every name by which that app looked it up, as rules.Query has
-them; the likeliest first."""
-
-
-def _no_names(app: str, daddr: bytes) -> tuple[str, ...]:
-    return ()
-
-
-class Groups(NamedTuple):
-    """The groups of a user, by name and by number; both as NSS has them (getgrouplist(3))."""
-
-    names: tuple[str, ...] = ()
-    gids: tuple[int, ...] = ()
-
-
-NO_GROUPS = Groups()
-
-
-def _no_groups(uid: int) -> Groups:
-    return NO_GROUPS
-
 
 class Context(NamedTuple):
-    """What is known beside a packet when it comes: where the machine is (`sim=`, `network=`,
-    `metered=` and `roaming=` of a rule are held against it, see rules.Query), and how to ask by
-    which names a destination was looked up, and which groups a uid is in (cached: it is asked for
-    every packet)."""
+    """Where the machine is when a packet comes (`sim=`, `network=`, `metered=` and `roaming=` of a
+    rule are held against it, see rules.Query), and what its destination is called."""
 
     sims: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     metered: bool | None = None
     roaming: bool | None = None
-    names: Names = _no_names
-    groups: Callable[[int], Groups] = _no_groups
+    names: tuple[str, ...] = ()
+    """By which the destination's address was looked up, the newest first."""
 
 
 NOWHERE = Context()
@@ -84,7 +60,6 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
     flow = packet.flow
     uid = answerer(owner)
     user = owner.user if uid is not None else ""
-    groups = context.groups(uid) if uid is not None else NO_GROUPS
     if isinstance(owner, NoOwner):
         yield Query(
             app="",
@@ -99,9 +74,7 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
             networks=context.networks,
             metered=context.metered,
             roaming=context.roaming,
-            groups=groups.names,
-            gids=groups.gids,
-            names=context.names("", flow.daddr),
+            names=context.names,
         )
         return
     holders: dict[tuple[str, tuple[str, ...]], list[Process]] = {}
@@ -123,9 +96,9 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
             networks=context.networks,
             metered=context.metered,
             roaming=context.roaming,
-            groups=groups.names,
-            gids=groups.gids,
-            names=context.names(app, flow.daddr),
+            groups=owner.groups if uid is not None else (),
+            gids=owner.gids if uid is not None else (),
+            names=context.names,
         )
 
 

@@ -104,6 +104,7 @@ class LinkKeeper:
         self._watch_problem = self._bus_problem = ""
         self._problems: tuple[str, ...] = ()
         self.links: tuple[FoundLink, ...] = ()
+        self._servers: frozenset[bytes] = frozenset()
         self._shown: tuple[Link, ...] | None = None
         """As the pipeline knows them; None before the first."""
         self._routed: OrderedDict[Flow, int] = OrderedDict()
@@ -170,6 +171,11 @@ class LinkKeeper:
             flows.move_to_end(flow)
             if len(flows) > MAX_FLOWS:
                 flows.popitem(last=False)
+
+    @property
+    def dns_servers(self) -> frozenset[bytes]:
+        """The DNS servers of all links."""
+        return self._servers
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong with links now, each with its next step."""
@@ -282,6 +288,7 @@ class LinkKeeper:
         if links != self.links:
             log.info("links: %s", ", ".join(map(_shown, links)) or "none")
         self.links = links
+        self._servers = frozenset(server for link in links for server in link.dns)
         self._accounts.follow(links)
         self._tell(links)
 

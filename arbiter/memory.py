@@ -61,7 +61,8 @@ class Memory:
             log.error("%s", problem)
         found = {entry.id: entry for entry in entries}
         added = tuple(entry for entry in entries if index.get(entry.id) != entry)
-        removed = tuple(entry.id for entry in index if entry.id not in found)
+        # Those of policy files have negative ids, and are not the store's.
+        removed = tuple(entry.id for entry in index if entry.id > 0 and entry.id not in found)
         if added or removed or first:
             log.info("rules: %d in force, %d new, %d gone", len(found), len(added), len(removed))
             self._dispatch(RulesChanged(now(), added, removed))

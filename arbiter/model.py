@@ -208,6 +208,10 @@ class Owner(Struct, frozen=True, gc=False):
     inode: int = 0
     established: bool = False
     """TCP only: the kernel already holds this connection as open (past SYN_SENT)."""
+    groups: tuple[str, ...] = ()
+    """Names of the groups that the user is in."""
+    gids: tuple[int, ...] = ()
+    """The numbers of the same groups."""
 
     @property
     def apps(self) -> tuple[App, ...]:

@@ -19,11 +19,14 @@ from arbiter import protocol
 from arbiter.asking import Asking
 from arbiter.asks import OpenAsk, State, key_of
 from arbiter.events import (
+    AdviceChanged,
     Answered,
     Effect,
     Event,
     FindOwner,
+    HostsRead,
     LinksChanged,
+    NamesLearned,
     Notify,
     OwnerFound,
     PacketQueued,
@@ -103,6 +106,16 @@ class Pipeline(Asking):
                 return self._links_changed(now, links)
             case RunVia():
                 return self._run_via(event)
+            case NamesLearned():
+                return self._learn(event)
+            case HostsRead(_, hosts):
+                self.names.use_hosts(hosts)
+                return []
+            case AdviceChanged(now, advice):
+                self.advice = advice
+                for ask in self.asks:
+                    ask.shown = None  # it shows the advice
+                return self._retry(now)
             case Stopping(now):
                 return self._stopping(now)
 
@@ -126,6 +139,10 @@ class Pipeline(Asking):
         if held is None or held.owner is not None:
             return []  # its deadline came before its owner did
         held.owner = owner
+        daddr = held.packet.flow.daddr
+        held.names = self.names.names_of(daddr, now.mono)
+        if held.names:
+            self.names.keep(daddr, now.mono)
         return self._decide(now, held, owner)
 
     def _decide(self, now: Now, held: Held, owner: Owner | NoOwner) -> list[Effect]:
@@ -257,6 +274,12 @@ class Pipeline(Asking):
         for ask in self.asks:
             ask.shown = None  # it shows the links: send it again
         return [*(Notify(None, text) for text in told), *self._retry(now)]
+
+    def _learn(self, event: NamesLearned) -> list[Effect]:
+        """Nothing that waits is tried again for it: who asked connects only after this."""
+        found, mono = event.answers, event.now.mono
+        self.names.learn(found.name, found.addresses, found.ttl, mono, found.aliases, found.targets)
+        return []
 
     def _run_via(self, event: RunVia) -> list[Effect]:
         link = self.links.get(event.via)

@@ -134,6 +134,9 @@ class Destination(Struct, frozen=True):
     """The port's usual service name, as a hint: https."""
     scope: str = "internet"
     name: str = ""
+    """By which it was looked up last, a hint; "" where nobody looked."""
+    names: tuple[str, ...] = ()
+    """Other names that led to the same address."""
 
 
 class Scope(Struct, frozen=True):
@@ -165,6 +168,20 @@ class LinkView(Struct, frozen=True):
     """Bytes that this program used over it this month."""
 
 
+class AdviceView(Struct, frozen=True):
+    """What the program's own package says of a connection. Its words, not arbiter's."""
+
+    application: str
+    purpose: str = ""
+    if_denied: str = ""
+    """What a denial breaks."""
+    essential: bool = False
+    suggest: str = ""
+    """`allow`, `deny` or `route via=…`; "" for no suggestion."""
+    file: str = ""
+    """Where it says so."""
+
+
 class Ask(Struct, frozen=True, tag="ask", tag_field="type"):
     """One open question. Sent again with the same id when it changes."""
 
@@ -186,6 +203,7 @@ class Ask(Struct, frozen=True, tag="ask", tag_field="type"):
     """Packets held for it now."""
     no_owner: str = ""
     links: tuple[LinkView, ...] = ()
+    advice: AdviceView | None = None
     stale: bool = False
     """Nothing waits any more; an answer serves the next try."""
 

@@ -60,6 +60,13 @@ class LinkDown(enum.StrEnum):
     ASK = "ask"
 
 
+class ShippedPolicies(enum.StrEnum):
+    """What packages' policy files do by themselves."""
+
+    ADVISE = "advise"
+    DECIDE = "decide"
+
+
 class Backend(enum.StrEnum):
     """Which program carries the ruleset to the kernel."""
 
@@ -78,7 +85,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     when_absent: WhenAbsent = WhenAbsent.BLOCK
     when_unattended: WhenUnattended = WhenUnattended.HOLD
     link_down: LinkDown = LinkDown.REFUSE
+    shipped_policies: ShippedPolicies = ShippedPolicies.ADVISE
     queue_num: int = 10
+    dns_queue_num: int = 11
+    """The queue that DNS answers pass through; never that of new connections."""
     queue_length: int = 8192
     """Packets that the kernel keeps for us; more are dropped or pass, as `when_absent` says."""
     backend: Backend = Backend.AUTO
@@ -120,6 +130,7 @@ RANGES = MappingProxyType(
     {
         "deadline": (0.1, 3600.0),
         "queue_num": (0, 65_535),
+        "dns_queue_num": (0, 65_535),
         "queue_length": (1, 1_048_576),
         "route_table": (255, 4_294_967_264),
         "route_pref": (1, 32_745),
@@ -167,6 +178,10 @@ def load(text: str, origin: str) -> Settings:
                 f" {high} ({getattr(settings, high)}): change one of them"
             )
             raise SettingsError(origin, line_of(text, key), key, why)
+    if settings.queue_num == settings.dns_queue_num:
+        key = "dns_queue_num" if "dns_queue_num" in data else "queue_num"
+        why = f"queue_num and dns_queue_num are both {settings.queue_num}: change one of them"
+        raise SettingsError(origin, line_of(text, key), key, why)
     return settings
 
 

@@ -19,9 +19,11 @@ from arbiter.model import (
     address_text,
     proto_name,
 )
+from arbiter.policyfiles import AdviceBook
 from arbiter.protocol import clean
 from arbiter.records import Record, json_list
 from arbiter.rules import conditions, format_decision, scope_of
+from arbiter.rules.names import shown_name
 from arbiter.ways import Ways
 
 
@@ -42,6 +44,8 @@ ROOMS = (Room(8, 16, 32, 512, 4096), Room(4, 4, 16, 128, 1024), Room(2, 2, 8, 64
 called: an ask too large for its line would end the connection of every prompt it goes to."""
 MAX_ASK = 16384
 """Bytes of an ask's line; a longer one is tried in the next smaller room."""
+MAX_NAMES = 6
+"""Names of one destination in an ask: it has the newest, and says them all as hints."""
 MAX_NAME = 64
 MAX_WHY = 1000
 """Characters of an app's name, and of the reason for an ask."""
@@ -79,6 +83,7 @@ def ask_message(
     peer: Peer,
     links: tuple[protocol.LinkView, ...],
     cwd: str = "",
+    advice: protocol.AdviceView | None = None,
 ) -> protocol.Ask:
     """An ask as this peer sees it: the scopes are those that its answer can make.
 
@@ -86,7 +91,7 @@ def ask_message(
     """
     scopes = tuple(protocol.Scope(id, conditions(rule)) for id, rule in offered(ask, peer).items())
     for room in ROOMS:
-        message = _ask(ask, room, scopes, links, cwd)
+        message = _ask(ask, room, scopes, links, cwd, advice)
         if len(protocol.encode(message)) <= MAX_ASK:
             break
     return message
@@ -98,8 +103,9 @@ def _ask(
     scopes: tuple[protocol.Scope, ...],
     links: tuple[protocol.LinkView, ...],
     cwd: str,
+    advice: protocol.AdviceView | None,
 ) -> protocol.Ask:
-    packet, owner, subject = ask.example
+    packet, owner, subject, names = ask.example
     flow = packet.flow
     holders = owner.processes if isinstance(owner, Owner) else ()
     processes = sorted(holders, key=lambda process: process != subject)  # what it is about, first
@@ -119,6 +125,8 @@ def _ask(
             port=flow.dport,
             service=SERVICES.get(flow.dport, "") if flow.dport else "",
             scope=scope_of(flow.daddr),
+            name=clean(shown_name(names[0]), 255) if names else "",
+            names=tuple(clean(shown_name(name), 255) for name in names[1:MAX_NAMES]),
         ),
         # What is hidden comes first: a long text is cut at its end.
         why=clean(". ".join(text for text in (hidden, ask.note, ask.why) if text), MAX_WHY),
@@ -129,7 +137,26 @@ def _ask(
         waiting=len(ask.waiting),
         no_owner=_no_owner(owner),
         links=links,
+        advice=advice,
         stale=ask.stale,
+    )
+
+
+def advice_view(book: AdviceBook, example: Example) -> protocol.AdviceView | None:
+    """What the program's own package says of this connection; None if nothing."""
+    packet, subject, flow = example.packet, example.subject, example.packet.flow
+    if subject is None or not isinstance(packet, Packet):
+        return None
+    advice = book.advice_for(subject.app.id, example.names, flow.daddr, flow.dport, flow.proto)
+    if advice is None:
+        return None
+    return protocol.AdviceView(
+        application=clean(advice.name, MAX_NAME),
+        purpose=clean(advice.purpose, MAX_WHY),
+        if_denied=clean(advice.if_denied, MAX_WHY),
+        essential=advice.relevance == "essential",
+        suggest=format_decision(advice.suggest) if advice.suggest is not None else "",
+        file=clean(advice.origin, MAX_WHY),
     )
 
 

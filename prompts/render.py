@@ -10,7 +10,17 @@ import re
 import unicodedata
 
 from arbiter.model import ANY_LINK, METERED, UNMETERED
-from arbiter.protocol import AppView, Ask, Choice, Decided, ProcessView, Scope, Withdraw, clean
+from arbiter.protocol import (
+    AdviceView,
+    AppView,
+    Ask,
+    Choice,
+    Decided,
+    ProcessView,
+    Scope,
+    Withdraw,
+    clean,
+)
 from arbiter.protocol import WithdrawReason as Why
 
 LIFETIMES = ("once", "process", "15m", "1h", "session", "boot", "forever")
@@ -135,14 +145,29 @@ def facts(ask: Ask) -> list[tuple[str, str]]:
     else:
         out.append(("user", user(ask)))
     out.append(("why", tidy(ask.why)))
+    if ask.advice is not None:
+        out.append(("it says", advice_words(ask.advice)))
     return out
+
+
+def advice_words(advice: AdviceView) -> str:
+    """What the program's own package says, marked as its words: `Firefox: …; denied, …`."""
+    parts = [
+        f"{tidy(advice.application, NAME_LIMIT)}: {tidy(advice.purpose) or 'no purpose given'}"
+    ]
+    if advice.if_denied:
+        parts.append(f"if denied: {tidy(advice.if_denied)}")
+    if advice.suggest:
+        parts.append(f"it suggests {tidy(advice.suggest)}")
+    return "; ".join(parts)
 
 
 def details(ask: Ask) -> list[tuple[str, str]]:
     """(label, text) of everything the daemon told of an ask, nothing cut."""
     to = ask.destination
     out = [("ask", f"{ask.id}, {ask.waiting} packets waiting"), ("to", where(ask))]
-    out += [("host name", f"{tidy(to.name)} (a hint, from DNS)")] if to.name else []
+    names = [tidy(name) for name in (to.name, *to.names) if name]
+    out += [("looked up", f"{', '.join(names)} (hints, from DNS)")] if names else []
     out += [("user", f"{user(ask)} (uid {'?' if ask.uid is None else ask.uid})")]
     for process in ask.processes:
         out.append(
@@ -154,6 +179,10 @@ def details(ask: Ask) -> list[tuple[str, str]]:
         out += [("  warning", tidy(process.note))] if process.note else []
     out += [("no owner", tidy(ask.no_owner))] if ask.no_owner else []
     out.append(("why", tidy(ask.why)))
+    if ask.advice is not None:
+        essential = "essential" if ask.advice.essential else "optional"
+        out.append(("it says", f"{advice_words(ask.advice)} ({essential})"))
+        out.append(("  in", tidy(ask.advice.file)))
     out += [("scope", f"{tidy(s.id)}: {tidy(s.conditions) or 'every connection'}")
             for s in ask.scopes]  # fmt: skip
     return [(label, text) for label, text in out if text]
@@ -163,7 +192,9 @@ def details(ask: Ask) -> list[tuple[str, str]]:
 
 _SCOPES = {
     "connection": "this program, to exactly this destination",
+    "name": "this program, to this name by this port, whatever its address",
     "host": "this program, to this address by whatever way",
+    "domain": "this program, to every name of this domain by this port",
     "port": "this program, to this port of any address",
     "app": "this program, to anywhere",
     "parent": "this program, when started like now, to anywhere",

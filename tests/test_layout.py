@@ -67,6 +67,9 @@ FLOORS = {
     "arbiter.linkstate": 4,
     "arbiter.classkeeper": 4,
     "arbiter.health": 4,
+    "arbiter.finder": 4,
+    "arbiter.policykeeper": 4,
+    "arbiter.namekeeper": 4,
     "arbiter.accounts": 4,
     "arbiter.memory": 4,
     "arbiter.policystate": 4,
@@ -213,6 +216,8 @@ def test_only_the_daemon_and_the_commands_print_or_log() -> None:
             "arbiter.linkstate",
             "arbiter.classkeeper",
             "arbiter.health",
+            "arbiter.policykeeper",
+            "arbiter.namekeeper",
             "arbiter.accounts",
             "arbiter.cli",
         ):

@@ -101,7 +101,10 @@ def _settings(config: Path, given: dict[str, Any]) -> Settings:
         settings = settings_room.load(text, str(path))
     except SettingsError as error:
         fail(str(error), 2)
-    return msgspec.convert(msgspec.to_builtins(settings) | given, Settings)
+    made = msgspec.convert(msgspec.to_builtins(settings) | given, Settings)
+    if made.queue_num == made.dns_queue_num:
+        fail(f"--queue-num {made.queue_num} is the queue of DNS answers; see dns_queue_num", 2)
+    return made
 
 
 @contextlib.contextmanager

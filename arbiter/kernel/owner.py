@@ -14,7 +14,7 @@ from typing import Protocol
 
 from arbiter.kernel.holders import Holder, Holders, Scan
 from arbiter.kernel.procevents import ProcEvents
-from arbiter.kernel.procfs import user_name
+from arbiter.kernel.procfs import user_groups, user_name
 from arbiter.kernel.sockets import Find, Found, SocketFinder
 from arbiter.model import NoOwner, NoOwnerReason, Owner, Packet, Process
 
@@ -173,7 +173,8 @@ class OwnerLookup:
         info = found.sockets[0]
         user = user_name(info.uid)
         inode = info.inode if len(found.sockets) == 1 else 0
-        return Owner(info.uid, user, tuple(processes), inode, found.established)
+        groups, gids = user_groups(info.uid)
+        return Owner(info.uid, user, tuple(processes), inode, found.established, groups, gids)
 
 
 def _named(none: NoOwner) -> NoOwner:
