@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -17,7 +17,7 @@ from arbiter.cli.linkusage import usage
 from arbiter.kernel.rtnl import LinkWatch
 from arbiter.linkfiles import LinkFile
 from arbiter.linkkeeper import own_tables
-from arbiter.links import FoundLink, assemble
+from arbiter.links import FoundLink, assemble, remember
 from arbiter.linkstate import read_files, read_numbers
 from arbiter.model import address_text
 from arbiter.rules.words import quote
@@ -117,7 +117,7 @@ def links(
             click.echo(f"arbiter: {problem}", err=True)
         from arbiter.cli.linkwatch import follow
 
-        follow(look, db, as_json)
+        follow(look, found, db, as_json)
     if problems:
         fail("\n".join(problems))
 
@@ -130,15 +130,16 @@ class Look:
 
     def __init__(self, known: Mapping[str, int], files: tuple[LinkFile, ...]) -> None:
         self._known, self._files = known, files
-        self._changed = asyncio.Event()
-        self._interfaces = LinkWatch(lambda _: self._news(), _nothing, own_tables=own_tables())
-        self._facts = FactsWatch(lambda _: self._news(), _nothing)
 
     def _news(self) -> None:
         self._changed.set()
 
-    async def start(self) -> None:
-        """Follow what changes. Raises OSError."""
+    async def start(self, problem: Callable[[str], None]) -> None:
+        """Follow what changes, and tell what keeps it from being seen. Raises OSError."""
+        # Made anew each time: they belong to the event loop in which they first waited.
+        self._changed = asyncio.Event()
+        self._interfaces = LinkWatch(lambda _: self._news(), problem, own_tables=own_tables())
+        self._facts = FactsWatch(lambda _: self._news(), problem)
         await self._interfaces.start()
         await self._facts.start()
 
@@ -149,7 +150,7 @@ class Look:
 
     async def once(self) -> tuple[FoundLink, ...]:
         """The links now. Raises OSError."""
-        await self.start()
+        await self.start(_nothing)
         try:
             return self.links()
         finally:
@@ -162,9 +163,11 @@ class Look:
         return self.links()
 
     def links(self) -> tuple[FoundLink, ...]:
-        """The links as last seen."""
+        """The links as last seen. One that was there before is one that is down, and not gone."""
         interfaces, facts = self._interfaces.interfaces, self._facts.facts
-        return assemble(interfaces, self._files, self._known, facts)
+        found = assemble(interfaces, self._files, self._known, facts)
+        self._known = remember(self._known, found)
+        return found
 
 
 def _nothing(problem: str) -> None:

@@ -267,14 +267,14 @@ def test_over_its_budget_a_link_is_left_out_or_goes_on(
 def test_a_default_link_over_its_budget_asks_too(lab: Lab, tmp_path: Path) -> None:
     """Nothing routes it there: it is allowed, and that link is where it would go."""
     links = {
-        "wifi.toml": '[link]\nname = "wifi"\nmatch = { interface = "wlan0" }\nbudget = "1 MB/day"'
+        "wifi.toml": '[link]\nname = "wifi"\nmatch = { interface = "wlan0" }\nbudget = "1 MB/month"'
     }
     with Arbiter(lab, tmp_path, links=links) as arbiter, Prompt(arbiter) as prompt:
         arbiter.add("allow app=/usr/bin/curl")
         spend(arbiter, 1_100_000)
         prompt.told("wifi is over its budget")
         program = arbiter.program(*curl(SERVER4))
-        assert "wifi is over its budget: 1.1 MB of 1 MB/day used" in prompt.ask().why
+        assert "wifi is over its budget: 1.1 MB of 1 MB/month used" in prompt.ask().why
         arbiter.answer("route via=lte", "--for", "once")
         output, _ = program.communicate(timeout=10)
         assert over(output) == "lte"
