@@ -70,6 +70,7 @@ def test_bytes_agree_with_the_interfaces_within_5_percent(clean_lab: Lab, tmp_pa
     lab = clean_lab
     interfaces = {"wifi": WIFI.interface, "lte": LTE.interface}
     cut_by_the_link(lab, *interfaces.values())
+    forget_closed(lab)
     (tmp_path / "data").write_bytes(b"x" * 2_000_000)
     with Arbiter(lab, tmp_path) as arbiter:
         for line in (*TO_LTE, "allow host=internet"):

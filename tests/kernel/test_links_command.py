@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import ARBITER, Arbiter, Prompt, end_flows, eventually
+from running import ARBITER, Arbiter, Prompt, end_flows, eventually, forget_closed
 
 from arbiter.lab import Lab
 from arbiter.lab.config import LTE, SECOND4, SERVER4, SERVER6
@@ -98,6 +98,7 @@ def test_watch_json_gives_all_links_in_one_line_a_change(clean_lab: Lab, tmp_pat
 def test_usage_is_added_up_as_asked(lab: Lab, tmp_path: Path) -> None:
     with Arbiter(lab, tmp_path, links={"mobile.toml": GOOD}) as arbiter:
         assert arbiter.usage() == []
+        forget_closed(lab)
         arbiter.add(f"route via=mobile host={SERVER4}")
         arbiter.add("allow host=internet")
         for address in (SERVER4, SECOND4):
