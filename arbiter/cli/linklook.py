@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from arbiter.accounts import local_zone
@@ -13,7 +13,7 @@ from arbiter.bus import FactsWatch
 from arbiter.kernel.rtnl import LinkWatch
 from arbiter.linkfiles import LinkFile
 from arbiter.linkkeeper import own_tables
-from arbiter.links import FoundLink, assemble
+from arbiter.links import FoundLink, assemble, remember
 from arbiter.model import address_text
 from arbiter.rules.words import quote
 from arbiter.store import Store, StoreError
@@ -54,26 +54,35 @@ class Money:
 
 
 class Look:
-    """Interfaces and facts, joined to links: once, or as they change. In one event loop."""
+    """Interfaces and facts, joined to links: once, or as they change."""
 
     def __init__(self, known: Mapping[str, int], files: tuple[LinkFile, ...]) -> None:
         self._known, self._files = known, files
-        self._changed = asyncio.Event()
-        self._interfaces = LinkWatch(self._news, _nothing, own_tables=own_tables())
-        self._facts = FactsWatch(self._news, _nothing)
 
-    def _news(self, _: object) -> None:
+    def _news(self) -> None:
         self._changed.set()
 
-    async def __aenter__(self) -> Look:
-        """Follow what changes. Raises OSError."""
+    async def start(self, problem: Callable[[str], None]) -> None:
+        """Follow what changes, and tell what keeps it from being seen. Raises OSError."""
+        # Made anew each time: they belong to the event loop in which they first waited.
+        self._changed = asyncio.Event()
+        self._interfaces = LinkWatch(lambda _: self._news(), problem, own_tables=own_tables())
+        self._facts = FactsWatch(lambda _: self._news(), problem)
         await self._interfaces.start()
         await self._facts.start()
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def close(self) -> None:
+        """Stop."""
         await self._facts.close()
         await self._interfaces.close()
+
+    async def once(self) -> tuple[FoundLink, ...]:
+        """The links now. Raises OSError."""
+        await self.start(_nothing)
+        try:
+            return self.links()
+        finally:
+            await self.close()
 
     async def next(self) -> tuple[FoundLink, ...]:
         """The links after the next change."""
@@ -82,9 +91,11 @@ class Look:
         return self.links()
 
     def links(self) -> tuple[FoundLink, ...]:
-        """The links as last seen."""
+        """The links as last seen. One that was there before is one that is down, and not gone."""
         interfaces, facts = self._interfaces.interfaces, self._facts.facts
-        return assemble(interfaces, self._files, self._known, facts)
+        found = assemble(interfaces, self._files, self._known, facts)
+        self._known = remember(self._known, found)
+        return found
 
 
 def _nothing(problem: str) -> None:

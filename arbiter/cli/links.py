@@ -54,8 +54,9 @@ def links(
     except OSError:
         known = {}  # not everybody may look into the state directory; the names are the same
     files, problems = read_files(config / "links.d")
+    look = Look(known, files)
     try:
-        found = asyncio.run(_now(Look(known, files)))
+        found = asyncio.run(look.once())
     except OSError as error:
         fail(f"the kernel's links cannot be read: {error.strerror or error}")
     money = Money(db)
@@ -70,17 +71,12 @@ def links(
     if watch:
         for problem in problems:
             click.echo(f"arbiter: {problem}", err=True)
-        follow(lambda: Look(known, files), db, as_json)
+        follow(look, found, db, as_json)
     if problems:
         fail("\n".join(problems))
 
 
 links.add_command(usage)
-
-
-async def _now(look: Look) -> tuple[FoundLink, ...]:
-    async with look:
-        return look.links()
 
 
 def _carries(link: FoundLink) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -19,28 +18,37 @@ from arbiter.links import FoundLink
 from arbiter.model import Link
 
 
-def follow(look: Callable[[], Look], db: Path, as_json: bool) -> None:
-    """Say each change until Ctrl-C: a sentence, or with `as_json` all links in one line."""
+def follow(look: Look, shown: tuple[FoundLink, ...], db: Path, as_json: bool) -> None:
+    """Say each change since the links were `shown`, until Ctrl-C: a sentence, or with `as_json`
+    all links in one line, those of now first."""
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            asyncio.run(_follow(look, db, as_json))
+            asyncio.run(_follow(look, shown, db, as_json))
         except OSError as error:
             fail(f"the kernel's links cannot be watched: {error.strerror or error}")
 
 
-async def _follow(make: Callable[[], Look], db: Path, as_json: bool) -> None:
-    async with make() as look:
-        before: dict[str, Link] | None = None
+async def _follow(look: Look, shown: tuple[FoundLink, ...], db: Path, as_json: bool) -> None:
+    await look.start(_trouble)
+    try:
+        before = _by_name(shown)
         while True:
             found = await look.next()
             now = _by_name(found)
             if as_json:
                 money = Money(db)
                 click.echo(json.dumps([link_object(link, money) for link in found]))
-            elif before is not None:
+            else:
                 for text in news(before, now):
                     click.echo(f"{time.strftime('%H:%M:%S')} {text}")
             before = now
+    finally:
+        await look.close()
+
+
+def _trouble(problem: str) -> None:
+    if problem:
+        click.echo(f"arbiter: {problem}", err=True)
 
 
 def _by_name(found: tuple[FoundLink, ...]) -> dict[str, Link]:

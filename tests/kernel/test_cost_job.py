@@ -70,6 +70,7 @@ def test_bytes_agree_with_the_interfaces_within_5_percent(clean_lab: Lab, tmp_pa
     lab = clean_lab
     interfaces = {"wifi": WIFI.interface, "lte": LTE.interface}
     cut_by_the_link(lab, *interfaces.values())
+    forget_closed(lab)
     (tmp_path / "data").write_bytes(b"x" * 2_000_000)
     with Arbiter(lab, tmp_path) as arbiter:
         for line in (*TO_LTE, "allow host=internet"):
@@ -267,14 +268,14 @@ def test_over_its_budget_a_link_is_left_out_or_goes_on(
 def test_a_default_link_over_its_budget_asks_too(lab: Lab, tmp_path: Path) -> None:
     """Nothing routes it there: it is allowed, and that link is where it would go."""
     links = {
-        "wifi.toml": '[link]\nname = "wifi"\nmatch = { interface = "wlan0" }\nbudget = "1 MB/day"'
+        "wifi.toml": '[link]\nname = "wifi"\nmatch = { interface = "wlan0" }\nbudget = "1 MB/month"'
     }
     with Arbiter(lab, tmp_path, links=links) as arbiter, Prompt(arbiter) as prompt:
         arbiter.add("allow app=/usr/bin/curl")
         spend(arbiter, 1_100_000)
         prompt.told("wifi is over its budget")
         program = arbiter.program(*curl(SERVER4))
-        assert "wifi is over its budget: 1.1 MB of 1 MB/day used" in prompt.ask().why
+        assert "wifi is over its budget: 1.1 MB of 1 MB/month used" in prompt.ask().why
         arbiter.answer("route via=lte", "--for", "once")
         output, _ = program.communicate(timeout=10)
         assert over(output) == "lte"

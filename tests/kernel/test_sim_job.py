@@ -15,7 +15,7 @@ from busmock import GUESS_YES, HOME, NO, ROAMING, YES, BusMock, ModemManager, Ne
 from running import Arbiter, Prompt, eventually
 
 from arbiter.lab import Lab
-from arbiter.lab.config import SERVER4
+from arbiter.lab.config import HTTP_PORTS, PUBLIC4, PUBLIC6, SERVER4
 
 pytestmark = pytest.mark.skipif(bool(busmock.missing()), reason=busmock.missing())
 
@@ -54,7 +54,8 @@ def over(output: str) -> str:
 
 
 def goes(arbiter: Arbiter) -> bool:
-    """Whether curl may go now; without a rule it is refused at once (`--mode enforce`)."""
+    """Whether curl may go to CURL now; what no rule lets go is refused at once, with `--mode
+    enforce`, and where a rule routes it nowhere."""
     code, output, _ = arbiter.run(*CURL)
     assert code in (0, 7), output
     return code == 0
@@ -109,13 +110,23 @@ def test_facts_of_the_services_are_shown_and_are_conditions_of_rules(
             "roaming=yes": False,
         }
         assert not goes(arbiter)
-        for condition, met in holds.items():
-            arbiter.add(f"allow app=/usr/bin/curl {condition}")
-            assert goes(arbiter) is met, condition
-            (rule,) = arbiter.json("rules", "list")
-            assert arbiter.command("rules", "remove", str(rule["id"])).returncode == 0
+        # Each has a server's address and port of its own.
+        places = [(address, port) for address in (*PUBLIC4, *PUBLIC6) for port in HTTP_PORTS]
+        tried = dict(zip(holds, places[1:], strict=False))  # the first is CURL's
+        assert len(tried) == len(holds)
+        arbiter.add_all(
+            *(
+                f"allow app=/usr/bin/curl host={address} port={port} {condition}"
+                for condition, (address, port) in tried.items()
+            )
+        )
+        for condition, (address, port) in tried.items():
+            url = f"http://[{address}]:{port}/" if ":" in address else f"http://{address}:{port}/"
+            code, output, _ = arbiter.run("curl", "-sS", "-g", "-m", "8", url)
+            assert (code, condition) == (0 if holds[condition] else 7, condition), output
         # How the way is decides, not how another link is: curl leaves over wifi.
         arbiter.add("allow app=/usr/bin/curl metered=no")
+        assert not goes(arbiter)
         machine.nm.metered(machine.wifi, NO)
         eventually(lambda: goes(arbiter))
         machine.registered(ROAMING)
