@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from click.testing import CliRunner
 from msgspec import structs
 from playbook import ALICE, BOB, ROOT, START, Playbook, owner, process, verdict
 from scripted_daemon import example_ask
+from test_review_budgets import found
 
 from arbiter import protocol
+from arbiter.cli.common import show_json
+from arbiter.cli.links import Money, link_object
 from arbiter.cli.linkusage import usage
 from arbiter.events import (
     Announce,
@@ -417,3 +421,14 @@ def test_what_grows_by_itself_is_no_other_question() -> None:
     machine.event(structs.replace(ask, links=(structs.replace(link, used=1, left=2),)), 1)
     machine.drawn(1)
     assert [type(out) for out in machine.key("a", 1.1)] == [Send]
+
+
+def test_what_a_modem_says_reaches_no_terminal_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nasty = "\udcff\u202e\x9b2J\x1b]0;"
+    made = found(networks=(f"ssid:{nasty}",), operator=nasty, apn=nasty)
+    show_json([link_object(structs.replace(made, interface=nasty), Money(tmp_path / "none"))])
+    out = capsys.readouterr().out
+    assert out == "\n".join(protocol.clean(line) for line in out.split("\n"))
+    assert json.loads(out)[0]["name"] == "lte"

@@ -20,6 +20,7 @@ from arbiter.linkkeeper import own_tables
 from arbiter.links import FoundLink, assemble
 from arbiter.linkstate import read_files, read_numbers
 from arbiter.model import address_text
+from arbiter.protocol import clean
 from arbiter.rules.words import quote
 from arbiter.store import Store, StoreError
 from arbiter.tariff import period_start
@@ -198,11 +199,12 @@ def _row(link: FoundLink, money: Money) -> tuple[str, ...]:
 
 
 def link_object(link: FoundLink, money: Money) -> dict[str, object]:
-    """A link for programs."""
+    """A link for programs. What a network, a modem or a kernel chose is cleaned: JSON goes to
+    terminals, too."""
     return {
         "number": link.number,
         "name": link.name,
-        "interface": link.interface,
+        "interface": clean(link.interface),
         "kind": link.kind.value,
         "up4": link.up4,
         "up6": link.up6,
@@ -214,8 +216,8 @@ def link_object(link: FoundLink, money: Money) -> dict[str, object]:
         "metered_by": link.metered_by,
         "roaming": link.roaming,
         "sim": link.sim or None,
-        "operator": link.operator or None,
-        "apn": link.apn or None,
+        "operator": clean(link.operator) or None,
+        "apn": clean(link.apn) or None,
         "networks": list(map(quote, link.networks)),
         "price": str(link.price) if link.price else None,
         "budget": str(link.budget) if link.budget else None,
