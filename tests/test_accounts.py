@@ -223,7 +223,7 @@ def test_what_ended_is_stored_soon_without_a_read(scene: Scene) -> None:
 def test_the_end_counts_a_last_time_and_gives_all_back(scene: Scene) -> None:
     async def play() -> None:
         await scene.until(lambda: not scene.accounts._open.is_set())
-        module.READ = 60.0
+        module.READ = module.FLUSH = 60.0
         scene.open()
         scene.counters = [entry(70)]
         scene.accounts._ledger.opened(packet(2, sport=2).flow, CURL)
@@ -346,3 +346,15 @@ def test_links_that_come_with_a_budget_used_up_are_no_news_but_are_timed(scene: 
         assert scene.accounts.left() == {"lte": 0}
 
     scene.run(play)
+
+
+def test_what_came_before_a_last_read_that_failed_is_kept(scene: Scene) -> None:
+    async def play() -> None:
+        await scene.until(lambda: not scene.accounts._open.is_set())
+        module.READ = module.FLUSH = 60.0
+        scene.accounts._ledger.opened(FLOW, CURL)
+        scene.watch.late = [entry(30)]
+        scene.counters = OSError(12, "no memory")
+
+    scene.run(play)
+    assert total(scene.store.kept) == 30

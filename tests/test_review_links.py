@@ -29,6 +29,7 @@ from arbiter.events import (
     SetVerdict,
     ShowAsk,
     WatchProcess,
+    WithdrawAsk,
 )
 from arbiter.model import (
     ACCEPTED,
@@ -521,3 +522,73 @@ def test_while_it_stops_nothing_waits_and_nothing_strict_leaves(down: LinkDown) 
     play.stop().skip()
     play.queue(1, outdev=WIFI) >> FindOwner >> verdict(1, DENIED) >> Report
     play.queue(2, owner(process("/usr/bin/wget")), sport=2) >> FindOwner >> verdict(2, ACCEPTED)
+
+
+STRICT = "route via=lte app=/usr/bin/curl"
+
+
+def asked(*rules: str, **more: Any) -> Playbook:
+    """lte is down, and people are asked about it."""
+    links = (wifi(), lte(up=False))
+    return scene(*rules, links=links, link_down=LinkDown.ASK, fallback="allow", **more)
+
+
+def test_with_nobody_to_ask_a_strict_flow_stays() -> None:
+    play = asked(STRICT, when_unattended="fallback")
+    play.prompts().skip()
+    play.queue(1, outdev=WIFI)
+    assert play.all(SetVerdict) == [verdict(1, DENIED)]
+
+
+def test_with_too_many_asks_a_strict_flow_stays() -> None:
+    play = asked(STRICT, asks_per_app=1)
+    play.queue(1, outdev=WIFI).queue(2, outdev=WIFI, dport=80)
+    assert play.all(SetVerdict) == [verdict(2, DENIED)]
+
+
+def test_a_rule_over_a_link_that_is_down_refuses_what_was_asked_about() -> None:
+    play = scene(links=(wifi(), lte(up=False)))
+    play.queue(1, outdev=WIFI).skip()
+    play.rules(STRICT) >> verdict(1, DENIED) >> Report >> WithdrawAsk
+    play.end()
+
+
+def test_a_rule_made_while_an_answer_is_stored_decides_though_its_link_is_down() -> None:
+    play = scene(links=(wifi(), lte(up=False)))
+    play.store = False
+    play.queue(1, outdev=WIFI).skip()
+    play.answer(1, "allow", lifetime="forever", scope="app") >> Remember
+    play.rules("route via=lte app=/usr/bin/curl host=198.51.100.10").skip()
+    play.stored() >> verdict(1, DENIED) >> Report >> Announce
+
+
+def test_a_stale_ask_about_a_link_stays_open_until_the_link_is_back() -> None:
+    play = asked(STRICT)
+    play.queue(1, outdev=WIFI).wait(31).skip()
+    play.rules("allow app=/usr/bin/ssh")
+    assert not play.all(WithdrawAsk)
+    play.links(wifi(), lte())
+    assert len(play.all(WithdrawAsk)) == 1
+
+
+def test_an_answer_over_a_link_that_is_down_is_taken_where_that_was_not_the_question() -> None:
+    play = asked()
+    play.queue(1, outdev=WIFI).skip()
+    play.answer(1, "route", via=("lte",), lifetime="forever") >> Remember
+
+
+def test_a_rule_that_was_only_tried_is_not_in_force() -> None:
+    play = asked(STRICT)
+    play.queue(1, outdev=WIFI).skip()
+    for scope in ("host", "app"):
+        play.answer(1, "route", via=("lte",), lifetime="forever", scope=scope) >> Refuse
+    assert len(play.pipeline.rules.index) == 1
+
+
+def test_silence_is_that_of_the_link_of_the_run() -> None:
+    play = scene(links=(wifi(), lte(spent=spent(OverBudget.ASK))), fallback="allow")
+    run(play, "lte").skip()
+    play.queue(1, outdev=WIFI).skip()
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    assert ask.fallback == DENY
