@@ -7,13 +7,15 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from msgspec import structs
 
 from arbiter import accounts as module
+from arbiter import budgets
 from arbiter.accounts import Accounts, read_exceeded
-from arbiter.budgets import Exceeded, Totals, standing
+from arbiter.budgets import Exceeded, Totals, first_day, next_midnight, size_text, standing
 from arbiter.daemon import Daemon
 from arbiter.links import FoundLink, LinkKind
 from arbiter.model import MARK_MASK, Flow, OverBudget
@@ -208,3 +210,59 @@ def test_a_mistake_that_ends_the_counting_is_not_silent(
 def test_a_reload_that_comes_before_links_are_there_ends_nothing(tmp_path: Path) -> None:
     daemon = Daemon(Settings(), Paths(tmp_path, tmp_path / "socket", tmp_path))
     daemon._hangup()
+
+
+# --- what mutants showed ----------------------------------------------------------------------
+
+
+def test_what_is_loaded_reaches_back_to_the_first_day_of_any_period() -> None:
+    assert first_day(WALL, UTC) == "2026-07-01"
+    assert first_day(datetime(2026, 8, 1, tzinfo=UTC).timestamp(), UTC) == "2026-07-27"
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Havana", "Africa/Cairo"])
+def test_midnight_is_the_next_one_whatever_the_clock_skips(zone: str) -> None:
+    """Havana and Cairo skip midnight itself when summer begins."""
+    info = ZoneInfo(zone)
+    wall = datetime(2026, 1, 1, 12, tzinfo=info).timestamp()
+    for _ in range(365 * 4):
+        midnight = next_midnight(wall, info)
+        assert 0 < midnight - wall <= 25 * 3600
+        assert day_of(midnight, info) > day_of(wall, info)
+        assert day_of(midnight - 1, info) == day_of(wall, info)
+        wall += 6 * 3600
+
+
+def test_loading_starts_anew_and_prompts_see_this_month_only() -> None:
+    totals = Totals()
+    totals.add(used(7))
+    totals.load([used(1, day="2026-06-30"), used(2)], DAY)
+    assert totals.carried("lte", "", "2026-06-01") == 3
+    assert totals.of_app("curl") == {"lte": 2}
+    totals.add(used(4, day="2026-08-01"))
+    assert totals.of_app("curl") == {"lte": 4}
+
+
+def test_apps_without_end_take_no_room_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "MAX_APPS", 3)
+    totals = Totals()
+    totals.load([], DAY)
+    for app in "abcde":
+        totals.add(used(1, app=app))
+    totals.add(used(1, app="a"))
+    totals.add(used(1, "wifi", app="a"))
+    assert [totals.of_app(app) for app in "acd"] == [{"lte": 2}, {"lte": 1}, {}]
+    assert totals.carried("lte", "", DAY) == 6
+    totals.add(used(1, app="z", day="2026-08-01"))
+    assert totals.of_app("z") == {"lte": 1}
+
+
+def test_a_new_period_that_is_used_up_at_once_is_asked_about_anew() -> None:
+    first = standing(MONTH, OverBudget.ASK, 1000, WALL, UTC, None)
+    later = standing(MONTH, OverBudget.ASK, 1000, WALL + 86400, UTC, first.exceeded)
+    assert later.exceeded == Exceeded("2026-08-01", WALL + 86400)
+
+
+def test_sizes_read_as_on_a_bill() -> None:
+    texts = [size_text(n) for n in (0, 999, 1000, 10_000, 1_500_000, 10**12)]
+    assert texts == ["0 bytes", "999 bytes", "1.0 kB", "10 kB", "1.5 MB", "1.0 TB"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from msgspec import structs
-from playbook import ALICE, BOB, ROOT, START, Playbook, owner, process, verdict
+from playbook import ALICE, BOB, ROOT, SERVER6, START, Playbook, owner, packet, process, verdict
 from scripted_daemon import example_ask
+from test_review_budgets import found
 
 from arbiter import protocol
+from arbiter.cli.common import show_json
+from arbiter.cli.links import Money, link_object
 from arbiter.cli.linkusage import usage
 from arbiter.events import (
     Announce,
@@ -25,6 +29,7 @@ from arbiter.events import (
     SetVerdict,
     ShowAsk,
     WatchProcess,
+    WithdrawAsk,
 )
 from arbiter.model import (
     ACCEPTED,
@@ -32,9 +37,11 @@ from arbiter.model import (
     DENIED,
     DENY,
     MARK_DECIDED,
+    Action,
     Ancestor,
     App,
     AppKind,
+    Decision,
     Link,
     NoOwner,
     NoOwnerReason,
@@ -47,7 +54,7 @@ from arbiter.model import (
 )
 from arbiter.protocol import LinkView
 from arbiter.settings import LinkDown
-from arbiter.ways import MAX_RUNS
+from arbiter.ways import JUST_NOW, MAX_RUNS, NEVER, Run, Ways
 from prompts.cards import Send
 from prompts.machine import Machine
 from prompts.screen import draw
@@ -417,3 +424,171 @@ def test_what_grows_by_itself_is_no_other_question() -> None:
     machine.event(structs.replace(ask, links=(structs.replace(link, used=1, left=2),)), 1)
     machine.drawn(1)
     assert [type(out) for out in machine.key("a", 1.1)] == [Send]
+
+
+def test_what_a_modem_says_reaches_no_terminal_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nasty = "\udcff\u202e\x9b2J\x1b]0;"
+    made = found(networks=(f"ssid:{nasty}",), operator=nasty, apn=nasty)
+    show_json([link_object(structs.replace(made, interface=nasty), Money(tmp_path / "none"))])
+    out = capsys.readouterr().out
+    assert out == "\n".join(protocol.clean(line) for line in out.split("\n"))
+    assert json.loads(out)[0]["name"] == "lte"
+
+
+# --- what mutants showed ----------------------------------------------------------------------
+
+
+def made(*links: Link) -> Ways:
+    ways = Ways()
+    ways.change(links)
+    return ways
+
+
+def spent(then: OverBudget) -> Spent:
+    return Spent(500.0, then, "600 MB of 500 MB/month used")
+
+
+def test_an_interface_that_nobody_knows_is_no_link() -> None:
+    assert made(Link("wifi", 1, "wlan0")).default(packet(1)) is None
+
+
+def test_who_carries_a_packet_is_its_marks_link_or_the_default_one() -> None:
+    ways, wanted = made(wifi(), lte()), packet(1, outdev=WIFI)
+    assert ways.used(wanted, 2) == lte()
+    assert ways.used(wanted, 0) == wifi()
+    assert ways.used(wanted, 9) is None
+    assert ways.used(packet(1, outdev=77), 0) is None
+
+
+def test_a_context_is_that_of_the_default_link_or_of_the_runs() -> None:
+    ways = made(wifi(roaming=False), lte(roaming=True))
+    for outdev, metered, roaming in ((WIFI, False, False), (LTE, True, True), (77, None, None)):
+        context = ways.context(packet(1, outdev=outdev))
+        assert (context.metered, context.roaming) == (metered, roaming)
+    over = ways.context(packet(1, outdev=WIFI), Run((1, 1), 0, "lte"))
+    assert (over.metered, over.roaming) == (True, True)
+    gone = ways.context(packet(1, outdev=WIFI), Run((1, 1), 0, "vpn"))
+    assert (gone.metered, gone.roaming) == (None, None)
+    assert 77 not in ways._contexts, "there may be any number of interfaces"
+
+
+def test_any_takes_the_default_route_whatever_its_link_carries() -> None:
+    ways = made(wifi(up6=False))
+    way = ways.take(Decision(Action.ROUTE, ("any",)), packet(1, SERVER6, outdev=WIFI), 0.0)
+    assert way.verdict == ACCEPTED
+
+
+def test_what_is_open_already_no_budget_cuts_and_what_a_file_denies_nobody_allows() -> None:
+    ways = made(lte(spent=spent(OverBudget.DENY)))
+    wanted = packet(1, outdev=LTE)
+    assert ways.take(ALLOW, wanted, NEVER).verdict == ACCEPTED
+    assert ways.take(ALLOW, wanted, JUST_NOW).verdict == DENIED
+
+
+def test_a_decision_of_the_very_second_knows_the_budget() -> None:
+    way = made(lte(spent=spent(OverBudget.ASK))).take(ALLOW, packet(1, outdev=LTE), 500.0)
+    assert (way.verdict, way.note) == (ACCEPTED, "600 MB of 500 MB/month used")
+
+
+def test_a_run_over_a_link_of_unknown_cost_is_of_no_class() -> None:
+    for word in ("metered", "unmetered"):
+        route = Decision(Action.ROUTE, (word,))
+        way = made(lte(), wifi()).take(route, packet(1), 0.0, Run((1, 1), 0, "lte"))
+        assert (way.verdict == DENIED) is (word == "unmetered")
+        unknown = structs.replace(lte(), metered=None)
+        assert made(unknown).take(route, packet(1), 0.0, Run((1, 1), 0, "lte")).verdict == DENIED
+        assert "another link" in made(unknown).take(route, packet(1), 0, RUN_LTE).note
+
+
+RUN_LTE = Run((1, 1), 0, "lte")
+
+
+def test_silence_does_not_pay_for_a_budget() -> None:
+    play = scene(links=(lte(spent=spent(OverBudget.ASK)),), fallback="allow")
+    play.queue(1, outdev=LTE).skip().wait(31) >> verdict(1, DENIED)
+    assert "over its budget" in play.take(Report).note
+
+
+@pytest.mark.parametrize("down", LinkDown)
+def test_while_it_stops_nothing_waits_and_nothing_strict_leaves(down: LinkDown) -> None:
+    play = scene(
+        "route via=lte app=/usr/bin/curl",
+        links=(wifi(), lte(up=False)),
+        link_down=down,
+        when_absent="pass",
+    )
+    play.stop().skip()
+    play.queue(1, outdev=WIFI) >> FindOwner >> verdict(1, DENIED) >> Report
+    play.queue(2, owner(process("/usr/bin/wget")), sport=2) >> FindOwner >> verdict(2, ACCEPTED)
+
+
+STRICT = "route via=lte app=/usr/bin/curl"
+
+
+def asked(*rules: str, **more: Any) -> Playbook:
+    """lte is down, and people are asked about it."""
+    links = (wifi(), lte(up=False))
+    return scene(*rules, links=links, link_down=LinkDown.ASK, fallback="allow", **more)
+
+
+def test_with_nobody_to_ask_a_strict_flow_stays() -> None:
+    play = asked(STRICT, when_unattended="fallback")
+    play.prompts().skip()
+    play.queue(1, outdev=WIFI)
+    assert play.all(SetVerdict) == [verdict(1, DENIED)]
+
+
+def test_with_too_many_asks_a_strict_flow_stays() -> None:
+    play = asked(STRICT, asks_per_app=1)
+    play.queue(1, outdev=WIFI).queue(2, outdev=WIFI, dport=80)
+    assert play.all(SetVerdict) == [verdict(2, DENIED)]
+
+
+def test_a_rule_over_a_link_that_is_down_refuses_what_was_asked_about() -> None:
+    play = scene(links=(wifi(), lte(up=False)))
+    play.queue(1, outdev=WIFI).skip()
+    play.rules(STRICT) >> verdict(1, DENIED) >> Report >> WithdrawAsk
+    play.end()
+
+
+def test_a_rule_made_while_an_answer_is_stored_decides_though_its_link_is_down() -> None:
+    play = scene(links=(wifi(), lte(up=False)))
+    play.store = False
+    play.queue(1, outdev=WIFI).skip()
+    play.answer(1, "allow", lifetime="forever", scope="app") >> Remember
+    play.rules("route via=lte app=/usr/bin/curl host=198.51.100.10").skip()
+    play.stored() >> verdict(1, DENIED) >> Report >> Announce
+
+
+def test_a_stale_ask_about_a_link_stays_open_until_the_link_is_back() -> None:
+    play = asked(STRICT)
+    play.queue(1, outdev=WIFI).wait(31).skip()
+    play.rules("allow app=/usr/bin/ssh")
+    assert not play.all(WithdrawAsk)
+    play.links(wifi(), lte())
+    assert len(play.all(WithdrawAsk)) == 1
+
+
+def test_an_answer_over_a_link_that_is_down_is_taken_where_that_was_not_the_question() -> None:
+    play = asked()
+    play.queue(1, outdev=WIFI).skip()
+    play.answer(1, "route", via=("lte",), lifetime="forever") >> Remember
+
+
+def test_a_rule_that_was_only_tried_is_not_in_force() -> None:
+    play = asked(STRICT)
+    play.queue(1, outdev=WIFI).skip()
+    for scope in ("host", "app"):
+        play.answer(1, "route", via=("lte",), lifetime="forever", scope=scope) >> Refuse
+    assert len(play.pipeline.rules.index) == 1
+
+
+def test_silence_is_that_of_the_link_of_the_run() -> None:
+    play = scene(links=(wifi(), lte(spent=spent(OverBudget.ASK))), fallback="allow")
+    run(play, "lte").skip()
+    play.queue(1, outdev=WIFI).skip()
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    assert ask.fallback == DENY

@@ -67,7 +67,7 @@ class LinkPromise(Promise):
         super().collect()
 
     # Only in the class above: here settings stay as they are.
-    other_settings = None  # type: ignore[assignment]  # a rule of the class above, taken out
+    other_settings = None  # type: ignore[assignment]
 
     @rule(line=st.sampled_from(LINES), removed=st.lists(st.integers(1, 12), max_size=2))
     def rules_of_links_change(self, line: str, removed: list[int]) -> None:

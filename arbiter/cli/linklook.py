@@ -15,6 +15,7 @@ from arbiter.linkfiles import LinkFile
 from arbiter.linkkeeper import own_tables
 from arbiter.links import FoundLink, assemble, remember
 from arbiter.model import address_text
+from arbiter.protocol import clean
 from arbiter.rules.words import quote
 from arbiter.store import Store, StoreError
 from arbiter.tariff import period_start
@@ -107,7 +108,7 @@ def link_object(link: FoundLink, money: Money) -> dict[str, object]:
     return {
         "number": link.number,
         "name": link.name,
-        "interface": link.interface,
+        "interface": clean(link.interface),
         "kind": link.kind.value,
         "up4": link.up4,
         "up6": link.up6,
@@ -119,8 +120,8 @@ def link_object(link: FoundLink, money: Money) -> dict[str, object]:
         "metered_by": link.metered_by,
         "roaming": link.roaming,
         "sim": link.sim or None,
-        "operator": link.operator or None,
-        "apn": link.apn or None,
+        "operator": clean(link.operator) or None,
+        "apn": clean(link.apn) or None,
         "networks": list(map(quote, link.networks)),
         "price": str(link.price) if link.price else None,
         "budget": str(link.budget) if link.budget else None,
