@@ -42,6 +42,10 @@ TAKEN_AWAY = (
     "the ruleset was taken away, and routing with it (`arbiter rescue`?): connections go as if "
     "there were no arbiter; restart arbiter"
 )
+PUT_BACK = (
+    "another program removed rules or routes of arbiter's, or got in front of them: they are put "
+    "back"
+)
 log = logging.getLogger("arbiter")
 
 
@@ -218,15 +222,17 @@ class LinkKeeper:
                 self._fresh.clear()
                 continue
             try:
-                if not self._repair or await self._may_repair():
-                    await self._follow()
+                repair = self._repair
+                if not repair or await self._may_repair():
+                    await self._follow(repair=repair)
             except (firewall.FirewallError, routes.RouteError, OSError) as error:
                 # The last good state stays, and what lost its link is unreachable, not elsewhere.
                 self._say((f"links: {error}",))
                 asyncio.get_running_loop().call_later(AGAIN, self._fresh.set)
 
     async def _may_repair(self) -> bool:
-        """Rules or routes are gone that arbiter did not remove. False if that was its rescue."""
+        """Rules or routes are gone, or not the first any more, and arbiter did not do that. False
+        if it was its rescue."""
         self._repair = False
         if not await asyncio.to_thread(firewall.installed):
             self._fresh.clear()
@@ -238,7 +244,6 @@ class LinkKeeper:
         if pause > 0:
             await asyncio.sleep(pause)
         self._repaired = time.monotonic()
-        log.warning("another program removed rules or routes of arbiter's: they are put back")
         return True
 
     def _say(self, problems: tuple[str, ...]) -> None:
@@ -255,7 +260,7 @@ class LinkKeeper:
             return (f"{why}; after a restart links may have other numbers",)
         return ()
 
-    async def _follow(self, *, first: bool = False) -> None:
+    async def _follow(self, *, first: bool = False, repair: bool = False) -> None:
         self._fresh.clear()
         seen, unfit = _nameable(self._seen, self._files, self._facts)
         links = assemble(seen, self._files, self._known, self._facts)
@@ -276,7 +281,8 @@ class LinkKeeper:
             await self._end(old)
         problems = await self._keep_numbers()
         problems += await asyncio.to_thread(linksysctl.apply, names, sysctl_file())
-        await asyncio.to_thread(routes.apply, routing)
+        if await asyncio.to_thread(routes.apply, routing) and repair:
+            log.warning("%s", PUT_BACK)
         if first or plan != self._plan:
             await asyncio.to_thread(firewall.apply, plan, self._backend)
             log.info("in force by %s: %s", self._backend.name, firewall.describe(plan))

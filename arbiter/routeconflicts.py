@@ -1,10 +1,57 @@
-"""Who else uses arbiter's routing tables and rule preferences, in words. Pure."""
+"""Who else uses arbiter's routing tables and rule preferences, and who stands before them. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from arbiter.routeplan import LOCAL, MAX_LINK, PROTOCOL, SPAN, RoutePlan, Rule, TableRoute
+from msgspec import structs
+
+from arbiter.routeplan import (
+    LOCAL,
+    MAIN,
+    MAX_LINK,
+    PROTOCOL,
+    SPAN,
+    SUPPRESS,
+    TO_TABLE,
+    RoutePlan,
+    Rule,
+    TableRoute,
+)
+
+
+def ahead(plan: RoutePlan, rules: Iterable[Rule]) -> RoutePlan:
+    """The plan with its rules before every other that could take what is decided for a link.
+
+    A rule that is added without a preference, as wg-quick(8) and most scripts do, gets the one
+    before the first there is (fib_default_rule_pref, net/core/fib_rules.c): that is before ours,
+    if we were there first. `rules` are all of both families. Where there is no room in front the
+    plan stays as it is: see `conflicts`.
+    """
+    first = min((r.preference for r in rules if _in_front(plan, r)), default=0) - SPAN - 1
+    return structs.replace(plan, preference=first) if first >= 1 else plan
+
+
+def _in_front(plan: RoutePlan, rule: Rule) -> bool:
+    return rule.preference <= plan.preference + SPAN and _takes(plan, rule)
+
+
+def _takes(plan: RoutePlan, rule: Rule) -> bool:
+    """Whether a rule of others may lead packets decided for a link to another table.
+
+    One for a destination is passed over: it is a more specific way than any link's. So is one for
+    what comes in from elsewhere, one that leaves out default routes, and one for marks that no
+    packet of ours has.
+    """
+    if rule.ours or rule.action != TO_TABLE or rule.table == LOCAL:
+        return False
+    if rule.dst_len or rule.inbound:
+        return False
+    if rule.table == MAIN and rule.suppress >= SUPPRESS[rule.family]:
+        return False
+    return rule.inverted or any(
+        plan.mark(number) & rule.mask == rule.mark for number in range(1, MAX_LINK + 1)
+    )
 
 
 def conflicts(
@@ -15,14 +62,32 @@ def conflicts(
     `rules` are all of both families, `routes` those of `plan.tables`. Each text says what, where,
     why and the next step. What an earlier run of arbiter left is no conflict.
     """
-    return tuple(dict.fromkeys((*_rule_conflicts(plan, rules), *_route_conflicts(plan, routes))))
+    rules = tuple(rules)
+    plan = ahead(plan, rules)
+    found = (*_rule_conflicts(plan, rules), *no_room(plan, rules), *_route_conflicts(plan, routes))
+    return tuple(dict.fromkeys(found))
+
+
+def no_room(plan: RoutePlan, rules: Iterable[Rule]) -> tuple[str, ...]:
+    """Whose rules stand before ours all the same, after `ahead`."""
+    return tuple(
+        f"{_where(rule)} takes packets to table {rule.table}, also those decided for a link, and "
+        f"leaves no room for arbiter's rules in front of it: they need {SPAN + 1} preferences; "
+        "move that rule (`ip rule add ... pref 1000`, then delete this one)"
+        for rule in rules
+        if _in_front(plan, rule)
+    )
+
+
+def _where(rule: Rule) -> str:
+    return f"`ip -{rule.family} rule` preference {rule.preference}"
 
 
 def _rule_conflicts(plan: RoutePlan, rules: Iterable[Rule]) -> Iterator[str]:
     for rule in rules:
         if rule.ours:
             continue
-        where = f"`ip -{rule.family} rule` preference {rule.preference}"
+        where = _where(rule)
         if rule.table in plan.tables:
             yield (
                 f"{where} looks up table {rule.table}, which is to be arbiter's: its packets would "
@@ -35,18 +100,6 @@ def _rule_conflicts(plan: RoutePlan, rules: Iterable[Rule]) -> Iterator[str]:
                 f"which comes first would be chance; set route_pref in arbiter.toml to a number "
                 f"with {SPAN} free preferences behind it"
             )
-        elif _catches_all(rule) and rule.preference < plan.preference:
-            yield (
-                f"{where} takes every packet, also those decided for a link, to table {rule.table} "
-                f"before arbiter's rules are read; set route_pref in arbiter.toml below "
-                f"{rule.preference}, or move that rule"
-            )
-
-
-def _catches_all(rule: Rule) -> bool:
-    """A rule without conditions, but for those that only look at LANs."""
-    narrow = rule.narrow or rule.mask or rule.dst_len or rule.suppress >= 0
-    return not narrow and rule.table != LOCAL
 
 
 def _route_conflicts(plan: RoutePlan, routes: Iterable[TableRoute]) -> Iterator[str]:

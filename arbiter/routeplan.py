@@ -77,6 +77,10 @@ class Rule(Struct, frozen=True):
     protocol: int = PROTOCOL
     narrow: bool = False
     """It also asks for something that is not kept here: a source, an interface, a user, a port."""
+    inverted: bool = False
+    """It holds for every packet that is not as it says (FIB_RULE_INVERT)."""
+    inbound: bool = False
+    """It is for what came in over an interface, never for what starts here."""
 
     @property
     def ours(self) -> bool:

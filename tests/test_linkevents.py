@@ -54,8 +54,11 @@ def route(kind: int, table: int = 254, length: int = 24, flags: int = 0, port: i
     return event(kind, body + pack_attribute(15, struct.pack("=I", table)), port)
 
 
-def rule(kind: int, protocol: int, port: int) -> bytes:
-    return event(kind, bytes(12) + pack_attribute(21, bytes([protocol])), port)
+def rule(kind: int, protocol: int, port: int, preference: int = 900, more: bytes = b"") -> bytes:
+    body = bytes(12) + pack_attribute(21, bytes([protocol])) + more
+    if preference:
+        body += pack_attribute(6, struct.pack("=I", preference))
+    return event(kind, body, port)
 
 
 def neighbour(
@@ -119,6 +122,15 @@ def test_a_rule_of_ours_that_another_removed_is_told_at_once_and_no_other() -> N
     assert made().judge(rule(33, PROTOCOL, OWN_PORT)) == Told.NOTHING
     assert made().judge(rule(33, 3, FOREIGN_PORT)) == Told.NOTHING
     assert made().judge(rule(32, PROTOCOL, FOREIGN_PORT)) == Told.NOTHING
+
+
+def test_a_rule_of_others_that_may_stand_before_ours_is_told_at_once() -> None:
+    for preference in (0, 904, 32765):
+        assert made().judge(rule(32, 3, FOREIGN_PORT, preference)) == Told.RULES | Told.LOSS
+    assert made().judge(rule(32, 3, FOREIGN_PORT, 32766)) == Told.NOTHING
+    assert made().judge(rule(32, 2, 0, 1000, pack_attribute(19, b"\x01"))) == Told.NOTHING, (
+        "a VRF's"
+    )
 
 
 def test_events_of_table_local_and_of_the_route_cache_do_not_matter() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arbiter.links import Route
 from arbiter.model import MARK_DECIDED, MARK_DENIED, MARK_MASK
-from arbiter.routeconflicts import conflicts
+from arbiter.routeconflicts import ahead, conflicts
 from arbiter.routeplan import (
     LOCAL,
     MAIN,
@@ -348,13 +348,52 @@ def test_what_arbiter_left_and_what_every_machine_has_is_no_conflict() -> None:
     [
         (Rule(4, 910, 5, 5, table=99, protocol=FOREIGN), ("preference 910", "route_pref")),
         (Rule(6, 1200, table=7003, protocol=FOREIGN), ("ip -6", "table 7003", "route_table")),
-        (Rule(4, 100, table=51820, protocol=FOREIGN), ("every packet", "51820", "below 100")),
+        (Rule(4, 21, table=51820, protocol=FOREIGN), ("51820", "no room", "21 preferences")),
     ],
 )
 def test_a_conflict_names_rule_and_setting(rule: Rule, words: tuple[str, ...]) -> None:
     (text,) = conflicts(RoutePlan((LTE,)), (*DEFAULTS, rule), ())
     for word in words:
         assert word in text
+
+
+TAKERS = [
+    Rule(4, 904, 0xCA6C, 0xFFFFFFFF, table=51820, protocol=FOREIGN, narrow=True, inverted=True),
+    Rule(6, 904, table=MAIN, suppress=0, protocol=FOREIGN),
+    Rule(4, 100, table=99, protocol=FOREIGN),
+    Rule(4, 22, table=99, protocol=FOREIGN, narrow=True),
+    Rule(4, 915, 0x20000000, 0x20000000, table=99, protocol=FOREIGN),
+    Rule(4, 920, 0x22000000, 0xFFFFFFFF, table=99, protocol=FOREIGN),
+]
+PASSED = [
+    Rule(4, 904, 0xCA6C, 0xFFFFFFFF, table=51820, protocol=FOREIGN),
+    Rule(4, 904, 0, 0xFFFFFFFF, table=99, protocol=FOREIGN),
+    Rule(4, 904, 0x80000, 0xFF0000, table=99, protocol=FOREIGN),
+    Rule(4, 904, table=MAIN, suppress=1, protocol=FOREIGN),
+    Rule(6, 904, table=MAIN, suppress=4, protocol=FOREIGN),
+    Rule(4, 904, table=LOCAL, protocol=FOREIGN),
+    Rule(4, 904, action=UNREACHABLE, protocol=FOREIGN),
+    Rule(4, 904, table=99, narrow=True, inbound=True, protocol=FOREIGN),
+    Rule(4, 904, table=99, dst=ip("10.0.0.0"), dst_len=8, protocol=FOREIGN),
+    Rule(4, 921, table=99, protocol=FOREIGN),
+]
+
+
+@pytest.mark.parametrize("rule", TAKERS)
+def test_our_rules_go_before_anothers_that_would_take_what_is_decided_for_a_link(
+    rule: Rule,
+) -> None:
+    plan = RoutePlan((LTE,))
+    moved = ahead(plan, (*DEFAULTS, *plan.rules(), rule, *PASSED))
+    assert max(r.preference for r in moved.rules()) == rule.preference - 1
+    assert ahead(plan, (*DEFAULTS, *moved.rules(), rule)) == moved
+    assert ahead(plan, (*DEFAULTS, *moved.rules())) == plan, "back, once it is gone"
+    assert conflicts(plan, (*DEFAULTS, rule), ()) == ()
+
+
+@pytest.mark.parametrize("rule", PASSED)
+def test_our_rules_stay_where_they_are_for_any_other(rule: Rule) -> None:
+    assert ahead(RoutePlan((LTE,)), (*DEFAULTS, rule)) == RoutePlan((LTE,))
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,17 @@ GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 19 - 1
 """RTMGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, and the bit of
 RTNLGRP_IPV6_RULE, which has no name (linux/rtnetlink.h)."""
 
-_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _DELRULE = 16, 17, 20, 21, 24, 25, 33
+_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 21, 24, 25
+_NEWRULE, _DELRULE = 32, 33
 _IFINFO = struct.Struct("=BBHiII")  # struct ifinfomsg
 _IFADDR = struct.Struct("=BBBBI")  # struct ifaddrmsg
 _RTMSG = struct.Struct("=BBBBBBBBI")  # struct rtmsg; fib_rule_hdr has the same shape
 _RUNNING = 0x1 | 0x10000  # IFF_UP, IFF_LOWER_UP
 _AF_BRIDGE = 7
-_IFA_ADDRESS, _IFA_LOCAL, _RTA_TABLE, _FRA_PROTOCOL = 1, 2, 15, 21
+_IFA_ADDRESS, _IFA_LOCAL, _RTA_TABLE = 1, 2, 15
+_FRA_PRIORITY, _FRA_L3MDEV, _FRA_PROTOCOL = 6, 19, 21
+_MAIN = 32766
+"""The preference of the rule that looks up table main: nothing from there on is before ours."""
 _RTM_F_CLONED = 0x200
 _LONGEST_DEFAULT = 1
 """Prefix length: two halves are a default route, too (`links.default_routes`)."""
@@ -42,7 +46,8 @@ class Told(enum.IntFlag):
     LOSS = 2
     """Something that was told is gone: look now."""
     RULES = 4
-    """Somebody else touched arbiter's rules or tables: the plan may be in force no more."""
+    """Somebody else touched arbiter's rules or tables, or may have put rules in front of them: the
+    plan may be in force no more."""
 
 
 _LOST = Told.CHANGE | Told.LOSS
@@ -87,7 +92,7 @@ class Judge:
             return self._address(kind, payload)
         if kind in (_NEWROUTE, _DELROUTE):
             return self._route(message)
-        if kind == _DELRULE:
+        if kind in (_NEWRULE, _DELRULE):
             return self._rule(message)
         if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
             return self._neighbour(kind, payload)
@@ -122,12 +127,16 @@ class Judge:
         return _LOST if lost else Told.CHANGE
 
     def _rule(self, message: Message) -> Told:
-        """Until a lost rule is back, what was decided for a link can leave by another: at once."""
+        """Until a lost rule is back, and before one in front of it, what was decided for a link can
+        leave by another: at once. A VRF's rule (l3mdev) is for packets of that VRF only."""
         found = dict(attributes(message.payload[_RTMSG.size :]))
         ours = found.get(_FRA_PROTOCOL) == bytes([PROTOCOL])
-        return (
-            Told.RULES | Told.LOSS if ours and message.port not in self._own_ports else Told.NOTHING
-        )
+        if message.type == _NEWRULE:
+            preference = int.from_bytes(found.get(_FRA_PRIORITY, b""), sys.byteorder)
+            told = not ours and preference < _MAIN and _FRA_L3MDEV not in found
+        else:
+            told = ours and message.port not in self._own_ports
+        return Told.RULES | Told.LOSS if told else Told.NOTHING
 
     def _neighbour(self, kind: int, payload: bytes) -> Told:
         """Only a gateway's, and only if its address is another one than was told: entries go from

@@ -5,6 +5,9 @@ What is in the kernel is the only state. The order is the promise: the safety ne
 before the old one goes (in one step where they have the same key). So there is no moment in which
 a connection decided for a link finds table main's default route.
 
+Rules of others that stand before ours and could take what is decided for a link are overtaken: ours
+move in front of them, the new ones before the old ones go (`routeconflicts.ahead`).
+
 A program that removes foreign rules (systemd-networkd with ManageForeignRoutingPolicyRules, at its
 start) takes ours, too: `rtnl.LinkWatch` hears it, and the plan is to be applied again, which makes
 no event where nothing is missing.
@@ -20,7 +23,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from arbiter.kernel.rtnetlink import Rtnetlink
-from arbiter.routeconflicts import conflicts
+from arbiter.routeconflicts import ahead, conflicts, no_room
 from arbiter.routeplan import MAIN, PROTOCOL, UNREACHABLE, RoutePlan, Rule, TableRoute
 
 T = TypeVar("T")
@@ -97,31 +100,41 @@ class _Work:
         self.errors: list[str] = []
         self.added = self.removed = 0
 
+    def all_rules(self) -> list[Rule]:
+        return [rule for family in families() for rule in self.net.rules(family)]
+
     def rules(self) -> list[Rule]:
-        return [rule for family in families() for rule in self.net.rules(family) if rule.ours]
+        return [rule for rule in self.all_rules() if rule.ours]
 
     def routes(self) -> list[TableRoute]:
         found = [r for family in families() for r in self.net.routes(family, protocol=PROTOCOL)]
         return [r for r in found if r.table != MAIN]
 
     def apply(self, plan: RoutePlan) -> Changes:
-        present = self.rules()
+        found = self.all_rules()
+        present = [rule for rule in found if rule.ours]
+        plan = ahead(plan, found)
         wanted = [rule for rule in plan.rules() if rule.family in families()]
         missing = [rule for rule in wanted if rule not in present]
-        self._each([r for r in missing if plan.last(r)], self._add_rule)
+        # Not before the rest where it only moves: it would stand in front of the old ones alone.
+        nets = {(rule.family, rule.mark, rule.mask) for rule in present if plan.last(rule)}
+        first = [r for r in missing if plan.last(r) and (r.family, r.mark, r.mask) not in nets]
+        self._each(first, self._add_rule)
         if self.errors:
             raise _failed("put in force", self.errors)
         there = self.routes()
         keys = {(r.key, r.what) for r in there}
         routes = [r for r in plan.routes() if r.route.family in families()]
         self._each([r for r in routes if (r.key, r.what) not in keys], self._replace_route)
-        self._each([r for r in missing if not plan.last(r)], self._add_rule)
+        rest = [rule for rule in missing if rule not in first]
+        self._each(sorted(rest, key=plan.last), self._add_rule)
 
         # Only now what is not wanted any more. A replaced route is gone already: look again.
         wanted_routes = {(r.key, r.what) for r in routes}
         now = self.routes()
         self._each([r for r in now if (r.key, r.what) not in wanted_routes], self._delete_route)
         self._each(_last_out([r for r in present if r not in wanted]), self._delete_rule)
+        self.errors += no_room(plan, found)
         if self.errors:
             raise _failed("put in force", self.errors)
         return Changes(self.added, self.removed)

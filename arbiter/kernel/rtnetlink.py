@@ -43,7 +43,8 @@ _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _ONLINK = 4  # RTNH_F_ONLINK
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
 _RTA_TABLE, _RTA_MARK, _RTA_VIA = 15, 16, 18
-_FRA_DST, _FRA_PRIORITY, _FRA_MARK, _FRA_SUPPRESS = 1, 6, 10, 14
+_FRA_DST, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_MARK, _FRA_SUPPRESS = 1, 3, 6, 10, 14
+_LOOPBACK = b"lo\0"
 _FRA_TABLE, _FRA_MASK, _FRA_PROTOCOL = 15, 16, 21
 _FRA_NARROW = frozenset({2, 3, 11, 12, 13, 17, 19, 20, 22, 23, 24})
 """Source, interfaces, realm, tunnel id, suppress_ifgroup, l3mdev, uids, protocol, ports."""
@@ -252,7 +253,7 @@ def _rule(payload: bytes) -> Rule:
     family, dst_len, src_len, tos, table, _, _, action, flags = _RTMSG.unpack_from(payload)
     found = dict(_numbered(payload))
     suppress = _word(found, _FRA_SUPPRESS, 0xFFFFFFFF)
-    inverted = flags & 0x2  # FIB_RULE_INVERT
+    inverted = bool(flags & 0x2)  # FIB_RULE_INVERT
     return Rule(
         _FAMILY[family],
         _word(found, _FRA_PRIORITY),
@@ -265,6 +266,8 @@ def _rule(payload: bytes) -> Rule:
         dst_len,
         found.get(_FRA_PROTOCOL, b"\0")[0],
         bool(src_len or tos or inverted or found.keys() & _FRA_NARROW),
+        inverted,
+        found.get(_FRA_IIFNAME, _LOOPBACK) != _LOOPBACK and not inverted,
     )
 
 

@@ -80,6 +80,9 @@ class _Reader:
         self._addresses: dict[int, set[Address]] = defaultdict(set)
         self._main: dict[int, set[Route]] = defaultdict(set)
         self._elsewhere: dict[int, set[Route]] = defaultdict(set)
+        self._closed: set[int] = set()
+        """VRFs and what is in them: replies from there reach only sockets that are bound to the VRF
+        (inet_sk_bound_dev_eq), so that for all others no route leads out by them."""
         self._consistent = True
 
     def link(self, message: _Message) -> None:
@@ -88,6 +91,8 @@ class _Reader:
         if flags & _IFF_LOOPBACK:
             return
         index, name = message["index"], os.fsdecode(message.get_attr("IFLA_IFNAME"))
+        if "vrf" in (_info(message, "IFLA_INFO_KIND"), _info(message, "IFLA_INFO_SLAVE_KIND")):
+            self._closed.add(index)
         key = (index, name, message.get_attr("IFLA_ADDRESS") or "")
         self._kinds[key] = self._old_kinds.get(key) or _kind(message, key)
         self._links[index] = Interface(
@@ -115,15 +120,18 @@ class _Reader:
             elif route.prefixlen == 0:
                 self._elsewhere[index].add(route)
 
+    def _routes(self, index: int) -> set[Route]:
+        if index in self._closed:
+            return set()
+        return _merged(self._main[index], self._elsewhere[index])
+
     def snapshot(self) -> Snapshot:
         return Snapshot(
             interfaces=tuple(
                 replace(
                     self._links[index],
                     addresses=tuple(sorted(self._addresses[index], key=_address_order)),
-                    routes=tuple(
-                        sorted(_merged(self._main[index], self._elsewhere[index]), key=_route_order)
-                    ),
+                    routes=tuple(sorted(self._routes(index), key=_route_order)),
                 )
                 for index in sorted(self._links)
             ),
@@ -138,8 +146,13 @@ class _Reader:
 
 def _kind(link: _Message, key: tuple[int, str, str]) -> LinkKind:
     index, name, address = key
-    driver = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or ""
-    return kind_of(name, driver, link["ifi_type"], read_hardware(name, index, address))
+    return kind_of(
+        name, _info(link, "IFLA_INFO_KIND"), link["ifi_type"], read_hardware(name, index, address)
+    )
+
+
+def _info(link: _Message, what: str) -> str:
+    return link.get_nested("IFLA_LINKINFO", what) or ""
 
 
 def _merged(main: set[Route], elsewhere: set[Route]) -> set[Route]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import fcntl
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -31,6 +32,8 @@ from arbiter.model import MARK_DECIDED, MARK_LINK, MARK_LINK_SHIFT, MARK_MASK, F
 from arbiter.protocol import Role
 
 T = TypeVar("T")
+PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))
+"""How many times longer to wait for what has to happen: an emulated CPU needs 10."""
 
 UDP_CLIENT = """
 import socket, sys
@@ -81,7 +84,7 @@ SIOCETHTOOL, ETHTOOL_STSO, ETHTOOL_SGSO = 0x8946, 0x1F, 0x24  # linux/sockios.h,
 
 def eventually(look: Callable[[], T], timeout: float = 8.0) -> T:
     """The first true value that `look` gives."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + timeout * PATIENCE
     while not (value := look()):
         assert time.monotonic() < end, f"waited {timeout} s in vain; last: {value!r}"
         time.sleep(0.02)
@@ -227,7 +230,7 @@ class Arbiter:
     def stop(self, how: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(how)
-        code = self.process.wait(15)
+        code = self.process.wait(15 * PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.log.close()
@@ -252,7 +255,8 @@ class Arbiter:
     # --- commands ---------------------------------------------------------------------------
 
     def command(self, *argv: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        return self.lab.run([*ARBITER, *argv], user=user, env=self.command_environment())
+        env, timeout = self.command_environment(), 30 * PATIENCE
+        return self.lab.run([*ARBITER, *argv], user=user, env=env, timeout=timeout)
 
     def command_environment(self) -> dict[str, str]:
         return self.environment | {
@@ -269,7 +273,7 @@ class Arbiter:
     def connection(self, role: Role = Role.COMMAND) -> Iterator[Connection]:
         """A client of the daemon in this process: quicker than a command."""
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(20)
+            sock.settimeout(20 * PATIENCE)
             sock.connect(str(self.socket))
             connection = Connection(sock)
             connection.send(protocol.Hello(protocol.VERSION, role, "test"))
@@ -360,7 +364,7 @@ class Arbiter:
     def run(self, *argv: str, timeout: float = 15) -> tuple[int, str, float]:
         """Run a program to its end: exit code, output, seconds."""
         began = time.monotonic()
-        done = self.lab.run(argv, timeout=timeout)
+        done = self.lab.run(argv, timeout=timeout * PATIENCE)
         return done.returncode, done.stdout + done.stderr, time.monotonic() - began
 
 

@@ -187,6 +187,35 @@ def test_a_stop_in_the_middle_of_a_repair_is_a_stop(clean_lab: Lab, tmp_path: Pa
     assert "proto 65" not in clean_lab.run(["ip", "rule"]).stdout
 
 
+@pytest.mark.parametrize(
+    "selector", ["", f"from {WIFI.host4}", "not fwmark 0xca6c", "uidrange 0-65534"]
+)
+def test_a_rule_that_gets_in_front_of_ours_takes_nothing_that_is_routed(
+    clean_lab: Lab, tmp_path: Path, selector: str
+) -> None:
+    """Without a preference it gets the one before the first: wg-quick and most scripts do so."""
+    for gateway in (WIFI.gateway4, WIFI.gateway6):
+        clean_lab.run(["ip", "route", "add", "default", "via", gateway, "table", "99"])
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        arbiter.add("route via=lte app=/usr/bin/curl")
+        assert over(arbiter.run(*CURL4)[1]) == "lte"
+        for _ in range(2):
+            assert clean_lab.run(f"ip rule add {selector} table 99".split()).returncode == 0
+        if not selector:
+            assert clean_lab.run(["ip", "-6", "rule", "add", "table", "99"]).returncode == 0
+
+        def first() -> bool:
+            rules = clean_lab.run(["ip", "rule"]).stdout.splitlines()
+            return "lookup local" in rules[0] and "proto 65" in rules[1]
+
+        eventually(first)
+        assert over(arbiter.run(*CURL4)[1]) == "lte"
+        assert over(arbiter.run(*CURL6)[1]) == "lte"
+        assert "they are put back" in (tmp_path / "log").read_text()
+    assert "proto 65" not in clean_lab.run(["ip", "rule"]).stdout
+    assert clean_lab.run(["ip", "rule"]).stdout.count("lookup 99") == 2
+
+
 def test_a_rescue_while_arbiter_runs_is_not_repaired(clean_lab: Lab, tmp_path: Path) -> None:
     with Arbiter(clean_lab, tmp_path) as arbiter:
         assert arbiter.command("rescue").returncode == 0

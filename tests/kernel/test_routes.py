@@ -550,13 +550,14 @@ def test_conflicts_are_found_in_the_kernel(clean_lab: Lab) -> None:
     plan = plan_of(clean_lab)
     sh(clean_lab, "ip -6 rule add pref 910 fwmark 5 lookup 77")
     sh(clean_lab, f"ip route add 192.0.2.0/24 via {WIFI.gateway4} table 7030")
-    sh(clean_lab, "ip rule add pref 50 lookup 51820")
+    sh(clean_lab, "ip rule add pref 15 lookup 51820")
     sh(clean_lab, "ip rule add pref 60 iif wlan0 lookup 51820")
     found = clean_lab.inside(lambda: routes.check(plan))
-    assert [sum(word in text for text in found) for word in ("910", "7030", "preference 50")] == [
+    assert [sum(word in text for text in found) for word in ("910", "7030", "preference 15")] == [
         1, 1, 1,
     ]  # fmt: skip
     assert len(found) == 3
+    sh(clean_lab, "ip rule del pref 15")
     elsewhere = RoutePlan(plan.links, table=8000, preference=20)
     assert clean_lab.inside(lambda: routes.check(elsewhere)) == ()
 
