@@ -453,6 +453,29 @@ def test_any_text_is_a_list_of_texts_or_has_no_equal(text: str) -> None:
 # --- meeting, and anything at all -----------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        ("allow port=53-54", "deny port=54-60", "deny port=54"),
+        ("allow port=1-10,20-30", "deny port=5-25", "deny port=5-10,20-25"),
+        ("allow port=53", "deny port=54", None),
+        ("allow port=53", "deny proto=icmp", None),
+        ("allow host=10.0.0.0/8", "deny host=10.1.0.0/16", "deny host=10.1.0.0/16"),
+        ("allow host=10.0.0.1", "deny host=10.0.0.0/8", "deny host=10.0.0.1"),
+        ("allow host=10.0.0.0/8", "deny host=::/0", None),
+        ("allow host=10.0.0.0/8", "deny host=11.0.0.0/8", None),
+        ("allow app=/a", "deny user=1 for=1h", "deny app=/a user=1 for=1h"),
+        ("allow app=/a", "deny app=/b", None),
+        ("allow proto=tcp", "deny proto=udp", None),
+    ],
+)
+def test_what_two_rules_have_in_common(one: str, other: str, common: str | None) -> None:
+    try:
+        assert format_rule(meet(parse(one), parse(other))) == common
+    except ApartError:
+        assert common is None
+
+
 @UNHURRIED
 @given(snitch.snitch_rules(), snitch.snitch_rules(), st.lists(flows(), min_size=1, max_size=8))
 def test_two_rules_meet_where_both_match(
