@@ -43,13 +43,15 @@ def flow_of(query: Query, host: str = "") -> Flow:
     )
 
 
-def decides(rules: list[dict[str, Any]], flow: Flow) -> str:
-    """allow, deny, or "" where no rule matches and it would ask."""
+def decides(rules: list[dict[str, Any]], flow: Flow, *, later: bool = False) -> str:
+    """allow, deny, or "" where no rule matches and it would ask; `later`: all spans have ended."""
     loaded = {rule["name"]: rule for rule in rules}
     found = ""
     for name in sorted(loaded, key=lambda name: name.encode()):
         rule = loaded[name]
         if not rule.get("enabled") or rule["duration"] == "once":
+            continue
+        if later and rule["duration"] == "1h":
             continue
         if matches(rule["operator"], flow):
             found = "allow" if rule["action"] == "allow" else "deny"
@@ -172,6 +174,6 @@ def snitch_rules(draw: st.DrawFn) -> dict[str, Any]:
         "enabled": draw(st.sampled_from([True, True, True, False])),
         "precedence": draw(st.booleans()),
         "action": draw(st.sampled_from(["allow", "allow", "deny", "reject"])),
-        "duration": draw(st.sampled_from(["always"] * 6 + ["once"])),
+        "duration": draw(st.sampled_from(["always"] * 6 + ["once", "1h"])),
         "operator": draw(operators()),
     }

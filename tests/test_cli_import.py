@@ -247,3 +247,44 @@ def test_what_a_file_holds_is_shown_cleaned(arbiter: Callable[..., Done], tmp_pa
     assert done.code == 1
     assert "\x1b" not in done.err and "\u202e" not in done.err
     assert len(done.err) < 1000
+
+
+# --- other firewalls ------------------------------------------------------------------------
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "imports"
+
+
+def test_the_same_rules_in_two_forms_are_the_same(arbiter: Callable[..., Done]) -> None:
+    assert arbiter("import", str(FIXTURES / "office.rules")).code == 0
+    done = arbiter("import", str(FIXTURES / "office.toml"))
+    assert done.out == "0 rules added, 0 changed, 5 there already\n"
+
+
+def test_a_directory_of_opensnitch_is_imported_by_its_order(arbiter: Callable[..., Done]) -> None:
+    done = arbiter("import", str(FIXTURES / "opensnitch"))
+    assert done.code == 0, done.err
+    assert "added to keep OpenSnitch's order" in done.err
+    assert "it is disabled" in done.err
+    found = rules(arbiter)
+    assert "deny app=/usr/bin/telnet host=192.168.1.2 port=23" in found
+    again = arbiter("import", str(FIXTURES / "opensnitch"))
+    assert again.out.startswith("0 rules added, 0 changed, ")
+    assert rules(arbiter) == found
+
+
+def test_an_access_policy_becomes_a_file_and_no_rule(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    plist = str(FIXTURES / "iap" / "InternetAccessPolicy.plist")
+    assert "give --app" in arbiter("import", plist).err
+    assert arbiter("import", plist, "--app", "notes").code == 2
+    app = ("--app", "/usr/bin/notes")
+    shown = arbiter("import", plist, *app)
+    assert shown.code == 0 and "[[connection]]" in shown.out
+    folder = tmp_path / "policy.d"
+    done = arbiter("import", plist, *app, "--output", str(folder))
+    assert done.code == 0, done.err
+    assert (folder / "notes.toml").read_text() == shown.out
+    again = arbiter("import", plist, *app, "--output", str(folder))
+    assert again.code == 1 and "is there already" in again.err
+    assert not (tmp_path / "a.db").exists()

@@ -18,7 +18,7 @@ from arbiter.exchange import Batch, Format, RemarkKind, Source, read, settle
 from arbiter.exchange.meet import ApartError, NotOneRuleError, meet
 from arbiter.exchange.regexps import NoEqualError, texts_of
 from arbiter.model import Action
-from arbiter.rules import Entry, Index, Layer, Query, format_rule, parse, why_not
+from arbiter.rules import Entry, Index, Layer, LifetimeKind, Query, format_rule, parse, why_not
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "imports" / "opensnitch"
 
@@ -74,40 +74,58 @@ def flows(draw: st.DrawFn) -> Query:
     )
 
 
-def decided(batch: Batch, query: Query) -> str:
+def decided(batch: Batch, query: Query, *, later: bool = False) -> str:
+    """What the imported rules say at once, or after their time spans."""
     index = Index(
-        Entry(n, item.rule, Layer.REMEMBERED, 0.0, "x") for n, item in enumerate(batch.items, 1)
+        Entry(
+            number,
+            item.rule,
+            Layer.REMEMBERED,
+            0.0,
+            "x",
+            expires=3600.0 if item.rule.lifetime.kind is LifetimeKind.SPAN else None,
+        )
+        for number, item in enumerate(batch.items, 1)
     )
-    entry = index.lookup(query, 0.0)
+    entry = index.lookup(query, 4000.0 if later else 0.0)
     if entry is None:
         return ""
     return "deny" if entry.rule.decision.action is Action.DENY else "allow"
 
 
 @settings(UNHURRIED, max_examples=150)
-@given(st.lists(snitch.snitch_rules(), max_size=7), st.lists(flows(), min_size=1, max_size=10))
+@given(
+    st.lists(snitch.snitch_rules(), max_size=7),
+    st.lists(flows(), min_size=1, max_size=10),
+    st.booleans(),
+)
 def test_nothing_is_allowed_that_opensnitch_denies(
-    rules: list[dict[str, Any]], queries: list[Query]
+    rules: list[dict[str, Any]], queries: list[Query], later: bool
 ) -> None:
     batch = imported(*rules)
     assume(not batch.cannot())
     spelling = any("other spellings" in remark.text for remark in batch.remarks)
     for query in queries:
-        if decided(batch, query) == "allow":
-            there = snitch.decides(rules, snitch.flow_of(query))
+        if decided(batch, query, later=later) == "allow":
+            there = snitch.decides(rules, snitch.flow_of(query), later=later)
             assert there == "allow" or spelling, (lines(batch), query)
 
 
 @settings(UNHURRIED, max_examples=150)
-@given(st.lists(snitch.snitch_rules(), max_size=7), st.lists(flows(), min_size=1, max_size=10))
+@given(
+    st.lists(snitch.snitch_rules(), max_size=7),
+    st.lists(flows(), min_size=1, max_size=10),
+    st.booleans(),
+)
 def test_where_no_warning_says_otherwise_the_decisions_are_the_same(
-    rules: list[dict[str, Any]], queries: list[Query]
+    rules: list[dict[str, Any]], queries: list[Query], later: bool
 ) -> None:
     batch = imported(*rules)
     assume(not batch.cannot())
     differs = any("has precedence over" in remark.text for remark in batch.remarks)
     for query in queries:
-        here, there = decided(batch, query), snitch.decides(rules, snitch.flow_of(query))
+        here = decided(batch, query, later=later)
+        there = snitch.decides(rules, snitch.flow_of(query), later=later)
         if here == there:
             continue
         respelt = there and _respelt(rules, query)
@@ -451,6 +469,29 @@ def test_any_text_is_a_list_of_texts_or_has_no_equal(text: str) -> None:
 
 
 # --- meeting, and anything at all -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        ("allow port=53-54", "deny port=54-60", "deny port=54"),
+        ("allow port=1-10,20-30", "deny port=5-25", "deny port=5-10,20-25"),
+        ("allow port=53", "deny port=54", None),
+        ("allow port=53", "deny proto=icmp", None),
+        ("allow host=10.0.0.0/8", "deny host=10.1.0.0/16", "deny host=10.1.0.0/16"),
+        ("allow host=10.0.0.1", "deny host=10.0.0.0/8", "deny host=10.0.0.1"),
+        ("allow host=10.0.0.0/8", "deny host=::/0", None),
+        ("allow host=10.0.0.0/8", "deny host=11.0.0.0/8", None),
+        ("allow app=/a", "deny user=1 for=1h", "deny app=/a user=1 for=1h"),
+        ("allow app=/a", "deny app=/b", None),
+        ("allow proto=tcp", "deny proto=udp", None),
+    ],
+)
+def test_what_two_rules_have_in_common(one: str, other: str, common: str | None) -> None:
+    try:
+        assert format_rule(meet(parse(one), parse(other))) == common
+    except ApartError:
+        assert common is None
 
 
 @UNHURRIED

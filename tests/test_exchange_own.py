@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -388,3 +390,11 @@ def test_rules_of_one_place_are_selected() -> None:
         for n, line in enumerate(("allow app=/a", "allow network=ssid:H", "deny network=ssid:I"))
     ]
     assert [e.id for e in select(entries, network="ssid:H", spans=True)[0]] == [1]
+
+
+def test_the_example_of_the_docs_is_imported() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "import.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    batch = settle(read_text(block, Format.TOML), now=0.0)
+    assert batch.remarks == ()
+    assert lines(batch)[1] == "allow app=/usr/bin/curl port=443,8000-8080 for=1w"

@@ -25,7 +25,8 @@ from arbiter.exchange import (
     read_binding,
     settle,
 )
-from arbiter.rules import format_rule, over_broad
+from arbiter.model import ALLOW
+from arbiter.rules import Rule, format_rule, never_matches, over_broad
 from arbiter.store import Author, Planned, Store, Wanted
 
 LAYER = click.Choice(["remembered"])
@@ -67,6 +68,12 @@ def bound(word: str) -> tuple[str, str]:
     metavar="sim=ICCID|network=…",
     help="Give every rule this condition, too.",
 )
+@click.option("--app", default="", help="The program that an Internet Access Policy is about.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where policy files of Internet Access Policies go; stdout if it is not given.",
+)
 @click.option("--skip", is_flag=True, help="Import the rest where some rules cannot be imported.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @db_option
@@ -77,6 +84,8 @@ def import_(
     named: str,
     layer: str,
     bindings: list[tuple[str, str]],
+    app: str,
+    output: Path | None,
     skip: bool,
     dry_run: bool,
     db: Path,
@@ -87,25 +96,35 @@ def import_(
 
     A rule takes the place of the one with the same conditions; what is there already stays as it
     is. What cannot be expressed as a rule is listed, and then nothing is imported (see --skip).
-    The database is made if there is none. docs/import.md describes the formats.
+    The database is made if there is none. An Internet Access Policy becomes a policy file, never
+    rules. docs/import.md describes the formats.
     """
     now = time.time()
+    if useless := never_matches(Rule(ALLOW, app=app)):
+        raise click.BadParameter(useless, param_hint="--app")
     try:
         sources, passed = read_sources(files)
     except UnreadableError as error:
         fail(protocol.clean(str(error)))
-    batch = read(sources, None if named == "auto" else Format(named))
+    batch = read(sources, None if named == "auto" else Format(named), app)
     batch = settle(batch, bindings, now=now)
     remarks = [*batch.remarks, *_passed_over(passed), *_doubts(batch.items)]
     stop = bool(batch.cannot()) and not skip
-    planned = _carry_out(batch, db, now, only_plan=dry_run or stop)
-    if not (dry_run or stop):
+    planned: list[Planned] = []
+    if batch.items:
+        planned = _carry_out(batch, db, now, only_plan=dry_run or stop)
+    if batch.items and not (dry_run or stop):
         poke(socket_path)
     if as_json:
-        show_json([*_objects(planned, batch.items), *map(_remark_object, remarks)])
+        policies = [_object("policy", name, text=text) for name, text in batch.policies]
+        said = [_object(one.kind.value, one.place, text=one.text) for one in remarks]
+        show_json([*_objects(planned, batch.items), *policies, *said])
     else:
         _show_remarks(remarks)
-        _show(planned, batch.items, dry_run=dry_run, stop=stop)
+        if not stop and (batch.items or not batch.policies):
+            _show(planned, batch.items, dry_run=dry_run)
+    if not stop:
+        _give_policies(batch, None if dry_run else output, quiet=as_json)
     if stop:
         many = len(batch.cannot())
         fail(
@@ -182,9 +201,27 @@ def _counts(planned: Sequence[Planned]) -> _Done:
     return _Done(outcomes.count("add"), outcomes.count("replace"), outcomes.count("same"))
 
 
-def _show(planned: Sequence[Planned], items: Sequence[Item], *, dry_run: bool, stop: bool) -> None:
-    if stop:
-        return
+def _give_policies(batch: Batch, output: Path | None, *, quiet: bool) -> None:
+    """Write policy files, or show them; a file of that name is never overwritten."""
+    for name, text in batch.policies:
+        if output is None:
+            if not quiet:
+                click.echo(text, nl=False)
+            continue
+        path = output / name
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            fail(f"{path} is there already: move it away, or give another --output")
+        except OSError as error:
+            fail(f"{path}: {error.strerror}; check: ls -ld '{output}'")
+        if not quiet:
+            click.echo(f"wrote {path}; `arbiter rules check` looks at it")
+
+
+def _show(planned: Sequence[Planned], items: Sequence[Item], *, dry_run: bool) -> None:
     done = _counts(planned)
     if dry_run:
         for one, item in zip(planned, items, strict=True):
@@ -205,26 +242,19 @@ def _count(number: int, what: str) -> str:
 
 def _objects(planned: Sequence[Planned], items: Sequence[Item]) -> list[dict[str, object]]:
     return [
-        {
-            "outcome": _outcome(one),
-            "place": item.place,
-            "rule": format_rule(item.rule),
-            "expires": item.expires,
-            "id": one.same or one.id or None,
-            "replaces": list(one.replaces),
-            "text": "",
-        }
+        _object(
+            _outcome(one),
+            item.place,
+            rule=format_rule(item.rule),
+            expires=item.expires,
+            id=one.same or one.id or None,
+            replaces=list(one.replaces),
+        )
         for one, item in zip(planned, items, strict=True)
     ]
 
 
-def _remark_object(remark: Remark) -> dict[str, object]:
-    return {
-        "outcome": remark.kind.value,
-        "place": remark.place,
-        "rule": None,
-        "expires": None,
-        "id": None,
-        "replaces": [],
-        "text": remark.text,
-    }
+def _object(outcome: str, place: str, **more: object) -> dict[str, object]:
+    """One outcome as JSON: always the same keys."""
+    empty: dict[str, object] = {"rule": None, "expires": None, "id": None, "replaces": []}
+    return {"outcome": outcome, "place": place, **empty, "text": "", **more}

@@ -1,7 +1,9 @@
 """Rules from files and into files, arbiter's own forms and other firewalls'. Pure.
 
 items.py what reading gives; own.py lines, TOML and JSON (words.py, jsontext.py); settle.py what
-lies between reading and storing; formats.py which format a file has.
+lies between reading and storing; formats.py which format a file has. OpenSnitch: opensnitch.py, a
+rule's file (snitchfile.py), its words (snitchwords.py, regexps.py), its order (snitchorder.py,
+meet.py). littlesnitch.py Internet Access Policies.
 
 Every reader is total: whatever the bytes, it gives a Batch. A rule is imported as it is written, or
 not at all: what cannot be expressed is a remark with its place and reason, and nothing is widened.

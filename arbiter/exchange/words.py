@@ -18,6 +18,8 @@ DECISION = "decision"
 LINE = "rule"
 """The key of a whole line, in place of all others."""
 EXPIRES = "expires"
+NOTE = "note"
+"""A word for people in a policy file; a remembered rule has none."""
 PROVENANCE = frozenset({"id", "layer", "by", "frontend", "created", "process"})
 """What `rules list --json` says beside the rule: who made it, which an import does not repeat."""
 _NUMBERS = frozenset({"port", "proto", "user"})
@@ -70,7 +72,7 @@ def _of_words(data: Mapping[str, Any]) -> Rule:
     if DECISION not in data:
         raise WordsError(DECISION, f"there is none: give {DECISION} = allow, deny or route")
     for key in data:
-        if key not in (DECISION, EXPIRES, *KEYS) and key not in PROVENANCE:
+        if key not in (DECISION, EXPIRES, NOTE, *KEYS) and key not in PROVENANCE:
             raise WordsError(key, unknown(key, (DECISION, EXPIRES, *KEYS), "key of a rule"))
     decision = data[DECISION]
     if not isinstance(decision, str) or decision not in tuple(Action):
