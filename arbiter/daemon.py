@@ -329,10 +329,10 @@ class Daemon:
             self._unexpected(self._loop, {"message": "in a task", "exception": error})
 
     def _hangup(self) -> None:
-        """SIGHUP: rules and link files anew. Before `ready` both are about to be read."""
+        """SIGHUP: rules and files anew. Before `ready` all are about to be read."""
         if self._ready:
             self._links.reload()
-        self._policies.reload()
+            self._policies.reload()
         self._reload()
 
     def _reload(self) -> None:

@@ -359,12 +359,13 @@ class Link(Struct, frozen=True, gc=False):
     def reaches(self, daddr: bytes) -> bool:
         """Whether it can carry a packet to that packed address now."""
         up, reach = (self.up4, self.reach4) if len(daddr) == 4 else (self.up6, self.reach6)
-        if not (self.up and up):
-            return False
-        if reach is None:
-            return True
+        return self.up and up and (reach is None or self.near(daddr))
+
+    def near(self, daddr: bytes) -> bool:
+        """Whether a route that is no default leads there, of a family that has no default."""
+        reach = self.reach4 if len(daddr) == 4 else self.reach6
         number = int.from_bytes(daddr)
-        return any(number >> shift == prefix for prefix, shift in reach)
+        return reach is not None and any(number >> shift == prefix for prefix, shift in reach)
 
 
 # --- people ---------------------------------------------------------------------------------

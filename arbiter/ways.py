@@ -213,6 +213,8 @@ class Ways:
         first = self._by_index.get(packet.outdev)
         if first is None or _reaches(first, packet):
             yield first
+        elif first.up or first.near(packet.flow.daddr):
+            yield None  # the kernel knows a way there, if none beyond: a LAN's
         else:
             yield from (link for link in self.links.values() if _reaches(link, packet))
 

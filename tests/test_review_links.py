@@ -15,7 +15,7 @@ from test_review_budgets import found
 
 from arbiter import protocol
 from arbiter.cli.common import show_json
-from arbiter.cli.links import Money, link_object
+from arbiter.cli.linklook import Money, link_object
 from arbiter.cli.linkusage import usage
 from arbiter.events import (
     Announce,

@@ -291,3 +291,11 @@ def test_the_addresses_of_links_are_remembered_within_a_bound() -> None:
         own = tuple(bytes([10, first, n, 1]) for n in range(8))
         made.change((link("wifi", addresses=own),))
     assert len(made._homes) == MAX_HOMES
+
+
+def test_any_leaves_a_lan_to_the_kernel_where_its_link_leads_no_further() -> None:
+    lan = ((0xC6336400 >> 8, 8),)  # 198.51.100.0/24, where SERVER is
+    made = ways(link("wifi", up=False, reach4=lan), link("lte"))
+    assert made.take(route("any"), packet(1, outdev=WIFI), 0).note == "over the default route"
+    made = ways(link("wifi", up=False, reach4=()), link("lte"))
+    assert made.take(route("any"), packet(1, outdev=WIFI), 0).note == "over lte"
