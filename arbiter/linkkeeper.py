@@ -218,7 +218,7 @@ class LinkKeeper:
     async def _may_repair(self) -> bool:
         """Rules or routes are gone that arbiter did not remove. False if that was its rescue."""
         self._repair = False
-        if await asyncio.to_thread(firewall.installed) is None:
+        if not await asyncio.to_thread(firewall.installed):
             self._fresh.clear()
             self._rescued = True
             self._say((TAKEN_AWAY,))
