@@ -61,7 +61,7 @@ class Scene:
         self.done: list[tuple[str, Any]] = []
         self.told: list[tuple[Link, ...]] = []
         self.during: dict[str, Callable[[], None]] = {}
-        self.installed: Any = object()
+        self.installed = firewall.Installed(("nft",))
         self.broken: list[object] = []
         self.busy = 0
         (tmp_path / "links.d").mkdir()
@@ -268,7 +268,7 @@ def test_numbers_that_are_torn_are_written_anew(tmp_path: Path) -> None:
 
 def test_after_a_rescue_nothing_is_put_back(scene: Scene) -> None:
     async def play() -> None:
-        scene.installed = None
+        scene.installed = firewall.Installed()
         scene.keeper._rules_gone()
         await scene.settled()
         assert scene.keeper.problems() == (TAKEN_AWAY,)

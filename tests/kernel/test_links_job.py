@@ -144,6 +144,37 @@ def test_numbers_of_links_stay_over_a_restart_and_a_bad_file_is_told(
         assert over(arbiter.run(*CURL4)[1]) == "lte"
 
 
+def test_an_interface_that_no_ruleset_can_name_is_told_and_the_links_go_on(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        clean_lab.run(["ip", "link", "add", "we+rd", "type", "veth", "peer", "name", "other"])
+        clean_lab.run(["ip", "address", "add", "10.9.9.2/24", "dev", "we+rd"])
+        clean_lab.run(["ip", "link", "set", "other", "up"])
+        clean_lab.run(["ip", "link", "set", "we+rd", "up"])
+        route = ["ip", "route", "add", "default", "via", "10.9.9.1", "dev", "we+rd"]
+        clean_lab.run([*route, "metric", "9000"])
+        eventually(lambda: any("rename" in problem for problem in arbiter.status().problems))
+        arbiter.add("route via=lte app=/usr/bin/curl")
+        assert over(arbiter.run(*CURL4)[1]) == "lte"
+        clean_lab.run(["ip", "link", "set", LTE.interface, "down"])
+        eventually(lambda: "lte (wwan0, down)" in (tmp_path / "log").read_text())
+        clean_lab.run(["ip", "link", "delete", "we+rd"])
+        eventually(lambda: not arbiter.status().problems)
+
+
+def test_after_a_rescue_a_change_of_links_puts_nothing_back(clean_lab: Lab, tmp_path: Path) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        assert arbiter.command("rescue").returncode == 0
+        log = tmp_path / "log"
+        eventually(lambda: "was taken away" in log.read_text())
+        clean_lab.run(["ip", "link", "set", LTE.interface, "down"])
+        clean_lab.mend("lte")
+        time.sleep(1)  # what must not happen
+        assert "lookup 700" not in clean_lab.run(["ip", "rule"]).stdout
+        assert any("taken away" in problem for problem in arbiter.status().problems)
+
+
 def test_a_link_carries_a_family_only_where_it_is_up() -> None:
     link = Link("lte", 2, "wwan0", up=True, up4=True, up6=False)
     assert link.reaches(bytes(4))
