@@ -153,7 +153,7 @@ def test_one_rule_by_itself_is_looked_at_too_and_expiry_needs_a_clock() -> None:
     assert [(f.kind.value, f.entry.id) for f in check(entries)][2] == ("redundant", 3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(strategies.small_entries(st.integers(1, 60)), max_size=14, unique_by=lambda e: e.id),
     st.lists(strategies.small_queries(), min_size=1, max_size=12),
@@ -174,11 +174,11 @@ def test_without_what_is_found_the_same_is_decided(
                 assert before != finding.entry, "it never decides"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     strategies.small_entries(st.just(1)),
     strategies.small_entries(st.just(2)),
-    st.lists(strategies.small_queries(), min_size=5, max_size=30),
+    st.lists(strategies.small_queries(), min_size=4, max_size=10),
 )
 def test_what_covers_matches_too_and_what_is_apart_never_meets(
     one: Entry, other: Entry, queries: list[Query]

@@ -219,6 +219,7 @@ def test_a_known_name_is_offered_and_what_lies_below_its_domain() -> None:
         ("www.bbc.de", ""),
         ("a.www.bbc.de", "www.bbc.de"),
         ("www.debian.de", "debian.de"),
+        ("www.ibm.com", "ibm.com"),
     ],
 )
 def test_a_registrys_own_domain_is_not_offered(name: str, domain: str) -> None:

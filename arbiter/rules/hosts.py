@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import socket
-import sys
 
 from arbiter.model import address_text
 from arbiter.rules.names import canonical_name, name_fault, shown_name
@@ -106,8 +105,7 @@ def _read_name(text: str) -> Host:
         fault = f"is no scope: it is {', '.join(_SCOPES)}; a name of one label ends in a dot"
         suggestion = nearest(text, _SCOPES, _SYNONYMS) or f"{bare}."
         raise _Fault(f"{quote(shown(text))} {fault}", text, suggestion)
-    name = sys.intern(bare)
-    return Domain(name) if wild else Name(name)
+    return Domain(bare) if wild else Name(bare)
 
 
 def _canonical(bare: str, text: str) -> str:
