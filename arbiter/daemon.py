@@ -14,7 +14,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 
-from arbiter.accounts import Accounts
+from arbiter.accounts import Accounts, local_zone
 from arbiter.classkeeper import ClassKeeper
 from arbiter.events import (
     Announce,
@@ -80,6 +80,7 @@ class Daemon:
         self.settings = settings
         self.paths = paths
         self.pipeline = Pipeline(settings)
+        self.pipeline.rules.index.zone = local_zone()
         self._processes = ProcessTable()
         self._desk = FrontDesk(
             self.pipeline,

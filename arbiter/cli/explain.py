@@ -10,11 +10,15 @@ from pathlib import Path
 
 import click
 
-from arbiter.cli.common import db_option, fail, json_option, show_json
+from arbiter.accounts import local_zone
+from arbiter.cli.common import CONFIG, db_option, fail, json_option, show_json
 from arbiter.cli.rules import rule_object
 from arbiter.cli.rulestore import boot_id, open_store
+from arbiter.kernel.procfs import user_groups
 from arbiter.model import PROTO_NUMBERS, Hook, proto_name
-from arbiter.rules import Index, Query, RuleError, format_rule, why_not
+from arbiter.policyfiles import entries as of_files
+from arbiter.policystate import read_policies
+from arbiter.rules import Index, Query, RuleError, canonical_name, format_rule, why_not
 from arbiter.rules.context import read_network, read_sim
 from arbiter.rules.rule import is_number, user_fault
 
@@ -25,6 +29,7 @@ _YES_NO = click.Choice(["yes", "no"])
 @click.option("--app", default="", help="The app's id: /usr/bin/curl, unit:NAME, ...")
 @click.option("--parent", "parents", multiple=True, help="An ancestor's app id; repeatable.")
 @click.option("--host", required=True, help="The destination address.")
+@click.option("--name", "names", multiple=True, help="A name it was looked up by; repeatable.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The destination port.")
 @click.option("--proto", default="tcp", show_default=True, help="tcp, udp, icmp, ..., or 0-255.")
 @click.option("--user", default="", help="The user's name or uid.")
@@ -37,12 +42,20 @@ _YES_NO = click.Choice(["yes", "no"])
 )
 @click.option("--roaming", type=_YES_NO, help="Is the default link roaming? Else unknown.")
 @click.option("--metered", type=_YES_NO, help="Is the default link metered? Else unknown.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, readable=False),
+    default=CONFIG,
+    show_default=True,
+    help="The directory of policy.d.",
+)
 @db_option
 @json_option
 def explain(
     app: str,
     parents: tuple[str, ...],
     host: str,
+    names: tuple[str, ...],
     port: int,
     proto: str,
     user: str,
@@ -51,17 +64,20 @@ def explain(
     networks: tuple[str, ...],
     roaming: str | None,
     metered: str | None,
+    config: Path,
     db: Path,
     as_json: bool,
 ) -> None:
     """Say what the rules decide about a connection: which rule wins, why, and what it beat.
 
-    Where the machine is and what its default link costs is not looked up: say what it would be
-    with --sim, --network, --roaming and --metered.
+    Policy files count, too. Nothing is looked up: say what the destination is called with --name,
+    and where the machine is and what its default link costs with --sim, --network, --roaming and
+    --metered.
 
     Exit code 0 if a rule decides it, 1 if a person would be asked.
     """
     uid, name = _user(user)
+    groups, gids = user_groups(uid) if uid is not None else ((), ())
     sims, networks = _places(sims, networks)
     query = Query(
         app=app,
@@ -76,12 +92,19 @@ def explain(
         networks=networks,
         metered=None if metered is None else metered == "yes",
         roaming=None if roaming is None else roaming == "yes",
+        groups=groups,
+        gids=gids,
+        names=tuple(_read(lambda text, _: canonical_name(text), "--name", n) for n in names),
     )
-    now = time.time()
+    now, zone = time.time(), local_zone()
     with open_store(db, readonly=True) as store:
         entries = store.rules(now, boot_id(), None)
-    match = Index(entries).explain(query, now)
-    others = [(e, why_not(e, query, now)) for e in entries]
+    files, problems = read_policies(config / "policy.d")
+    for problem in problems:
+        click.echo(f"arbiter: {problem}", err=True)
+    entries = [*entries, *of_files(files)[0]]
+    match = Index(entries, zone).explain(query, now)
+    others = [(e, why_not(e, query, now, zone)) for e in entries]
     near = [(e, why) for e, why in others if why is not None and e.rule.app in ("", app)]
     if as_json:
         show_json(
@@ -129,7 +152,9 @@ def _places(
 def _read(read: Callable[[str, int], str], option: str, text: str) -> str:
     try:
         return read(text, 0)
-    except RuleError as error:
+    except ValueError as error:
+        if not isinstance(error, RuleError):
+            fail(f"{option} {text!r}: {error}", 2)
         hint = f"; did you mean {error.suggestion}?" if error.suggestion else ""
         fail(f"{option} {text!r}: {error.text}{hint}", 2)
 
