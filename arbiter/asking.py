@@ -125,7 +125,7 @@ class Asking(Core):
                 effects += self._show(now, ask)
                 continue
             if example is not None and example.entry is not None and not ask.waiting:
-                text = f"rule {example.entry.id} decides it now"
+                text = f"{example.entry.called} decides it now"
                 effects += self.asks.withdraw(ask, WithdrawReason.RULE, text)
                 continue
             # Decided or not, what a question must be about may be another program now.
@@ -216,7 +216,7 @@ class Asking(Core):
         if first is not tried and conditions(first.rule) == conditions(rule):
             return  # it is replaced, or the store says why not
         if first is not tried:
-            obstacle = f"rule {first.id} ({format_rule(first.rule)}) decides before it"
+            obstacle = f"{first.called} ({format_rule(first.rule)}) decides before it"
         text = f"the same would be asked again: {obstacle}; answer for once, or choose otherwise"
         raise answers.AnswerError(RefusedReason.INVALID, protocol.clean(text))
 

@@ -73,7 +73,7 @@ class RuleBook:
         asked = tuple(queries(packet, owner, context))
         for entry, why in reversed(self._ended.values()):
             if any(why_not(entry.rule, query) is None for query in asked):
-                return f"rule {entry.id} ({format_rule(entry.rule)}) ended: {why}"
+                return f"{entry.called} ({format_rule(entry.rule)}) ended: {why}"
         if isinstance(owner, NoOwner):
             return f"no rule decides it, and its program is not known: {owner.reason.value}"
         notes = [process.note for process in owner.processes if process.note]

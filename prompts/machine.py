@@ -164,7 +164,10 @@ class Machine:
     def _ask(self, ask: Ask) -> None:
         card = self.cards.get(ask.id)
         if card is None:
-            self.cards[ask.id] = Card(ask, self._default(ask))
+            card = self.cards[ask.id] = Card(ask, self._default(ask))
+            ids = [scope.id for scope in render.scopes(ask)]
+            # Addresses of a name change: whoever allows one means the name, and is asked once.
+            card.scope = ids.index("name") if "name" in ids else 0
             if self.current is None and self.gone is None:
                 self._show(ask.id)
             return

@@ -533,3 +533,13 @@ def test_help_names_every_key() -> None:
     for key in ("a allow", "d deny", "r route", "s or Right", "S or Left", "l or Up", "L or Down",
                 "n next", "p previous", "x or Space", "u:", "i:", "?:", "q:"):  # fmt: skip
         assert key in text
+
+
+def test_where_a_name_is_known_it_is_what_an_answer_is_about() -> None:
+    scopes = (
+        Scope("connection", "app=/usr/bin/curl host=192.0.2.7 port=443 proto=tcp"),
+        Scope("name", "app=/usr/bin/curl host=www.example.org port=443 proto=tcp"),
+    )
+    scene = Scene(msgspec.structs.replace(example_ask(), scopes=scopes))
+    assert "allow app=/usr/bin/curl host=www.example.org port=443 proto=tcp" in scene.text
+    assert "2 of 2: this program, to this name by this port" in scene.text

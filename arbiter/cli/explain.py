@@ -124,10 +124,10 @@ def explain(
         click.echo(f"{format_rule(match.entry.rule)}")
         click.echo(f"  {match.why}")
         for entry in match.beaten:
-            click.echo(f"  beats rule {entry.id}: {format_rule(entry.rule)}")
+            click.echo(f"  beats {entry.called}: {format_rule(entry.rule)}")
     if not as_json:
         for entry, why in near[:10]:
-            click.echo(f"  rule {entry.id} does not match ({format_rule(entry.rule)}): {why}")
+            click.echo(f"  {entry.called} does not match ({format_rule(entry.rule)}): {why}")
     if match is None:
         raise SystemExit(1)
 

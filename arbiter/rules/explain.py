@@ -216,7 +216,7 @@ def described(entry: Entry) -> str:
     parts = [_LAYERS[entry.layer], f"by {quote(entry.by)}"]
     if entry.frontend:
         parts.append(quote(entry.frontend))
-    return f"rule {entry.id} ({', '.join(parts)})"
+    return f"{entry.called} ({', '.join(parts)})"
 
 
 _APPS = ("the app and a parent", "the app", "a parent", "no app")

@@ -208,7 +208,7 @@ def _bare(rule: Rule) -> Rule:
 
 
 def _name(entry: Entry) -> str:
-    return f"rule {entry.id} ({format_rule(entry.rule)})"
+    return f"{entry.called} ({format_rule(entry.rule)})"
 
 
 def _finding(kind: FindingKind, entry: Entry, other: Entry, why: str) -> Finding:

@@ -325,6 +325,13 @@ class Entry(Struct, frozen=True, gc=False):
     session: str = ""
     """Boot id, run id: the store loads entries of this boot and session only."""
 
+    @property
+    def called(self) -> str:
+        """How people speak of it: `rule 7`, or of a policy file `the rule at FILE:LINE`."""
+        if self.id > 0:
+            return f"rule {self.id}"
+        return f"the rule at {self.by.removeprefix('file:')}"
+
     def __post_init__(self) -> None:
         kind = self.rule.lifetime.kind
         if kind is LifetimeKind.ONCE:
