@@ -142,7 +142,6 @@ def test_what_is_no_text_is_an_error_of_that_file_only(tmp_path: Path, kind: str
 
 def test_what_is_not_there_is_a_usage_error_and_an_empty_folder_is_said(tmp_path: Path) -> None:
     assert check(tmp_path / "x.toml").exit_code == 2
-    assert check().exit_code == 2
     done = check(tmp_path)
     assert done.exit_code == 1
     assert "holds no policy file" in done.output
@@ -225,3 +224,23 @@ def test_every_kind_of_finding_is_documented() -> None:
     docs = (ROOT / "docs/policy-files.md").read_text("utf-8")
     for kind in Kind:
         assert f"| `{kind}` | {'error' if kind in ('invalid', 'unsafe') else 'warning'} |" in docs
+
+
+def test_without_a_path_the_rules_in_force_are_checked(tmp_path: Path) -> None:
+    db = str(tmp_path / "a.db")
+    lines = (
+        "allow app=/usr/bin/env",
+        "allow app=/usr/bin/env host=192.0.2.1",
+        "deny app=/no/such/program",
+    )
+    for line in lines:
+        assert CliRunner().invoke(cli, ["rules", "add", line, "--db", db]).exit_code == 0
+    argv = ["rules", "check", "--db", db, "--config", str(tmp_path)]
+    done = CliRunner().invoke(cli, argv)
+    assert done.exit_code == 0, done.output
+    assert "rule 2" in done.output and "[redundant]" in done.output
+    assert "rule 3: there is no /no/such/program any more [dead]" in done.output
+    assert done.output.endswith("3 rules, 2 findings\n")
+    assert CliRunner().invoke(cli, [*argv, "--strict"]).exit_code == 1
+    found = json.loads(CliRunner().invoke(cli, [*argv, "--json"]).output)
+    assert [(f["kind"], f["rule"]) for f in found] == [("redundant", 2), ("dead", 3)]

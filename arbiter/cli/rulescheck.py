@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from arbiter.cli.common import fail, json_option, show_json
+from arbiter.cli.common import CONFIG, db_option, fail, json_option, show_json
+from arbiter.cli.ruleslint import check_rules
 from arbiter.packages import find
 from arbiter.policyfiles import PolicyFile, PolicyFileError, examine
 from arbiter.policyfiles.check import AppFacts, Finding, Kind, Level, of_errors, of_file, paths_of
@@ -24,8 +25,7 @@ _ADMINS_KEYS = frozenset({"rule", "rules", "adopt"})
     "paths",
     type=click.Path(exists=True, path_type=Path),
     nargs=-1,
-    required=True,
-    metavar="PATH...",
+    metavar="[PATH]...",
 )
 @click.option(
     "--kind",
@@ -42,15 +42,36 @@ _ADMINS_KEYS = frozenset({"rule", "rules", "adopt"})
     help="Where the programs are that the files speak of, such as a package's build tree.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, readable=False),
+    default=CONFIG,
+    show_default=True,
+    help="Without PATH: the directory of policy.d.",
+)
+@db_option
 @json_option
-def check(paths: tuple[Path, ...], kind: str, root: Path, strict: bool, as_json: bool) -> None:
+def check(
+    paths: tuple[Path, ...],
+    kind: str,
+    root: Path,
+    strict: bool,
+    config: Path,
+    db: Path,
+    as_json: bool,
+) -> None:
     """Check policy files, or folders of them; neither daemon nor root is needed.
+
+    Without PATH: check the rules in force against each other, and say which never decide, need not
+    be there, or speak of programs that are gone.
 
     Installed files (in /etc/arbiter/policy.d and /usr/share/arbiter/policy.d) are also checked for
     who may write them, and shipped ones for whether their package owns the program.
 
     Exit codes: 0 the files can be used, 1 there are errors.
     """
+    if not paths:
+        sys.exit(1 if check_rules(db, config, as_json) and strict else 0)
     files = [file for path in paths for file in _files_of(path)]
     findings = [finding for file in dict.fromkeys(files) for finding in _check(file, kind, root)]
     if as_json:
