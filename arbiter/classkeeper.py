@@ -54,6 +54,9 @@ class ClassKeeper:
             if not self._refused:
                 log.error("class=%s: %s", traffic.value, error)
             self._refused = f"a connection goes without its class: {error}"
+        else:
+            # Refused were connections that are older than the first rule with a class.
+            self._refused = ""
 
     def problems(self) -> tuple[str, ...]:
         """What keeps packets from being marked, each with its next step."""

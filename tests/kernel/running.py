@@ -309,10 +309,13 @@ class Arbiter:
         assert done.returncode == 0, done.stderr
 
     def add_all(self, *lines: str) -> None:
-        """The same in this process: quicker, for many."""
+        """The same in this process: quicker, for many. All are in force at the end, which is a
+        moment after a command has stored them."""
+        wanted = self.status().rules + len(lines)
         for line in lines:
             done = CliRunner().invoke(cli, ["rules", "add", line], env=self.command_environment())
             assert done.exit_code == 0, done.output
+        eventually(lambda: self.status().rules >= wanted)
 
     def rules(self) -> list[str]:
         return [entry["rule"] for entry in self.json("rules", "list")]

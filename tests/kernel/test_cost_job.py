@@ -2,6 +2,7 @@
 
 A flow's last bytes are counted when conntrack forgets it. Where a test does not wait for that, it
 makes conntrack forget (`end_flows`), or stops the daemon, which reads all counters at its end.
+Each has a lab of its own: what an earlier daemon let go would be counted, too.
 """
 
 from __future__ import annotations
@@ -248,10 +249,10 @@ def test_a_used_up_budget_asks_once_and_over_a_restart_and_anew_in_the_next_peri
     ],
 )
 def test_over_its_budget_a_link_is_left_out_or_goes_on(
-    lab: Lab, tmp_path: Path, rule: str, then: str, taken: str
+    clean_lab: Lab, tmp_path: Path, rule: str, then: str, taken: str
 ) -> None:
     links = lte(*BUDGET, f'over_budget = "{then}"')
-    with Arbiter(lab, tmp_path, links=links) as arbiter, Prompt(arbiter) as prompt:
+    with Arbiter(clean_lab, tmp_path, links=links) as arbiter, Prompt(arbiter) as prompt:
         arbiter.add(f"{rule} app=/usr/bin/curl")
         spend(arbiter, 1_100_000)
         prompt.told("lte is over its budget")
@@ -265,12 +266,12 @@ def test_over_its_budget_a_link_is_left_out_or_goes_on(
         assert arbiter.asks() == []
 
 
-def test_a_default_link_over_its_budget_asks_too(lab: Lab, tmp_path: Path) -> None:
+def test_a_default_link_over_its_budget_asks_too(clean_lab: Lab, tmp_path: Path) -> None:
     """Nothing routes it there: it is allowed, and that link is where it would go."""
     links = {
         "wifi.toml": '[link]\nname = "wifi"\nmatch = { interface = "wlan0" }\nbudget = "1 MB/month"'
     }
-    with Arbiter(lab, tmp_path, links=links) as arbiter, Prompt(arbiter) as prompt:
+    with Arbiter(clean_lab, tmp_path, links=links) as arbiter, Prompt(arbiter) as prompt:
         arbiter.add("allow app=/usr/bin/curl")
         spend(arbiter, 1_100_000)
         prompt.told("wifi is over its budget")
