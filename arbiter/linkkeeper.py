@@ -200,7 +200,8 @@ class LinkKeeper:
     # --- following --------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while True:
+        # `_fresh` alone would not do: it is cleared at the start of each change, a stop with it.
+        while not self._stopping:
             await self._fresh.wait()
             if self._stopping:
                 return
@@ -208,7 +209,8 @@ class LinkKeeper:
                 self._fresh.clear()
                 continue
             try:
-                if not self._repair or await self._may_repair():
+                ready = not self._repair or await self._may_repair()
+                if ready and not self._stopping:
                     await self._follow()
             except (firewall.FirewallError, routes.RouteError, OSError) as error:
                 # The last good state stays, and what lost its link is unreachable, not elsewhere.
