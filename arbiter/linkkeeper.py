@@ -214,7 +214,8 @@ class LinkKeeper:
     # --- following --------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while not self._stopping:  # asked each time: a stop in a repair sets nothing that is kept
+        # `_fresh` alone would not do: it is cleared at the start of each change, a stop with it.
+        while not self._stopping:
             await self._fresh.wait()
             if self._stopping:
                 return
@@ -223,7 +224,8 @@ class LinkKeeper:
                 continue
             try:
                 repair = self._repair
-                if not repair or await self._may_repair():
+                ready = not repair or await self._may_repair()
+                if ready and not self._stopping:
                     await self._follow(repair=repair)
             except (firewall.FirewallError, routes.RouteError, OSError) as error:
                 # The last good state stays, and what lost its link is unreachable, not elsewhere.

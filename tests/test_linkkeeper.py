@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -312,5 +313,31 @@ def test_a_mistake_of_ours_is_not_silent(scene: Scene) -> None:
         scene.keeper._changed((WIFI, LTE))
         await asyncio.sleep(0.05)
         assert [type(error) for error in scene.broken] == [ZeroDivisionError]
+
+    scene.run(play, WIFI)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_stop_in_the_middle_of_a_repair_is_not_missed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Else arbiter never ends, is killed, and leaves its ruleset behind."""
+    looking, go_on = threading.Event(), threading.Event()
+
+    def installed() -> firewall.Installed:
+        looking.set()
+        go_on.wait(10)
+        return firewall.Installed(("nft",) if there else ())
+
+    monkeypatch.setattr(firewall, "installed", installed)
+
+    async def play() -> None:
+        scene.keeper._rules_gone()
+        assert await asyncio.to_thread(looking.wait, 10)
+        stopping = asyncio.create_task(scene.keeper.stop())
+        await asyncio.sleep(0.02)
+        go_on.set()
+        await asyncio.wait_for(stopping, 10)
+        assert "routes" not in scene.names(), "what is to be taken away is not put back first"
 
     scene.run(play, WIFI)

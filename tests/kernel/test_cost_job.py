@@ -215,7 +215,7 @@ def test_a_used_up_budget_asks_once_and_over_a_restart_and_anew_in_the_next_peri
             "links", "--config", str(tmp_path / "config"), "--state", str(tmp_path / "state")
         ).stdout
         assert "0.02 EUR/MB" in lines
-        assert "0 bytes of 1 MB/month" in lines
+        assert "over 1 MB/month" in lines
         (row,) = arbiter.usage("--by", "link")
         cost = (row["sent_bytes"] + row["received_bytes"]) * 0.02 / 1e6
         assert float(row["cost"]) == pytest.approx(cost)

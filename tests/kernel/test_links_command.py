@@ -66,7 +66,7 @@ class Watching:
 
 def test_watch_says_each_change_until_ctrl_c(clean_lab: Lab, tmp_path: Path) -> None:
     with Watching(Arbiter(clean_lab, tmp_path)) as watching:  # the daemon need not run
-        assert watching.line().split()[:3] == ["nr", "name", "interface"]
+        assert watching.line().split()[:3] == ["name", "interface", "kind"]
         assert [watching.line().split()[1] for _ in range(2)] == ["wifi", "lte"]
         clean_lab.run(["ip", "link", "set", LTE.interface, "down"])
         said = watching.line()
