@@ -10,19 +10,24 @@ import enum
 import importlib.util
 import os
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
 
+from arbiter.kernel.conntrack import open_netfilter
 from arbiter.kernel.firewall import installed, overlap, probe, why_no_classes
 from arbiter.kernel.firewall.plan import Plan
+from arbiter.kernel.netlink import ack_request, pack_attribute
 from arbiter.routeplan import RoutePlan
 
 _CAP_NET_ADMIN = 12
 _CAP_SYS_PTRACE = 19
 _NETLINK_SOCK_DIAG = 4
-_NETLINK_NETFILTER = 12
+_QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
+_QUEUE_CONFIG = 3 << 8 | 2  # NFNL_SUBSYS_QUEUE, NFQNL_MSG_CONFIG (linux/netfilter/nfnetlink*.h)
+_CFG_CMD, _PF_BIND = 1, 3  # NFQA_CFG_CMD, NFQNL_CFG_CMD_PF_BIND
 
 
 class Level(enum.StrEnum):
@@ -124,8 +129,9 @@ def _classes(_: Plan) -> Check:
 
 def _queue(plan: Plan) -> Check:
     try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER).close()
-        lines = Path("/proc/thread-self/net/netfilter/nfnetlink_queue").read_text("ascii")
+        if not _QUEUES.exists():
+            _load_queues()
+        lines = _QUEUES.read_text("ascii")
     except OSError as error:
         return Check(
             "packet queue",
@@ -145,9 +151,17 @@ def _queue(plan: Plan) -> Check:
     return Check("packet queue", Level.OK, f"queue {plan.queue} is free")
 
 
+def _load_queues() -> None:
+    """The kernel loads the module for whoever configures a queue (nfnetlink_rcv_msg), which is what
+    a start does. This configures none: PF_BIND does nothing any more. Raises OSError."""
+    body = bytes(4) + pack_attribute(_CFG_CMD, struct.pack("!BxH", _PF_BIND, socket.AF_INET))
+    with open_netfilter() as sock:
+        ack_request(sock, _QUEUE_CONFIG, 0, body, "asking for packet queues")
+
+
 def _listens(queue: int) -> bool:
     try:
-        lines = Path("/proc/thread-self/net/netfilter/nfnetlink_queue").read_text("ascii")
+        lines = _QUEUES.read_text("ascii")
     except OSError:
         return False
     return any(int(line.split()[0]) == queue for line in lines.splitlines() if line.strip())

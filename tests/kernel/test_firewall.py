@@ -769,6 +769,40 @@ def test_our_own_rules_are_no_overlap(backend: Backend) -> None:
     assert remove() == ()
 
 
+def test_doctor_has_the_kernel_load_what_a_start_would_load(
+    home: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where nobody used a queue since it was started the module is not there yet."""
+    asked: list[bool] = []
+    load = doctor._load_queues
+
+    def loading() -> None:
+        load()
+        asked.append(True)
+
+    monkeypatch.setattr(doctor, "_QUEUES", MissingAtFirst(lambda: bool(asked)))
+    monkeypatch.setattr(doctor, "_load_queues", loading)
+    (check,) = (c for c in doctor.examine(PLAN) if c.name == "packet queue")
+    assert (str(check.level), asked) == ("ok", [True])
+    (again,) = (c for c in doctor.examine(PLAN) if c.name == "packet queue")
+    assert (again.level, asked) == (check.level, [True])
+
+
+@dataclass
+class MissingAtFirst:
+    """A file that is there once `loaded` says so."""
+
+    loaded: Callable[[], bool]
+
+    def exists(self) -> bool:
+        return self.loaded()
+
+    def read_text(self, _: str) -> str:
+        if not self.loaded():
+            raise FileNotFoundError(2, "No such file or directory")
+        return ""
+
+
 def test_doctor_finds_this_machine_fit_and_names_what_is_not(backend: Backend, wire: None) -> None:
     checks = {check.name: check for check in doctor.examine(PLAN)}
     assert [c.name for c in checks.values() if c.level == "fail"] == []

@@ -26,7 +26,7 @@ from test_twelve import curl, finish, sh
 from arbiter.lab import Lab
 from arbiter.lab.config import LTE, SECOND4, SECOND6, SERVER4, SERVER6, WIFI
 
-UDP, IPIP = 17, 4
+UDP = 17
 PORT = 51820
 HOST4, FAR4, HOST6, FAR6 = "10.99.0.2", "10.99.0.1", "fd99::2", "fd99::1"
 QUICK_MARK = 0xCA6C
@@ -340,8 +340,8 @@ def test_an_ipip_tunnels_outer_packets_are_a_connection_of_their_own(
         assert (code, sees(output)) == (0, HOST4), output
         with counters(
             clean_lab,
-            "ip protocol ipip meta mark 0x20000000 counter",
-            "ip protocol ipip meta mark != 0x20000000 counter",
+            "ip protocol 4 meta mark 0x20000000 counter",
+            "ip protocol 4 meta mark != 0x20000000 counter",
             'IN iifname "tun9" meta l4proto icmp meta mark 0 counter',
             'iifname "tun9" meta l4proto icmp meta mark != 0 counter',
         ) as counts:
