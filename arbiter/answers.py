@@ -87,6 +87,8 @@ def _fits(rule: Rule) -> bool:
 def read(ask: OpenAsk, answer: protocol.Answer, peer: Peer, links: Mapping[str, Link]) -> Chosen:
     """What the answer decides. Everything in it is checked against what the ask offered."""
     decision = _decision(answer, links)
+    if ask.via and decision.action is Action.ALLOW:
+        decision = Decision(Action.ROUTE, ask.via, decision.traffic)
     try:
         lifetime = parse_lifetime(answer.lifetime)
     except RuleError as error:

@@ -14,7 +14,7 @@ from arbiter.model import ALLOW, DENIED, DENY, Decision, NoOwner, Now, Owner, Pe
 from arbiter.protocol import RefusedReason, WithdrawReason
 from arbiter.rules import Entry, Layer, LifetimeKind, conditions, format_rule
 from arbiter.settings import LinkDown, Mode, Settings, WhenUnattended
-from arbiter.ways import NEVER
+from arbiter.ways import NEVER, Obstacle, Way
 
 _TRIED = (1 << 63) - 1
 """The id of a rule that is only tried: the newest of all, as the real one will be."""
@@ -69,7 +69,7 @@ class Asking(Core):
         if not ask.waiting:
             ask.example = self._example(now, held)
             if obstacle != ask.obstacle:
-                self._word(ask, obstacle)
+                self._word(now, ask, obstacle)
         ask.waiting[packet.id] = None
         return [*effects, *self._show(now, ask)]
 
@@ -85,14 +85,19 @@ class Asking(Core):
         ask = self.asks.open(
             key, example, created=now.wall, expires=now.mono + self.settings.ask_ttl, why=""
         )
-        self._word(ask, obstacle)
+        self._word(now, ask, obstacle)
         return ask
 
-    def _word(self, ask: OpenAsk, obstacle: str) -> None:
-        """Say what it is about, and what silence means: nothing that a budget would stop."""
+    def _word(self, now: Now, ask: OpenAsk, obstacle: str) -> None:
+        """Say what it is about, what silence means (nothing that a budget would stop), and what
+        `allow` does: where a budget is in question the rule is not, and its links stay."""
         packet, owner, _, names = ask.example
         context = self._context(packet, owner, names)
-        ask.obstacle = obstacle
+        ask.obstacle, ask.via = obstacle, ()
+        judgement = self.rules.judge(packet, owner, now.wall, context) if obstacle else None
+        if judgement is not None:
+            way = self._way_of(ask, judgement)
+            ask.via = judgement.decision.via if way.obstacle is Obstacle.OVER else ()
         ask.why = obstacle or self.rules.why_asked(packet, owner, context)
         ask.fallback, ask.shown = self._silence(ask, obstacle), None
 
@@ -120,7 +125,7 @@ class Asking(Core):
             example = self.rules.judge(packet, owner, now.wall, context)
             obstacle = self._asked_about(example, ask) if example is not None else ""
             if obstacle != ask.obstacle or self._silence(ask, obstacle) != ask.fallback:
-                self._word(ask, obstacle)
+                self._word(now, ask, obstacle)
             if obstacle:
                 effects += self._show(now, ask)
                 continue
@@ -139,12 +144,14 @@ class Asking(Core):
 
     def _asked_about(self, judgement: Judgement, ask: OpenAsk) -> str:
         """Why what the rules say of an ask's example cannot be done, if that is to be asked."""
-        packet, owner, _, _ = ask.example
-        decided = judgement.entry.created if judgement.entry is not None else NEVER
-        run = self.ways.run_of(owner)
-        way = self.ways.take(judgement.decision, packet, decided, run)
+        way = self._way_of(ask, judgement)
         asked = way.obstacle is not None and self._about(way.obstacle) is LinkDown.ASK
         return way.note if asked else ""
+
+    def _way_of(self, ask: OpenAsk, judgement: Judgement) -> Way:
+        packet, owner, _, _ = ask.example
+        decided = judgement.entry.created if judgement.entry is not None else NEVER
+        return self.ways.take(judgement.decision, packet, decided, self.ways.run_of(owner))
 
     def _waiting(self, ask: OpenAsk) -> list[Held]:
         """The packets that wait for an ask, in the order they came: a QUIC flight, or a flow's

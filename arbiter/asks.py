@@ -72,6 +72,7 @@ class OpenAsk:
         "peer",
         "shown",
         "state",
+        "via",
         "waiting",
         "why",
     )
@@ -99,6 +100,8 @@ class OpenAsk:
         self.why = why
         self.fallback = fallback
         """What its packets get where nobody answers in time: allow or deny."""
+        self.via: tuple[str, ...] = ()
+        """What `allow` means: the links of the rule that is in question, where its budget is."""
         self.obstacle = ""
         """Why what the rules say cannot be done, where that is what it is about."""
         self.note = ""

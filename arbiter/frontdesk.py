@@ -96,7 +96,7 @@ class FrontDesk:
         assert ask is not None
         subject = ask.example.subject
         used = self._used(subject.app.id) if subject is not None else {}
-        links = views.link_views(self._pipeline.ways, ask.example, used, self._left())
+        links = views.link_views(self._pipeline.ways, ask.example, used, self._left(), ask.via)
         advice = views.advice_view(self._pipeline.advice, ask.example)
         return views.ask_message(ask, peer, links, self._cwds.get(ask_id, ""), advice)
 

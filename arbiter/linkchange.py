@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from arbiter.links import FoundLink
+from arbiter.model import Link, Spent
 
 
 def replaced(before: FoundLink, now: FoundLink | None) -> bool:
@@ -43,3 +44,26 @@ def carries_any(link: FoundLink) -> bool:
 
 def _leads_out(link: FoundLink) -> bool:
     return (link.up4 and link.reach4 is None) or (link.up6 and link.reach6 is None)
+
+
+def link_of(link: FoundLink, spent: Spent | None) -> Link:
+    """As the pipeline knows it."""
+    return Link(
+        name=link.name,
+        number=link.number,
+        interface=link.interface,
+        up=carries_any(link),
+        up4=link.up4,
+        up6=link.up6,
+        reach4=link.reach4,
+        reach6=link.reach6,
+        index=link.index,
+        addresses=link.addresses,
+        metered=link.metered,
+        roaming=link.roaming,
+        sim=link.sim,
+        networks=link.networks,
+        price=str(link.price or ""),
+        budget=str(link.budget or ""),
+        spent=spent,
+    )

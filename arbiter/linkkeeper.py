@@ -16,14 +16,15 @@ from arbiter.bus import FactsWatch
 from arbiter.classes import Marking
 from arbiter.events import Event, LinksChanged
 from arbiter.kernel import acct, firewall, linkloss, linksysctl, routes
+from arbiter.kernel.filewatch import FileWatch
 from arbiter.kernel.firewall.plan import check_interface
 from arbiter.kernel.rtnl import LinkWatch
-from arbiter.linkchange import both, carries_any, ends, replaced
+from arbiter.linkchange import both, ends, link_of, replaced
 from arbiter.linkfiles import LinkFile
 from arbiter.links import FoundLink, Interface, LinkKind, assemble, is_link, remember
-from arbiter.linkstate import read_files, read_numbers, write_numbers
+from arbiter.linkstate import SHIPPED, read_files, read_numbers, write_numbers
 from arbiter.memory import now
-from arbiter.model import TABLE, Flow, Link, Spent
+from arbiter.model import TABLE, Flow, Link
 from arbiter.netfacts import NetFacts
 from arbiter.protocol import clean
 from arbiter.routeplan import LinkRoutes, RoutePlan
@@ -97,6 +98,8 @@ class LinkKeeper:
             own_tables=own_tables(routing.table),
             rules_changed=self._rules_gone,
         )
+        watched = {self._folder.absolute(): "*.toml", SHIPPED: "*.toml"}
+        self._file_watch = FileWatch(watched, self.reload, self._file_trouble)
         self._bus = FactsWatch(self._told, self._bus_trouble)
         self._seen: tuple[Interface, ...] = ()
         self._facts: Mapping[str, NetFacts] = {}
@@ -127,6 +130,10 @@ class LinkKeeper:
             raise routes.RouteError("\n".join(conflicts))
         for problem in self._file_problems:
             log.error("%s", problem)
+        try:
+            self._file_watch.start()
+        except OSError as error:
+            self._file_trouble(f"changes of {self._folder} are not seen: {error}; send SIGHUP")
         await self._watch.start()
         await self._bus.start()
         await self._follow(first=True)
@@ -136,6 +143,7 @@ class LinkKeeper:
     async def stop(self) -> None:
         """Follow no more. What is being put in force is waited for: its thread cannot be ended,
         and must not come after whoever takes the ruleset away."""
+        self._file_watch.close()
         await self._watch.close()
         await self._bus.close()
         self._stopping = True
@@ -200,6 +208,10 @@ class LinkKeeper:
     def _told(self, facts: Mapping[str, NetFacts]) -> None:
         self._facts = facts
         self._fresh.set()
+
+    def _file_trouble(self, problem: str) -> None:
+        if problem:
+            log.error("links: %s", problem)
 
     def _trouble(self, problem: str) -> None:
         self._watch_problem = problem
@@ -365,29 +377,6 @@ def _routes_of(link: FoundLink) -> LinkRoutes:
         link.routes,
         dns=link.dns,
         vpn=link.kind is LinkKind.VPN,
-    )
-
-
-def link_of(link: FoundLink, spent: Spent | None) -> Link:
-    """As the pipeline knows it."""
-    return Link(
-        name=link.name,
-        number=link.number,
-        interface=link.interface,
-        up=carries_any(link),
-        up4=link.up4,
-        up6=link.up6,
-        reach4=link.reach4,
-        reach6=link.reach6,
-        index=link.index,
-        addresses=link.addresses,
-        metered=link.metered,
-        roaming=link.roaming,
-        sim=link.sim,
-        networks=link.networks,
-        price=str(link.price or ""),
-        budget=str(link.budget or ""),
-        spent=spent,
     )
 
 

@@ -7,6 +7,11 @@ from collections.abc import Iterator, Mapping
 from arbiter.model import Link
 from arbiter.protocol import clean
 
+TELL_AGAIN = 30.0
+"""Seconds after which the same refusal is told again."""
+MAX_TOLD = 1024
+"""Refusals that are kept in mind: more of them, and each is told anew."""
+
 _FAMILIES = {(True, True): "", (True, False): " for IPv4 only", (False, True): " for IPv6 only"}
 
 
@@ -46,3 +51,22 @@ def _changes(old: Link, new: Link) -> Iterator[str]:
 def _short(sim: str) -> str:
     """Enough to tell one's cards apart; the whole number is nobody else's business."""
     return f"…{sim[-5:]}"
+
+
+class Refusals:
+    """What was refused for its link's sake and told: a program that tries on is told of once."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[tuple[str, ...], int | None, str], float] = {}
+        """(ids of programs, uid, why) → monotonic second."""
+
+    def worth_telling(self, apps: tuple[str, ...], uid: int | None, why: str, mono: float) -> bool:
+        """Whether the user has not heard of it in the last `TELL_AGAIN` seconds; now they have."""
+        key = (apps, uid, why)
+        told = self._told.get(key)
+        if told is not None and told > mono - TELL_AGAIN:
+            return False
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        self._told[key] = mono
+        return True

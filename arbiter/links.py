@@ -222,7 +222,13 @@ def assemble(
     identified, before = _identify(ordered, by_file)
     # A link keeps its number when a file first names it.
     earlier = known or {}
-    moved = {old: new for old, new in before.items() if new not in earlier}
+    places = {name: place for place, name in enumerate(earlier)}  # the latest stands last
+    moved = {
+        old: new
+        for old, new in before.items()
+        if old in places and places[old] > places.get(new, -1)
+    }
+    earlier = {name: n for name, n in earlier.items() if name not in moved.values()}
     earlier = {moved.get(name, name): number for name, number in earlier.items()}
     present = {
         identity: interface

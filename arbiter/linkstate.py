@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from arbiter.linkfiles import LinkFile, load_all, masked
+from arbiter.linkfiles import MAX_TEXT, LinkFile, load_all, masked
 
 SHIPPED = Path("/usr/share/arbiter/links.d")
 """Files of packages; one of the same name in the config directory masks it."""
@@ -29,10 +31,20 @@ def _texts(folder: Path, problems: list[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for path in sorted(folder.glob("*.toml")):
         try:
-            texts[str(path)] = path.read_text(encoding="utf-8")
+            texts[str(path)] = read_small(path)
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{path} cannot be read: {error}; the other links are in force")
     return texts
+
+
+def read_small(path: Path, limit: int = 4 * MAX_TEXT) -> str:
+    """The text of a regular file of at most `limit` bytes, and a little more of a larger one: a
+    pipe would never end, and a device fill the memory. OSError, UnicodeDecodeError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(limit + 1).decode("utf-8")
 
 
 def read_numbers(path: Path) -> dict[str, int]:

@@ -45,10 +45,12 @@ from arbiter.events import (
 )
 from arbiter.held import Held
 from arbiter.judge import Judgement
-from arbiter.linknews import news
+from arbiter.linknews import Refusals, news
 from arbiter.model import (
     ALLOW,
+    DENIED,
     DENY,
+    Action,
     Decision,
     Link,
     NoOwner,
@@ -77,6 +79,7 @@ class Pipeline(Asking):
         """Ids of held packets that wait for a link, in the order they came."""
         self._told: Counter[_Waiter] = Counter()
         """How many of each wait: the first is told, once."""
+        self._refusals = Refusals()
         self._linked = False
         """Whether the first `LinksChanged` has come: it is no news."""
 
@@ -152,14 +155,26 @@ class Pipeline(Asking):
             return self._undecided(now, held, owner)
         way = self._verdicts.way_of(held, judgement)
         if way.obstacle is None:
-            return self._verdicts.judged(now, held, judgement, way)
+            effects = self._verdicts.judged(now, held, judgement, way)
+            if way.verdict == DENIED and judgement.decision.action is not Action.DENY:
+                effects += self._tell_refused(now, held, owner, way)
+            return effects
         match self._about(way.obstacle):
             case LinkDown.ASK:
                 return self._undecided(now, held, owner, way.note)
             case LinkDown.WAIT:
                 return self._wait_for_link(now, held, owner, judgement, way)
             case LinkDown.REFUSE:
-                return self._verdicts.judged(now, held, judgement, way)
+                refused = self._verdicts.judged(now, held, judgement, way)
+                return [*refused, *self._tell_refused(now, held, owner, way)]
+
+    def _tell_refused(self, now: Now, held: Held, owner: Owner | NoOwner, way: Way) -> list[Effect]:
+        """A rule lets it go and its link does not: whoever runs it should hear why."""
+        key = key_of(held.packet, owner)
+        if not self._refusals.worth_telling(key.apps, key.uid, way.note, now.mono):
+            return []
+        text = f"{_who(owner)} was refused: {protocol.clean(way.note, 200)}"
+        return [Notify(0 if key.uid is None else key.uid, text)]
 
     def _wait_for_link(
         self, now: Now, held: Held, owner: Owner | NoOwner, judgement: Judgement, way: Way
@@ -176,8 +191,7 @@ class Pipeline(Asking):
         self._told[waiter] += 1
         if told:
             return []
-        app = owner.processes[0].app.name if isinstance(owner, Owner) else "a connection"
-        text = f"{protocol.clean(app, 64)} waits: {way.note}"
+        text = f"{_who(owner)} waits: {way.note}"
         left = f"{held.deadline - now.mono:.0f} s"
         # What is no single user's is for admins only, as its ask would be: root is one.
         uid = 0 if key.uid is None else key.uid
@@ -334,6 +348,13 @@ class Pipeline(Asking):
             ask.waiting.clear()
             effects += self.asks.withdraw(ask, WithdrawReason.STOPPING, "arbiter stops")
         return effects
+
+
+def _who(owner: Owner | NoOwner) -> str:
+    """For a sentence: the program's name, made harmless."""
+    if isinstance(owner, NoOwner):
+        return "a connection"
+    return protocol.clean(owner.processes[0].app.name, 64)
 
 
 def _retire(ids: tuple[int, ...], why: str) -> list[Effect]:

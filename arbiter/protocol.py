@@ -204,6 +204,10 @@ class Ask(Struct, frozen=True, tag="ask", tag_field="type"):
     no_owner: str = ""
     links: tuple[LinkView, ...] = ()
     advice: AdviceView | None = None
+    obstacle: bool = False
+    """A rule decides it, and cannot be carried out: `why` says what is in the way."""
+    via: tuple[str, ...] = ()
+    """What `allow` means here, if not the default route: over these links, as that rule says."""
     stale: bool = False
     """Nothing waits any more; an answer serves the next try."""
 

@@ -138,6 +138,8 @@ def _ask(
         no_owner=_no_owner(owner),
         links=links,
         advice=advice,
+        obstacle=bool(ask.obstacle),
+        via=ask.via,
         stale=ask.stale,
     )
 
@@ -161,13 +163,18 @@ def advice_view(book: AdviceBook, example: Example) -> protocol.AdviceView | Non
 
 
 def link_views(
-    ways: Ways, example: Example, used: Mapping[str, int], left: Mapping[str, int]
+    ways: Ways,
+    example: Example,
+    used: Mapping[str, int],
+    left: Mapping[str, int],
+    via: tuple[str, ...] = (),
 ) -> tuple[protocol.LinkView, ...]:
     """The links as a route answer may name them; by link `used`, the bytes of this program, and
-    `left`, those of the budget."""
+    `left`, those of the budget; `via`: what `allow` means, if not the default route."""
     packet = example.packet
     run, default = ways.run_of(example.owner), ways.default(packet)
     over = run.via if run is not None else default.name if default is not None else ""
+    over = via[0] if via else over
     return tuple(
         protocol.LinkView(
             name=link.name,

@@ -87,7 +87,10 @@ class Machine:
             card.lifetime = self._default(card.ask)
 
     def _default(self, ask: Ask) -> str:
-        """The last lifetime that was answered with, where this ask can have it."""
+        """The last lifetime that was answered with, where this ask can have it. Where a rule stands
+        and only its link is in question, not for long: `forever` would undo that rule."""
+        if ask.obstacle:
+            return "1h" if ask.via and "1h" in render.lifetimes(ask) else "once"
         return self.lifetime if self.lifetime in render.lifetimes(ask) else "once"
 
     def _next_after(self, id: int) -> int | None:
@@ -325,9 +328,12 @@ class Machine:
             self.notice = "this rule is longer than the screen: i shows all of it, then answer"
         else:
             via = card.picked if choice is Choice.ROUTE else ()
+            if choice is Choice.ALLOW and card.ask.via:
+                choice, via = Choice.ROUTE, card.ask.via  # what it means, and what is shown
             scope = card.chosen
             card.sent = Answer(card.ask.id, choice, scope.id, card.lifetime, via, scope.conditions)
-            self.lifetime = card.lifetime
+            if not card.ask.obstacle:
+                self.lifetime = card.lifetime
             return [Send(card.sent)]
         return []
 

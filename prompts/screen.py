@@ -191,10 +191,10 @@ def _ask(page: _Page, machine: Machine, card: Card, now: float) -> None:
     page.labelled(3, "scope", number + render.scope_words(card.chosen))
     known = render.lifetimes(ask)
     page.labelled(3, "for", " ".join(f"[{x}]" if x == card.lifetime else x for x in known))
-    choice = Choice.ROUTE if machine.picking else Choice.ALLOW
+    via = card.picked if machine.picking else ask.via
+    choice = Choice.ROUTE if machine.picking or ask.via else Choice.ALLOW
     if machine.picking:
         page.links(ask_links(card))
-    via = card.picked if machine.picking else ()
     rule = render.rule_line(card.chosen, card.lifetime, choice, via)
     page.rule(rule or "none: nothing is remembered")
     meaning = render.means(ask, card.chosen, card.lifetime, choice, via)

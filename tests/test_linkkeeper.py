@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -18,7 +19,7 @@ from arbiter.kernel import firewall, linksysctl, routes
 from arbiter.kernel.routes import RouteError
 from arbiter.linkkeeper import TAKEN_AWAY, LinkKeeper
 from arbiter.links import Address, Interface, LinkKind, Route
-from arbiter.linkstate import read_numbers, write_numbers
+from arbiter.linkstate import read_numbers, read_small, write_numbers
 from arbiter.model import Link
 from arbiter.routeplan import RoutePlan
 
@@ -230,6 +231,47 @@ def test_a_link_that_was_plugged_in_again_keeps_its_flows(scene: Scene) -> None:
         assert "cut" not in scene.names()
 
     scene.run(play, WIFI, LTE)
+
+
+def test_a_file_that_comes_back_cuts_nothing(scene: Scene) -> None:
+    async def play() -> None:
+        path = scene.folder / "mobile.toml"
+        text = '[link]\nname = "mobile"\nmatch = { interface = "wwan0" }\n'
+        path.write_text(text)
+        scene.keeper.reload()
+        await scene.settled()
+        path.unlink()
+        scene.keeper.reload()
+        await scene.settled()
+        number = scene.told[-1][1].number
+        before = scene.names().count("cut")
+        path.write_text(text)
+        scene.keeper.reload()
+        await scene.settled()
+        assert [link.name for link in scene.told[-1]] == ["wifi", "mobile"]
+        assert scene.told[-1][1].number == number
+        assert scene.names().count("cut") == before
+
+    scene.run(play, WIFI, LTE)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "long"])
+def test_only_small_regular_files_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd.toml"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "long":
+            path.write_text("#" * 1_000_000)
+    if kind == "long":
+        assert len(read_small(path, 4096)) == 4097
+    else:
+        with pytest.raises(OSError, match=r"regular file|directory"):
+            read_small(path)
 
 
 @pytest.mark.parametrize("name", ['a"b', "all", "x;y", "we+", "\udcff", "-o"])

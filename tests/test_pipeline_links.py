@@ -13,6 +13,7 @@ from arbiter.events import (
     FindOwner,
     Notify,
     Refuse,
+    Remember,
     Reply,
     Report,
     RunVia,
@@ -64,7 +65,39 @@ def scene(*rules: str, links: tuple[Link, ...] = (), **settings: Any) -> Playboo
 def test_refuse_refuses_at_once() -> None:
     play = scene("route via=lte app=/usr/bin/curl", links=(wifi(), lte(up=False)))
     play.queue(1) >> FindOwner >> verdict(1, DENIED)
-    assert play.take(Report).note == "no link of lte carries IPv4 there now"
+    why = "no link of lte carries IPv4 there now"
+    assert play.take(Report).note == why
+    play >> Notify(1000, f"curl was refused: {why}")
+    play.end()
+
+
+def test_a_program_that_tries_on_is_told_of_once_in_a_while() -> None:
+    play = scene("route via=lte app=/usr/bin/curl", links=(wifi(), lte(up=False)))
+    play.queue(1) >> FindOwner >> verdict(1, DENIED) >> Report >> Notify
+    for id in range(2, 6):
+        play.wait(7).queue(id, sport=id) >> FindOwner >> verdict(id, DENIED) >> Report
+    play.wait(7).queue(6, sport=6) >> FindOwner >> verdict(6, DENIED) >> Report >> Notify
+    play.queue(7, owner(process("/usr/bin/wget")), sport=7) >> FindOwner
+    play >> WatchProcess >> ShowAsk  # another program is another matter
+    play.end()
+
+
+def test_a_denial_by_rule_is_nobodys_news() -> None:
+    play = scene("deny app=/usr/bin/curl")
+    play.queue(1) >> FindOwner >> verdict(1, DENIED) >> Report
+    play.end()
+
+
+def test_an_answer_of_allow_over_a_spent_budget_means_that_link() -> None:
+    """It is what the prompt asked about; the default route is another thing."""
+    play = scene("route via=lte app=/usr/bin/curl")
+    play.wait(5).links(wifi(), lte_over(play)).skip()
+    play.queue(1, outdev=WIFI).skip()
+    ask = play.pipeline.asks.get(1)
+    assert ask is not None
+    assert ask.via == ("lte",)
+    play.answer(1, "allow", lifetime="15m", scope="app") >> Remember
+    play.skip().queue(2, sport=2, outdev=WIFI) >> FindOwner >> verdict(2, OVER_LTE) >> Report
     play.end()
 
 
@@ -156,7 +189,7 @@ def test_without_people_to_ask_a_link_that_is_down_refuses() -> None:
             link_down=LinkDown.ASK,
             mode=mode,
         )
-        play.queue(1) >> FindOwner >> verdict(1, DENIED) >> Report
+        play.queue(1) >> FindOwner >> verdict(1, DENIED) >> Report >> Notify
         play.end()
 
 
@@ -293,7 +326,7 @@ def test_run_via_holds_from_before_the_links_are_known() -> None:
     """A daemon that was restarted hears of it before its first look at the links is over."""
     play = Playbook("allow app=/usr/bin/curl")
     run(play, "lte") >> WatchProcess(100, 1000) >> Reply(77, protocol.Running("lte", False))
-    play.queue(1) >> FindOwner >> verdict(1, DENIED) >> Report
+    play.queue(1) >> FindOwner >> verdict(1, DENIED) >> Report >> Notify
     play.links(wifi(), lte())
     play.queue(2, sport=2, outdev=WIFI) >> FindOwner >> verdict(2, OVER_LTE) >> Report
     play.end()

@@ -242,7 +242,7 @@ def test_an_answer_that_another_rule_would_overrule_is_refused_and_says_by_which
         assert f"rule 1 ({rule}) decides before it" in refused.text
         assert "once" in refused.text
     play.end()
-    play.answer(1, "allow", scope="app") >> verdict(1, ACCEPTED) >> Report >> Announce
+    play.answer(1, "allow", scope="app") >> verdict(1, OVER_LTE) >> Report >> Announce
 
 
 @pytest.mark.parametrize("lifetime", ["forever", "15m", "process"])
@@ -250,7 +250,7 @@ def test_an_answer_that_is_more_specific_settles_it(lifetime: str) -> None:
     play = over_budget("route via=lte app=/usr/bin/curl")
     play.answer(1, "allow", scope="host", lifetime=lifetime)
     assert not play.all(Refuse)
-    play.queue(2, outdev=WIFI, sport=2) >> FindOwner >> verdict(2, ACCEPTED)
+    play.queue(2, outdev=WIFI, sport=2) >> FindOwner >> verdict(2, OVER_LTE)
 
 
 def test_ones_own_rule_of_the_same_words_is_replaced_and_not_in_the_way() -> None:
@@ -520,7 +520,7 @@ def test_while_it_stops_nothing_waits_and_nothing_strict_leaves(down: LinkDown) 
         when_absent="pass",
     )
     play.stop().skip()
-    play.queue(1, outdev=WIFI) >> FindOwner >> verdict(1, DENIED) >> Report
+    play.queue(1, outdev=WIFI) >> FindOwner >> verdict(1, DENIED) >> Report >> Notify
     play.queue(2, owner(process("/usr/bin/wget")), sport=2) >> FindOwner >> verdict(2, ACCEPTED)
 
 

@@ -274,6 +274,16 @@ def test_route_takes_links_in_the_order_of_their_digits_with_any_last() -> None:
     assert scene.sent == [answer(Choice.ROUTE, via=("wifi", "any"))]
 
 
+def test_allow_about_a_spent_budget_means_the_link_that_it_is_about() -> None:
+    asked = msgspec.structs.replace(
+        example_ask(), obstacle=True, via=("lte",), why="lte is over its budget: 600 MB used"
+    )
+    scene = Scene(asked)
+    assert "route via=lte app=/usr/bin/curl" in scene.text
+    scene << "a"
+    assert scene.sent == [answer(Choice.ROUTE, lifetime="1h", via=("lte",), ask=asked)]
+
+
 def test_route_needs_a_link_and_is_not_offered_without_links() -> None:
     assert "press its digit" in (Scene(example_ask()) << "r" << "r").text
     scene = Scene(example_ask(links=())) << "r"

@@ -46,7 +46,9 @@ _YES_NO = click.Choice(["yes", "no"])
     "--config",
     type=click.Path(path_type=Path, readable=False),
     default=CONFIG,
+    envvar="ARBITER_CONFIG",
     show_default=True,
+    show_envvar=True,
     help="The directory of policy.d.",
 )
 @db_option

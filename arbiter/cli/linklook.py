@@ -29,11 +29,14 @@ class Money:
         self._zone, self._wall = local_zone(), time.time()
         self._totals = Totals()
         self.problem = ""
-        if not db.exists():
-            return
         try:
+            if not db.exists():
+                return
             with Store.open(db, readonly=True) as store:
                 rows = store.usage(first_day(self._wall, self._zone))
+        except PermissionError:
+            self.problem = f"{db} may be read by root and group arbiter only"
+            return
         except StoreError as error:
             self.problem = str(error)
             return

@@ -23,7 +23,9 @@ COLUMNS = ("name", "interface", "kind", "carries", "metered", "price", "month", 
     "--config",
     type=click.Path(path_type=Path, readable=False),
     default=CONFIG,
+    envvar="ARBITER_CONFIG",
     show_default=True,
+    show_envvar=True,
     help="The directory of links.d.",
 )
 @click.option(

@@ -37,7 +37,9 @@ _MONTH = re.compile(r"[12][0-9]{3}-(0[1-9]|1[0-2])\Z")
     "--config",
     type=click.Path(path_type=Path, readable=False),
     default=CONFIG,
+    envvar="ARBITER_CONFIG",
     show_default=True,
+    show_envvar=True,
     help="The directory of links.d, for prices.",
 )
 @db_option

@@ -12,7 +12,7 @@ import click
 
 from arbiter.cli.common import fail
 from arbiter.cli.linklook import Look, Money, link_object
-from arbiter.linkkeeper import link_of
+from arbiter.linkchange import link_of
 from arbiter.linknews import news
 from arbiter.links import FoundLink
 from arbiter.model import Link

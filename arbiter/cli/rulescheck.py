@@ -46,7 +46,9 @@ _ADMINS_KEYS = frozenset({"rule", "rules", "adopt"})
     "--config",
     type=click.Path(path_type=Path, readable=False),
     default=CONFIG,
+    envvar="ARBITER_CONFIG",
     show_default=True,
+    show_envvar=True,
     help="Without PATH: the directory of policy.d.",
 )
 @db_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import pwd
 import sqlite3
 from collections.abc import Iterator
@@ -34,7 +35,11 @@ def unknown_user(user: str) -> str:
     if not user or user.isdigit():
         return ""
     try:
-        pwd.getpwnam(user)
+        if user.startswith("@"):
+            grp.getgrnam(user[1:])
+        else:
+            pwd.getpwnam(user)
     except KeyError:
-        return f"there is no user {user!r} on this machine now"
+        what, name = ("group", user[1:]) if user.startswith("@") else ("user", user)
+        return f"there is no {what} {name!r} on this machine now"
     return ""

@@ -28,7 +28,9 @@ from arbiter.startup import Paths
     "--config",
     type=click.Path(path_type=Path, readable=False),
     default=CONFIG,
+    envvar="ARBITER_CONFIG",
     show_default=True,
+    show_envvar=True,
     help="The directory of arbiter.toml; without the file, every setting has its default.",
 )
 @click.option(
@@ -156,6 +158,8 @@ def _run(settings: Settings, paths: Paths, prompt: str | None) -> int:
             if prompt is not None and paths.socket != SOCKET:
                 where = f"ARBITER_SOCKET={paths.socket.absolute()} "
                 where += f"ARBITER_DB={paths.database.absolute()}"
+                if paths.config != CONFIG:
+                    where += f" ARBITER_CONFIG={paths.config.absolute()}"
                 click.echo(f"for commands in another terminal: export {where}")
             sys.stdout.flush()
             if prompt is not None:
