@@ -371,7 +371,7 @@ def test_a_second_daemon_says_who_is_in_the_way(arbiter: Arbiter, tmp_path: Path
     assert done.returncode == 1
     assert "another arbiter runs" in done.stderr
     other = tmp_path / "other"
-    options = ("--state", str(other), "--socket", str(other / "s"), "--queue-num", "11")
+    options = ("--state", str(other), "--socket", str(other / "s"), "--queue-num", "13")
     done = arbiter.command("run", *options)
     assert done.returncode == 1
     assert "another arbiter decides the connections of this network" in done.stderr
