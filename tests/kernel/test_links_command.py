@@ -67,7 +67,7 @@ class Watching:
 def test_watch_says_each_change_until_ctrl_c(clean_lab: Lab, tmp_path: Path) -> None:
     with Watching(Arbiter(clean_lab, tmp_path)) as watching:  # the daemon need not run
         assert watching.line().split()[:3] == ["name", "interface", "kind"]
-        assert [watching.line().split()[1] for _ in range(2)] == ["wifi", "lte"]
+        assert [watching.line().split()[0] for _ in range(2)] == ["wifi", "lte"]
         clean_lab.run(["ip", "link", "set", LTE.interface, "down"])
         said = watching.line()
         while not said.endswith(" link lte is down"):
