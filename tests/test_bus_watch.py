@@ -7,13 +7,15 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 from busmock import GUESS_YES, MM, NM, RESOLVE, ROAMING, YES, BusMock, V, missing
 from dbus_fast import Message, MessageType
+from dbus_fast.aio import MessageBus
 
 from arbiter.bus import FactsWatch
-from arbiter.bus.calls import READS, _BoundedSocket
+from arbiter.bus.calls import READS, CallError, Calls, _BoundedSocket
 from arbiter.bus.follow import Pace
 from arbiter.netfacts import NetFacts
 
@@ -313,6 +315,107 @@ def test_what_a_service_said_stays_while_it_hangs(bus: BusMock) -> None:
     run(scene)
 
 
+def test_what_another_process_said_is_not_kept_for_one_that_hangs(bus: BusMock) -> None:
+    bus.network_manager().wifi("wlan0", "cafe")
+
+    async def scene() -> None:
+        async with watching(bus.address, Pace(grace=60.0), limit=0.2) as told:
+            assert told["wlan0"].ssid == "cafe"
+            bus.stop(NM)
+            bus.network_manager()
+            bus.freeze(NM)
+            await told.until(lambda: "NetworkManager" in told.problem)
+            assert told.changes[-1] == {}
+
+    run(scene)
+
+
+@pytest.mark.parametrize("end", ["service", "bus"])
+def test_a_service_or_bus_that_goes_while_it_is_asked_is_no_problem(bus: BusMock, end: str) -> None:
+    bus.modem_manager().modem(0, "wwan0", ICCID)
+
+    async def scene() -> None:
+        async with watching(bus.address) as told:
+            bus.freeze(MM)
+            before = told.reads[1]
+            told.watch.look()
+            await told.until(lambda: told.reads[1] > before)
+            if end == "bus":
+                bus.kill()
+            else:
+                bus.stop(MM)
+            await told.until(lambda: told.changes[-1] == {})
+            assert told.problems == []
+
+    run(scene)
+
+
+class FakeBus:
+    """Answers whatever is asked with one message."""
+
+    def __init__(self, reply: Message | None) -> None:
+        self.reply = reply
+
+    async def call(self, _: Message) -> Message | None:
+        return self.reply
+
+    async def wait_for_disconnect(self) -> None:
+        pass
+
+
+def test_only_who_was_asked_may_answer() -> None:
+    def reply(sender: str) -> Message:
+        kind = MessageType.METHOD_RETURN
+        return Message(
+            message_type=kind, sender=sender, reply_serial=1, serial=2, signature="s", body=["x"]
+        )
+
+    async def ask(answer: Message | None) -> object:
+        calls = Calls(cast(MessageBus, FakeBus(answer)), 1.0)
+        await calls.ended()
+        return await calls.call(":1.7", "/", "a.b", "C")
+
+    async def scene() -> None:
+        assert await ask(reply(":1.7")) == "x"
+        with pytest.raises(CallError, match="in the place of"):
+            await ask(reply(":1.8"))
+        with pytest.raises(ConnectionError):
+            await ask(None)
+
+    run(scene)
+
+
+def test_a_new_owner_that_comes_while_we_ask_for_the_owner_is_the_owner() -> None:
+    async def scene() -> None:
+        watch = FactsWatch(lambda facts: None, lambda problem: None, address="unix:path=/x")
+
+        class Asked:
+            async def add_match(self, rule: str) -> None:
+                pass
+
+            async def owner(self, name: str) -> str:
+                if name == MM:
+                    change = [name, ":1.5", ":1.9"]
+                    bus = "org.freedesktop.DBus"
+                    signal = Message(
+                        message_type=MessageType.SIGNAL,
+                        sender=bus,
+                        path="/org/freedesktop/DBus",
+                        interface=bus,
+                        member="NameOwnerChanged",
+                        signature="sss",
+                        body=change,
+                    )
+                    watch._signal(signal)
+                return ":1.5"
+
+        await watch._subscribe(cast(Calls, Asked()))
+        owners = {name: follower._owner for name, follower in watch._followers.items()}
+        assert owners == {NM: ":1.5", MM: ":1.9", RESOLVE: ":1.5"}
+
+    run(scene)
+
+
 def test_the_start_waits_for_no_bus_that_hangs(bus: BusMock) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(bus.folder / "deaf"))
@@ -399,7 +502,7 @@ def test_nothing_is_read_while_nothing_happens_nor_for_what_does_not_matter(bus:
 
 def test_only_the_owners_signals_count_and_nobody_is_answered(bus: BusMock) -> None:
     nm = bus.network_manager()
-    nm.wifi("wlan0", "cafe", metered=YES)
+    wifi = nm.wifi("wlan0", "cafe", metered=YES)
 
     async def scene() -> None:
         async with watching(bus.address) as told:
@@ -432,10 +535,13 @@ def test_only_the_owners_signals_count_and_nobody_is_answered(bus: BusMock) -> N
                     body=[NM, "", ":1.99"],
                 )
             )
+            peer = "org.freedesktop.DBus.Peer"
             with pytest.raises(TimeoutError):
-                bus.call(us, "/", "org.freedesktop.DBus.Introspectable", "Introspect", seconds=0.3)
-            assert told.reads == before
-            assert told["wlan0"].metered
+                await asyncio.to_thread(bus.call, us, "/", peer, "Ping", seconds=0.3)
+            nm.metered(wifi, GUESS_YES)  # what came before this has been seen
+            await told.until(lambda: told["wlan0"].metered_guessed)
+            assert told.reads == [before[0] + 1, *before[1:]]
+            assert told.problems == []
 
     run(scene)
 
@@ -487,9 +593,12 @@ def test_under_a_flood_others_have_their_turn() -> None:
                 bounded.recv(1024)
             await asyncio.sleep(0)
         theirs.close()
-        await asyncio.sleep(0)
-        while bounded.recv(65536):  # and the end is seen as the end
+        for _ in range(500):
             await asyncio.sleep(0)
+            if not bounded.recv(65536):
+                break
+        else:
+            pytest.fail("the end was not seen as the end")
         bounded.close()
 
     run(scene)
