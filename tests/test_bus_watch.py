@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 
 import pytest
-from busmock import GUESS_YES, MM, NM, RESOLVE, ROAMING, YES, BusMock, V, missing
-from dbus_fast import Message, MessageType
+from busmock import BusMock, missing
+from busplayers import GUESS_YES, MM, NM, ROAMING, YES, V
+from buswatching import SWIFT, run, watching
 
 from arbiter.bus import FactsWatch
-from arbiter.bus.calls import READS, _BoundedSocket
 from arbiter.bus.follow import Pace
 from arbiter.netfacts import NetFacts
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
-SWIFT = Pace(quiet=0.02, longest=0.2, grace=0.2, retry=0.02, retry_most=0.1, unanswered=0.2)
 ICCID = "8943010000000000001"
 OTHER = "8943010000000000002"
 V4, V6 = socket.inet_aton("192.0.2.53"), socket.inet_pton(socket.AF_INET6, "2001:db8::53")
@@ -29,53 +27,6 @@ V4, V6 = socket.inet_aton("192.0.2.53"), socket.inet_pton(socket.AF_INET6, "2001
 def bus() -> Iterator[BusMock]:
     with BusMock() as made:
         yield made
-
-
-class Told:
-    """What a watch told, and until when to wait for it."""
-
-    def __init__(self, address: str, pace: Pace, limit: float) -> None:
-        self.changes: list[Mapping[str, NetFacts]] = []
-        self.problems: list[str] = []
-        self.watch = FactsWatch(
-            self.changes.append, self.problems.append, address=address, pace=pace, limit=limit
-        )
-
-    def __getitem__(self, interface: str) -> NetFacts:
-        return self.changes[-1].get(interface, NetFacts())
-
-    @property
-    def problem(self) -> str:
-        return self.problems[-1] if self.problems else ""
-
-    @property
-    def reads(self) -> list[int]:
-        return [follower.reads for follower in self.watch._followers.values()]
-
-    async def until(self, predicate: Callable[[], object], seconds: float = 20.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not predicate():
-            assert time.monotonic() < deadline, f"{self.changes[-1:]}; {self.problems}"
-            await asyncio.sleep(0.005)
-
-
-@asynccontextmanager
-async def watching(address: str, pace: Pace = SWIFT, limit: float = 5.0) -> AsyncIterator[Told]:
-    told = Told(address, pace, limit)
-    await told.watch.start()
-    try:
-        yield told
-    finally:
-        await told.watch.close()
-
-
-def run(scene: Callable[[], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        await scene()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        assert not left, f"tasks left over: {left}"
-
-    asyncio.run(whole())
 
 
 def test_wifi_and_lte_are_told_at_the_start_by_interface(bus: BusMock) -> None:
@@ -352,6 +303,41 @@ def test_what_a_service_said_stays_while_it_hangs(bus: BusMock) -> None:
     run(scene)
 
 
+def test_what_another_process_said_is_not_kept_for_one_that_hangs(bus: BusMock) -> None:
+    bus.network_manager().wifi("wlan0", "cafe")
+
+    async def scene() -> None:
+        async with watching(bus.address, Pace(grace=60.0), limit=0.2) as told:
+            assert told["wlan0"].ssid == "cafe"
+            bus.stop(NM)
+            bus.network_manager()
+            bus.freeze(NM)
+            await told.until(lambda: "NetworkManager" in told.problem)
+            assert told.changes[-1] == {}
+
+    run(scene)
+
+
+@pytest.mark.parametrize("end", ["service", "bus"])
+def test_a_service_or_bus_that_goes_while_it_is_asked_is_no_problem(bus: BusMock, end: str) -> None:
+    bus.modem_manager().modem(0, "wwan0", ICCID)
+
+    async def scene() -> None:
+        async with watching(bus.address) as told:
+            bus.freeze(MM)
+            before = told.reads[1]
+            told.watch.look()
+            await told.until(lambda: told.reads[1] > before)
+            if end == "bus":
+                bus.kill()
+            else:
+                bus.stop(MM)
+            await told.until(lambda: told.changes[-1] == {})
+            assert told.problems == []
+
+    run(scene)
+
+
 def test_the_start_waits_for_no_bus_that_hangs(bus: BusMock) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(bus.folder / "deaf"))
@@ -372,196 +358,6 @@ def test_an_address_that_is_none_is_a_problem_and_no_exception() -> None:
         async with watching("carrier pigeon") as told:
             assert told.changes == [{}]
             await told.until(lambda: "carrier pigeon" in told.problem)
-
-    run(scene)
-
-
-def test_values_of_wrong_types_are_unknown_and_hide_no_others(bus: BusMock) -> None:
-    nm, mm = bus.network_manager(), bus.modem_manager()
-    wifi = nm.wifi("wlan0", "cafe")
-    modem = mm.modem(0, "wwan0", ICCID)
-    nm.extend(wifi, nm.DEVICE, Udi=V("as", ["x"]))
-    for at in range(100):
-        nm.add(
-            f"{nm.MANAGER}/Devices/x{at}", nm.DEVICE, Interface=V("s", f"x{at}"), State=V("u", 100)
-        )
-
-    async def scene() -> None:
-        async with watching(bus.address) as told:
-            nm.update(
-                wifi,
-                nm.DEVICE,
-                Metered=V("s", "yes"),
-                Ip4Config=V("s", "../../etc"),
-                Ip6Config=V("v", V("ay", b"\xff" * 1000)),
-            )
-            mm.update(
-                modem,
-                mm.GPP,
-                OperatorName=V("s", "x" * 100_000),
-                RegistrationState=V("b", True),
-            )
-            mm.update(modem, mm.MODEM, Bearers=V("aay", [b"/"]), Ports=V("a(us)", [[2, "wwan0"]]))
-            await told.until(lambda: "wwan0" not in told.changes[-1])
-            mm.update(modem, mm.MODEM, Ports=V("a(su)", [["wwan0", 2]]))
-            await told.until(
-                lambda: told["wwan0"] == NetFacts(sim=ICCID, operator="x" * 64),
-            )
-            await told.until(lambda: told["wlan0"] == NetFacts(ssid="cafe"))
-            assert told.problem == ""
-
-    run(scene)
-
-
-def test_nothing_is_read_while_nothing_happens_nor_for_what_does_not_matter(bus: BusMock) -> None:
-    nm, mm = bus.network_manager(), bus.modem_manager()
-    wifi = nm.wifi("wlan0", "cafe")
-    nm.extend(wifi, nm.WIRELESS, LastScan=V("x", 0))
-    modem = mm.modem(0, "wwan0", ICCID)
-    mm.extend(modem, mm.MODEM, SignalQuality=V("(ub)", [50, True]))
-
-    async def scene() -> None:
-        async with watching(bus.address) as told:
-            before = told.reads
-            for step in range(5):
-                nm.update(wifi, nm.WIRELESS, LastScan=V("x", step))
-                mm.update(modem, mm.MODEM, SignalQuality=V("(ub)", [step, True]))
-            await asyncio.sleep(0.2)
-            assert told.reads == before
-            # And the same way is open: what matters does come through.
-            nm.metered(wifi, YES)
-            await told.until(lambda: told["wlan0"].metered)
-            assert len(told.changes) == 2
-
-    run(scene)
-
-
-def test_only_the_owners_signals_count_and_nobody_is_answered(bus: BusMock) -> None:
-    nm = bus.network_manager()
-    nm.wifi("wlan0", "cafe", metered=YES)
-
-    async def scene() -> None:
-        async with watching(bus.address) as told:
-            calls = told.watch._calls
-            assert calls is not None
-            us = calls.unique_name
-            before = told.reads
-            changed = [nm.DEVICE, {"Metered": V("u", 2)}, []]
-            for sender in (NM, None):
-                bus.send(
-                    Message(
-                        message_type=MessageType.SIGNAL,
-                        destination=us,
-                        sender=sender,
-                        path="/org/freedesktop/NetworkManager/Devices/wlan0",
-                        interface="org.freedesktop.DBus.Properties",
-                        member="PropertiesChanged",
-                        signature="sa{sv}as",
-                        body=changed,
-                    )
-                )
-            bus.send(
-                Message(
-                    message_type=MessageType.SIGNAL,
-                    destination=us,
-                    path="/org/freedesktop/DBus",
-                    interface="org.freedesktop.DBus",
-                    member="NameOwnerChanged",
-                    signature="sss",
-                    body=[NM, "", ":1.99"],
-                )
-            )
-            with pytest.raises(TimeoutError):
-                bus.call(us, "/", "org.freedesktop.DBus.Introspectable", "Introspect", seconds=0.3)
-            assert told.reads == before
-            assert told["wlan0"].metered
-
-    run(scene)
-
-
-def test_a_message_that_is_too_large_is_never_parsed_and_ends_nothing(bus: BusMock) -> None:
-    nm = bus.network_manager()
-    wifi = nm.wifi("wlan0", "cafe")
-
-    async def scene() -> None:
-        async with watching(bus.address, limit=1.0) as told:
-            calls = told.watch._calls
-            assert calls is not None and calls.dropped == 0
-            for _ in range(3):
-                bus.send(
-                    Message(
-                        message_type=MessageType.SIGNAL,
-                        destination=calls.unique_name,
-                        path="/",
-                        interface="a.b",
-                        member="C",
-                        signature="as",
-                        body=[["x"] * 500_000],
-                    )
-                )
-            await told.until(lambda: calls.dropped == 3)
-            nm.metered(wifi, YES)
-            await told.until(lambda: told["wlan0"].metered)
-            nm.extend(wifi, nm.WIRELESS, Huge=V("ay", bytes(2_000_000)))
-            told.watch.look()
-            await told.until(lambda: "NetworkManager" in told.problem)
-            assert told["wlan0"].metered and calls.dropped > 3
-
-    run(scene)
-
-
-def test_under_a_flood_others_have_their_turn() -> None:
-    async def scene() -> None:
-        ours, theirs = socket.socketpair()
-        bounded = _BoundedSocket(fileno=ours.detach())
-        bounded.setblocking(False)
-        bounded.send(b"BEGIN\r\n")
-        small = bytes(Message(path="/a", interface="a.b", member="C", serial=1)._marshall(False))
-        assert theirs.recv(100)  # what is left unread would make the end a reset
-        theirs.sendall(small * 500)
-        for _ in range(3):
-            for _ in range(READS):
-                assert bounded.recv(1024)
-            with pytest.raises(BlockingIOError):
-                bounded.recv(1024)
-            await asyncio.sleep(0)
-        theirs.close()
-        await asyncio.sleep(0)
-        while bounded.recv(65536):  # noqa: ASYNC110  # and the end is seen as the end
-            await asyncio.sleep(0)
-        bounded.close()
-
-    run(scene)
-
-
-def test_no_service_is_started_by_us_and_no_name_is_ours(bus: BusMock) -> None:
-    async def scene() -> None:
-        async with watching(bus.address):
-            names = bus.call(
-                "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ListNames"
-            )
-            assert {name for name in names if name[0] != ":"} == {"org.freedesktop.DBus"}
-            assert not {NM, MM, RESOLVE} & set(names)
-
-    run(scene)
-    assert not bus.activated
-
-
-def test_the_variable_names_the_bus_only_where_no_address_is_given(
-    bus: BusMock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bus.modem_manager().modem(0, "wwan0", ICCID)
-    for name, value in bus.environment.items():
-        monkeypatch.setenv(name, value)
-
-    async def scene() -> None:
-        told: list[Mapping[str, NetFacts]] = []
-        watch = FactsWatch(told.append, lambda problem: None, pace=SWIFT)
-        await watch.start()
-        await watch.close()
-        assert told[-1]["wwan0"].sim == ICCID
-        async with watching(f"unix:path={bus.folder}/nowhere") as other:
-            assert other.changes == [{}]
 
     run(scene)
 
