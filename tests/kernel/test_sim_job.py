@@ -11,7 +11,8 @@ from pathlib import Path
 
 import busmock
 import pytest
-from busmock import GUESS_YES, HOME, NO, ROAMING, YES, BusMock, ModemManager, NetworkManager, V
+from busmock import BusMock
+from busplayers import GUESS_YES, HOME, MM, NM, NO, ROAMING, YES, ModemManager, NetworkManager, V
 from running import Arbiter, Prompt, eventually
 
 from arbiter.lab import Lab
@@ -227,7 +228,7 @@ def test_a_restart_of_networkmanager_makes_nothing_flap(
         arbiter.add(f"route via=work app=/usr/bin/curl sim={WORK} network=ssid:cafe")
         assert over(arbiter.run(*CURL)[1]) == "lte"
         before = arbiter.links()
-        for name in (busmock.NM, busmock.MM):
+        for name in (NM, MM):
             bus.stop(name)
             assert over(arbiter.run(*CURL)[1]) == "lte", f"{name} is gone, and its facts with it"
         machine = Machine(bus)
