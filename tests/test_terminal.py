@@ -282,6 +282,7 @@ def test_allow_about_a_spent_budget_means_the_link_that_it_is_about() -> None:
     assert "route via=lte app=/usr/bin/curl" in scene.text
     scene << "a"
     assert scene.sent == [answer(Choice.ROUTE, lifetime="1h", via=("lte",), ask=asked)]
+    assert scene.machine.lifetime == "forever"  # what was chosen for others stays
 
 
 def test_route_needs_a_link_and_is_not_offered_without_links() -> None:
