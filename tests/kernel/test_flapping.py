@@ -21,8 +21,10 @@ import pytest
 from capture import Capture, Frame
 from running import Arbiter
 
+from arbiter import protocol
 from arbiter.lab import Lab, LinkConfig
 from arbiter.lab.config import LINKS, SERVER4, SERVER6
+from arbiter.settings import Settings
 
 LIMIT = 5.0
 """Seconds a connect() may take: a SYN can be lost with its link; TCP sends the next after a second
@@ -152,6 +154,16 @@ def interpreter(arbiter: Arbiter, script: Path) -> str:
     return app.removesuffix(str(script))
 
 
+def settled(arbiter: Arbiter) -> tuple[protocol.Status, str]:
+    """The daemon's state once nothing waits, or after the deadline of whatever did, and how long
+    that took: the last packets of a connection that has ended may be held a little longer."""
+    start = time.monotonic()
+    until = start + Settings().deadline + 5.0
+    while (status := arbiter.status()).held and time.monotonic() < until:
+        time.sleep(0.1)
+    return status, f"nothing waits after {time.monotonic() - start:.1f} s"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Twenty programs and flapping links, once; ARBITER_SEED repeats a run's flapping."""
@@ -184,10 +196,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         for program in programs:
             program.kill()
         outputs = [program.communicate()[0] for program in programs]
-        status = arbiter.status()
+        status, waited = settled(arbiter)
         frames = wire.sent()
     ends = [[tuple(json.loads(line)) for line in output.splitlines()] for output in outputs]
-    told = [f"ARBITER_SEED={seed}; links lost: {dict(flapping.done)}; {len(frames)} frames"]
+    told = [
+        f"ARBITER_SEED={seed}; links lost: {dict(flapping.done)}; {len(frames)} frames; {waited}"
+    ]
     for (decision, _), results in zip(RULES, ends, strict=True):
         slowest = max((took for _, took in results), default=0.0)
         told.append(f"{decision:24} {slowest:5.2f} s {dict(Counter(end for end, _ in results))}")
