@@ -269,6 +269,18 @@ def test_an_answer_is_carried_out_and_the_rule_is_said(
     assert json.loads(done.out)["decision"] == "deny" and done.code == 0
 
 
+def test_without_a_scope_the_narrowest_that_is_offered_is_meant(
+    arbiter: Callable[..., Done], daemon: ScriptedDaemon
+) -> None:
+    """What has no owner is offered no `connection`."""
+    ask = daemon.asks[7]
+    daemon.asks[7] = msgspec.structs.replace(ask, scopes=ask.scopes[1:])
+    assert arbiter("answer", "7", "deny").code == 0
+    assert arbiter("answer", "8", "deny").code == 0
+    sent = [message for message in daemon.received if isinstance(message, protocol.Answer)]
+    assert [message.scope for message in sent] == [ask.scopes[1].id, "connection"]
+
+
 def test_an_ask_that_is_gone_is_refused_with_exit_code_1(
     arbiter: Callable[..., Done], daemon: ScriptedDaemon
 ) -> None:

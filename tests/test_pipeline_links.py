@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from linkscene import LTE, OVER_LTE, WIFI, lte, lte_over, scene, wifi
 from playbook import ALICE, BOB, ROOT, Playbook, owner, packet, process, verdict
 
 from arbiter import protocol
@@ -25,39 +24,13 @@ from arbiter.events import (
 from arbiter.model import (
     ACCEPTED,
     DENIED,
-    MARK_DECIDED,
     Link,
     NoOwner,
     NoOwnerReason,
     OverBudget,
     Peer,
-    Spent,
-    Verdict,
-    VerdictKind,
 )
 from arbiter.settings import LinkDown, Mode
-
-WIFI, LTE = 2, 3
-OVER_LTE = Verdict(VerdictKind.ACCEPT, MARK_DECIDED | 2 << 24)
-
-
-def wifi(**more: Any) -> Link:
-    return Link("wifi", 1, "wlan0", index=WIFI, metered=False, **more)
-
-
-def lte(**more: Any) -> Link:
-    return Link("lte", 2, "wwan0", index=LTE, metered=True, **more)
-
-
-def lte_over(play: Playbook, then: OverBudget = OverBudget.ASK) -> Link:
-    return lte(spent=Spent(play.now.wall, then, "600 MB of 500 MB/month used"))
-
-
-def scene(*rules: str, links: tuple[Link, ...] = (), **settings: Any) -> Playbook:
-    play = Playbook(*rules, **settings)
-    play.links(*(links or (wifi(), lte())))
-    return play.skip()
-
 
 # --- a link that is down --------------------------------------------------------------------
 

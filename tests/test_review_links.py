@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from linkscene import LTE, OVER_LTE, WIFI, lte, scene, wifi
 from msgspec import structs
 from playbook import ALICE, BOB, ROOT, SERVER6, START, Playbook, owner, packet, process, verdict
 from scripted_daemon import example_ask
@@ -49,8 +50,6 @@ from arbiter.model import (
     OverBudget,
     Peer,
     Spent,
-    Verdict,
-    VerdictKind,
 )
 from arbiter.protocol import LinkView
 from arbiter.settings import LinkDown
@@ -58,23 +57,6 @@ from arbiter.ways import JUST_NOW, MAX_RUNS, NEVER, Run, Ways
 from prompts.cards import Send
 from prompts.machine import Machine
 from prompts.screen import draw
-
-WIFI, LTE = 2, 3
-OVER_LTE = Verdict(VerdictKind.ACCEPT, MARK_DECIDED | 2 << 24)
-
-
-def wifi(**more: Any) -> Link:
-    return Link("wifi", 1, "wlan0", index=WIFI, metered=False, **more)
-
-
-def lte(**more: Any) -> Link:
-    return Link("lte", 2, "wwan0", index=LTE, metered=True, **more)
-
-
-def scene(*rules: str, links: tuple[Link, ...] = (), **settings: Any) -> Playbook:
-    play = Playbook(*rules, **settings)
-    play.links(*(links or (wifi(), lte())))
-    return play.skip()
 
 
 def waiting(*rules: str, **settings: Any) -> Playbook:

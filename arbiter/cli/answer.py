@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from arbiter import protocol
 from arbiter.cli.common import (
@@ -25,8 +26,8 @@ from arbiter.rules import RuleError, parse
 @click.argument("decision", nargs=-1, required=True, callback=one_line)
 @click.option(
     "--scope",
-    default="connection",
-    show_default=True,
+    default="",
+    show_default="the narrowest",
     help="What the rule covers: one of the ask's scopes, see `arbiter pending`.",
 )
 @click.option(
@@ -45,10 +46,11 @@ def answer(
 
     Exit code 0 if it was carried out, 1 if it was refused (answered already, gone, not yours).
     """
-    message = _message(ask, decision, scope, lifetime)
+    message = _message(ask, decision, scope or "connection", lifetime)
     with daemon(socket_path, "answer") as connection:
-        for _ in connection.asks():
-            pass  # they come first, and this command asked for none of them
+        for shown in connection.asks():  # all come first
+            if shown.id == ask and shown.scopes and not scope:
+                message = structs.replace(message, scope=shown.scopes[0].id)
         connection.send(message)
         reply = _result(connection, ask)
     if isinstance(reply, protocol.Refused):

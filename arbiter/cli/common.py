@@ -48,6 +48,21 @@ db_option = click.option(
     show_envvar=True,
     help="The database; works with the daemon down, too.",
 )
+
+
+def config_option(text: str) -> Callable[[F], F]:
+    """`--config`, with what the command reads there."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path, readable=False),
+        default=CONFIG,
+        envvar="ARBITER_CONFIG",
+        show_default=True,
+        show_envvar=True,
+        help=text,
+    )
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs: JSON.")
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 import click
 
 from arbiter.accounts import local_zone
-from arbiter.cli.common import CONFIG, db_option, fail, json_option, show_json
+from arbiter.cli.common import (
+    config_option,
+    db_option,
+    fail,
+    json_option,
+    show_json,
+)
 from arbiter.cli.rules import rule_object
 from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.kernel.procfs import user_groups
@@ -42,15 +48,7 @@ _YES_NO = click.Choice(["yes", "no"])
 )
 @click.option("--roaming", type=_YES_NO, help="Is the default link roaming? Else unknown.")
 @click.option("--metered", type=_YES_NO, help="Is the default link metered? Else unknown.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, readable=False),
-    default=CONFIG,
-    envvar="ARBITER_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The directory of policy.d.",
-)
+@config_option("The directory of policy.d.")
 @db_option
 @json_option
 def explain(

@@ -8,7 +8,15 @@ from pathlib import Path
 import click
 
 from arbiter.budgets import size_text
-from arbiter.cli.common import CONFIG, STATE, db_option, fail, json_option, show_json, table
+from arbiter.cli.common import (
+    STATE,
+    config_option,
+    db_option,
+    fail,
+    json_option,
+    show_json,
+    table,
+)
 from arbiter.cli.linklook import Look, Money, link_object
 from arbiter.cli.linkusage import usage
 from arbiter.cli.linkwatch import follow
@@ -19,15 +27,7 @@ COLUMNS = ("name", "interface", "kind", "carries", "metered", "price", "month", 
 
 
 @click.group(invoke_without_command=True)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, readable=False),
-    default=CONFIG,
-    envvar="ARBITER_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The directory of links.d.",
-)
+@config_option("The directory of links.d.")
 @click.option(
     "--state",
     type=click.Path(path_type=Path, readable=False),

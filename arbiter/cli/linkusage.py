@@ -12,7 +12,14 @@ import click
 
 from arbiter.accounts import local_zone
 from arbiter.budgets import size_text, summed
-from arbiter.cli.common import CONFIG, db_option, fail, json_option, show_json, table
+from arbiter.cli.common import (
+    config_option,
+    db_option,
+    fail,
+    json_option,
+    show_json,
+    table,
+)
 from arbiter.linkstate import read_files
 from arbiter.store import Store, StoreError
 from arbiter.tariff import Price, cost
@@ -33,15 +40,7 @@ _MONTH = re.compile(r"[12][0-9]{3}-(0[1-9]|1[0-2])\Z")
 )
 @click.option("--app", default="", help="Only this app's id.")
 @click.option("--link", default="", help="Only this link.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, readable=False),
-    default=CONFIG,
-    envvar="ARBITER_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The directory of links.d, for prices.",
-)
+@config_option("The directory of links.d, for prices.")
 @db_option
 @json_option
 def usage(

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import click
 
-from arbiter.cli.common import CONFIG, db_option, fail, json_option, show_json
+from arbiter.cli.common import (
+    config_option,
+    db_option,
+    fail,
+    json_option,
+    show_json,
+)
 from arbiter.cli.ruleslint import check_rules
 from arbiter.packages import find
 from arbiter.policyfiles import PolicyFile, PolicyFileError, examine
@@ -42,15 +48,7 @@ _ADMINS_KEYS = frozenset({"rule", "rules", "adopt"})
     help="Where the programs are that the files speak of, such as a package's build tree.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, readable=False),
-    default=CONFIG,
-    envvar="ARBITER_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="Without PATH: the directory of policy.d.",
-)
+@config_option("Without PATH: the directory of policy.d.")
 @db_option
 @json_option
 def check(

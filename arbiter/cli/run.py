@@ -18,21 +18,20 @@ import click
 import msgspec
 
 from arbiter import settings as settings_room
-from arbiter.cli.common import CONFIG, SOCKET, STATE, fail, sudo_uid
+from arbiter.cli.common import (
+    CONFIG,
+    SOCKET,
+    STATE,
+    config_option,
+    fail,
+    sudo_uid,
+)
 from arbiter.settings import Backend, Mode, Settings, SettingsError
 from arbiter.startup import Paths
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, readable=False),
-    default=CONFIG,
-    envvar="ARBITER_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The directory of arbiter.toml; without the file, every setting has its default.",
-)
+@config_option("The directory of arbiter.toml; without the file, every setting has its default.")
 @click.option(
     "--state",
     type=click.Path(path_type=Path, readable=False),
