@@ -363,8 +363,8 @@ def _cut(link: FoundLink, mask: int, routed: list[Flow], allowed: list[Flow]) ->
     destroyed = linkloss.destroy_sockets(link.number, mask, (link.index,), routed, allowed)
     linkloss.forget_connections(link.number, mask)
     log.info("link %s is lost: %d sockets closed", clean(link.name), destroyed.sockets)
-    for error in destroyed.errors:
-        log.error("%s", error)
+    for error in dict.fromkeys(destroyed.errors):
+        log.error("link %s is lost, and sockets stay open: %s", clean(link.name), error)
 
 
 def _routes_of(link: FoundLink) -> LinkRoutes:

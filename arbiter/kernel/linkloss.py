@@ -60,13 +60,18 @@ class Tracked(Struct, frozen=True):
     dport: int
 
 
+UNSUPPORTED = (
+    "this kernel cannot close sockets of others (it lacks CONFIG_INET_DIAG_DESTROY): programs wait"
+    " until their connections time out"
+)
+
+
 class Destroyed(Struct, frozen=True):
     """What became of a link's sockets."""
 
     sockets: int = 0
-    unsupported: bool = False
-    """This kernel has no SOCK_DESTROY (CONFIG_INET_DIAG_DESTROY): programs wait for a time-out."""
     errors: tuple[str, ...] = ()
+    """What hindered it, for a person."""
 
 
 def connections(number: int, mark_mask: int = MARK_MASK) -> tuple[Tracked, ...]:
@@ -117,9 +122,9 @@ def destroy_sockets(
                     count += _destroy(sock, flow, index, only_handshake)
                 except OSError as error:
                     if error.errno == errno.EOPNOTSUPP:
-                        return Destroyed(count, unsupported=True, errors=tuple(errors))
+                        return Destroyed(count, (*errors, UNSUPPORTED))
                     errors.append(error.strerror or str(error))
-    return Destroyed(count, errors=tuple(errors))
+    return Destroyed(count, tuple(errors))
 
 
 def forget_connections(number: int, mark_mask: int = MARK_MASK) -> None:

@@ -31,7 +31,6 @@ from arbiter.kernel.firewall.plan import WORD, Family, Plan
 
 PREFIX = "ARBITER_"
 MADE = PREFIX + "MADE_"
-MADE_TABLE = MADE + "TABLE"
 TABLES = ("filter", "nat", "mangle")
 """In the order in which they are put in force; they are removed in the reverse order."""
 
