@@ -115,9 +115,6 @@ CREATE TABLE usage (
     connections INTEGER NOT NULL CHECK (connections >= 0), -- that began on this day
     PRIMARY KEY (day, app, user, link, sim)
 ) STRICT, WITHOUT ROWID;
--- for budgets: what a link, or a SIM, has carried since a day
-CREATE INDEX usage_link ON usage (link, day);
-CREATE INDEX usage_sim ON usage (sim, day);
 
 -- The connections that run, and what of each is in `usage` already: written in the same transaction,
 -- so that after a crash nothing is counted twice. Columns are those of Counted in arbiter/usage.py.

@@ -80,30 +80,10 @@ def test_what_was_used_is_added_up_by_day_app_user_link_and_sim(store: Store) ->
     assert store.usage("2026-09-01") == []
 
 
-def test_a_budget_counts_both_ways_by_link_or_by_sim_since_its_day(store: Store) -> None:
-    rows = (Used(CURL, JULY, 1, 10), Used(CURL, AUGUST, 100), Used(OTHER, AUGUST, 0, 1000))
-    store.add_usage(Batch((*rows, Used(WGET, AUGUST, 9))))
-    assert store.link_usage(link="lte") == 111
-    assert store.link_usage(link="lte", since=AUGUST) == 100
-    assert store.link_usage(sim="8943", since=AUGUST) == 1100
-    assert store.link_usage(sim="8943", link="lte") == 1111
-    assert store.link_usage(link="vpn") == 0
-
-
-@pytest.mark.parametrize(("column", "index"), [("link", "usage_link"), ("sim", "usage_sim")])
-def test_a_budget_is_looked_up_by_index(store: Store, column: str, index: str) -> None:
-    plan = store._db.execute(
-        f"EXPLAIN QUERY PLAN SELECT out_bytes + in_bytes FROM usage WHERE {column} = ? AND day > ?",
-        ("lte", JULY),
-    ).fetchall()
-    assert index in str(plan)
-
-
 def test_the_largest_figures_are_kept_and_do_not_overflow(store: Store) -> None:
     for size in (1 << 64, 1, MAX_INTEGER):
         store.add_usage(Batch((Used(CURL, JULY, size, 5),)))
     assert store.usage() == [Used(CURL, JULY, MAX_INTEGER, 15)]
-    assert store.link_usage(link="lte") >= MAX_INTEGER
 
 
 texts = st.text(st.characters(codec=None, exclude_characters="\0"), max_size=20)
@@ -172,7 +152,6 @@ def test_the_writer_stores_soon_and_closing_stores_the_rest(path: Path) -> None:
     writer.add_usage(Batch((Used(CURL, JULY, 1),), (OpenFlow(CURL, counted(1, 1)),)))
     eventually(path, [Used(CURL, JULY, 1)])
     assert writer.open_flows().result(5) == [OpenFlow(CURL, counted(1, 1))]
-    assert writer.link_usage(link="lte", since=JULY).result(5) == 1
     writer.add_usage(Batch((Used(CURL, JULY, 2),), closed=(counted(1).key,)))
     writer.close()
     assert stored(path) == [Used(CURL, JULY, 3)]

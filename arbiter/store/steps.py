@@ -20,8 +20,6 @@ CREATE TABLE usage (
     connections INTEGER NOT NULL CHECK (connections >= 0), -- that began on this day
     PRIMARY KEY (day, app, user, link, sim)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX usage_link ON usage (link, day);
-CREATE INDEX usage_sim ON usage (sim, day);
 CREATE TABLE open_flows (
     proto       INTEGER NOT NULL CHECK (proto BETWEEN 0 AND 255),
     saddr       BLOB NOT NULL CHECK (length(saddr) IN (4, 16)), -- network order

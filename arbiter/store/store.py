@@ -362,11 +362,6 @@ class Store:
         with explained(self.path, "cannot read what was used"):
             return usage.usage(self._db, since, until)
 
-    def link_usage(self, *, link: str = "", sim: str = "", since: str = "") -> int:
-        """Bytes both ways since the day `since`, over a link; with `sim`, by that SIM anywhere."""
-        with explained(self.path, "cannot read what was used"):
-            return usage.carried(self._db, link, sim, since)
-
     # --- inside -----------------------------------------------------------------------------
 
     @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from typing import Any
 
 from arbiter.model import Flow
@@ -53,16 +52,6 @@ def usage(db: sqlite3.Connection, since: str, until: str) -> list[Used]:
         (since, until),
     )
     return [Used(Account(*row[1:5]), row[0], *row[5:]) for row in rows]
-
-
-def carried(db: sqlite3.Connection, link: str, sim: str, since: str) -> int:
-    """Bytes both ways since the day `since`, over a link, or by a SIM in whatever link."""
-    column, value = ("sim", sim) if sim else ("link", utf8(link))
-    rows: Iterable[tuple[int]] = db.execute(
-        f"SELECT out_bytes + in_bytes FROM usage WHERE {column} = ? AND day >= ?",  # noqa: S608
-        (value, since),
-    )
-    return int(sum(count for (count,) in rows))
 
 
 def _used_row(used: Used) -> tuple[str | int, ...]:

@@ -191,10 +191,6 @@ class Writer:
         """As Store.usage, from the day `since` on; what waits here is not in it."""
         return self._submit(lambda store: store.usage(since))
 
-    def link_usage(self, *, link: str = "", sim: str = "", since: str = "") -> Future[int]:
-        """As Store.link_usage: what is stored, without what waits here."""
-        return self._submit(lambda store: store.link_usage(link=link, sim=sim, since=since))
-
     def problems(self) -> tuple[str, ...]:
         """What is wrong now, each with its next step; empty when all is well."""
         with self._wake:
