@@ -14,6 +14,7 @@ Bounded: MAX_RECORDS records of MAX_STEPS labels and pointers each, whatever the
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
@@ -50,8 +51,6 @@ class Answers(Struct, frozen=True, gc=False):
     packets to them carry."""
     ttl: int = 0
     """Seconds: the smallest of the records that led to the addresses."""
-    aliases: tuple[str, ...] = ()
-    """The other names on the chain, in its order: what CNAMEs say `name` is really called."""
     targets: tuple[str, ...] = ()
     """Hosts that serve `name` (HTTPS and SVCB records, RFC 9460), to be asked for next."""
     truncated: bool = False
@@ -218,7 +217,6 @@ def _follow(name: str, asked: bytes, found: _Found, truncated: bool) -> Answers:
         if at in chain:
             break
         chain[at] = ttl = min(ttl, of_record)
-    aliases = list(chain)[1:]
     targets: dict[bytes, int] = {}
     addresses: dict[bytes, None] = {}
     least = MAX_TTL
@@ -239,13 +237,12 @@ def _follow(name: str, asked: bytes, found: _Found, truncated: bool) -> Answers:
         name,
         tuple(addresses),
         least if addresses else min((ttl, *targets.values())),
-        _texts(aliases, name),
         _texts(targets, name),
         truncated,
     )
 
 
-def _texts(names: list[bytes] | dict[bytes, int], but: str) -> tuple[str, ...]:
+def _texts(names: Iterable[bytes], but: str) -> tuple[str, ...]:
     texts = (host_name(_dotted(name)) for name in names)
     return tuple(dict.fromkeys(text for text in texts if text is not None and text != but))
 

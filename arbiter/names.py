@@ -26,8 +26,6 @@ MAX_ADDRESSES: Final = 8192
 MAX_NAMES: Final = 16
 """Names of one address; large content networks serve thousands of names from one, but no host
 looks up many of them within a day."""
-MAX_ALIASES: Final = 4
-"""Aliases kept with a name: for people, who need no more."""
 MAX_TARGETS: Final = 512
 MAX_ORIGINS: Final = 4
 """Service hosts remembered (HTTPS records), and for how many names each of them serves."""
@@ -46,7 +44,6 @@ _NO_HOSTS: Mapping[bytes, tuple[str, ...]] = {}
 
 class _Known(Struct, gc=False):
     name: str
-    aliases: tuple[str, ...]
     answered: float
     until: float
 
@@ -78,21 +75,19 @@ class NameCache:
         addresses: Iterable[bytes],
         ttl: float,
         now: float,
-        aliases: tuple[str, ...] = (),
         targets: Iterable[str] = (),
     ) -> None:
-        """An answer was seen: `name` has these addresses for `ttl` seconds, and is really called
-        `aliases`; the hosts `targets` serve it, so what is looked up for them counts for it."""
+        """An answer was seen: `name` has these addresses for `ttl` seconds; the hosts `targets`
+        serve it, so what is looked up for them counts for it."""
         until = now + min(max(ttl, 0.0) + GRACE, MAX_AGE)
-        aliases = aliases[:MAX_ALIASES]
         origins = [n for n, end in self._targets.get(name, {}).items() if now < end and n != name]
         for address in addresses:
             if _never_leaves(address):
                 continue
             # The asked name last: it is the newest.
             for origin in origins:
-                self._add(address, _Known(origin, (name,), now, until))
-            self._add(address, _Known(name, aliases, now, until))
+                self._add(address, _Known(origin, now, until))
+            self._add(address, _Known(name, now, until))
             self._shrink()
         for target in targets:
             self._serve(target, (*origins, name), until)
@@ -138,19 +133,11 @@ class NameCache:
 
     def names_of(self, address: bytes, now: float) -> tuple[str, ...]:
         """Every name that was looked up and answered with `address`, the newest answer first;
-        then those of /etc/hosts. () where none is known. Aliases are not among them."""
+        then those of /etc/hosts. () where none is known. What CNAMEs led over is not among them:
+        nobody asked for it."""
         known = self._known.get(address, ())
         names = [one.name for one in reversed(known) if now < one.until]
         return (*names, *(n for n in self._hosts.get(address, ()) if n not in names))
-
-    def aliases_of(self, address: bytes, now: float) -> tuple[str, ...]:
-        """What CNAMEs and service records called those names on the way to `address`: to be
-        shown, never to be matched, because nobody asked for them."""
-        found: dict[str, None] = {}
-        for one in reversed(self._known.get(address, ())):
-            if now < one.until:
-                found.update(dict.fromkeys(one.aliases))
-        return tuple(found)
 
     # --- bounds -------------------------------------------------------------------------------
 
@@ -188,7 +175,7 @@ class NameCache:
 
 
 def _cost(one: _Known) -> int:
-    return _NAME_COST + len(one.name) + sum(60 + len(alias) for alias in one.aliases)
+    return _NAME_COST + len(one.name)
 
 
 def _cost_of_all(known: list[_Known]) -> int:

@@ -292,7 +292,7 @@ class Pipeline(Asking):
     def _learn(self, event: NamesLearned) -> list[Effect]:
         """Nothing that waits is tried again for it: who asked connects only after this."""
         found, mono = event.answers, event.now.mono
-        self.names.learn(found.name, found.addresses, found.ttl, mono, found.aliases, found.targets)
+        self.names.learn(found.name, found.addresses, found.ttl, mono, found.targets)
         return []
 
     def _run_via(self, event: RunVia) -> list[Effect]:

@@ -75,14 +75,6 @@ def test_use_keeps_a_name_but_not_past_its_age() -> None:
     assert len(cache) == 1
 
 
-def test_aliases_are_told_apart_and_are_no_names() -> None:
-    cache = NameCache()
-    cache.learn("www.example", (A,), 60, 0, aliases=("a.cdn.example", "b.cdn.example"))
-    assert cache.names_of(A, 1) == ("www.example",)
-    assert cache.aliases_of(A, 1) == ("a.cdn.example", "b.cdn.example")
-    assert cache.aliases_of(A, MAX_AGE) == () == cache.aliases_of(B, 1)
-
-
 def test_what_is_looked_up_for_a_service_s_host_counts_for_the_service() -> None:
     cache = NameCache()
     cache.learn("shop.example", (), 60, 0, targets=("alias.example",))
@@ -163,8 +155,7 @@ def test_a_full_cache_takes_no_more_than_it_says(names: int, length: int) -> Non
             address = (0xC0000000 + number).to_bytes(4, "big")
             for one in range(names):
                 name = f"{number}-{one}.".ljust(length, "x")
-                aliases = tuple(f"{name}{a}"[-length:] for a in range(4 if length > 99 else 0))
-                cache.learn(name, (address,), 60, number, aliases)
+                cache.learn(name, (address,), 60, number)
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

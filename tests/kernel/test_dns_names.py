@@ -71,7 +71,7 @@ class Watcher:
     def _learn(self, found: Answers) -> None:
         self.heard.append(found)
         now = time.monotonic()
-        self.names.learn(found.name, found.addresses, found.ttl, now, found.aliases, found.targets)
+        self.names.learn(found.name, found.addresses, found.ttl, now, found.targets)
 
     def _packet(self, packet: Packet | Undecodable) -> None:
         assert isinstance(packet, Packet)
