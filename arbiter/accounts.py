@@ -25,7 +25,7 @@ from arbiter.linkstate import write_text
 from arbiter.model import MARK_DENIED, Link, Owner, Packet, Spent, VerdictKind
 from arbiter.store import StoreError, Writer
 from arbiter.tariff import period_start
-from arbiter.usage import Account, Counted, Ledger, day_of
+from arbiter.usage import MAX_FLOWS, Account, Counted, Ledger, day_of
 
 READ = 10.0
 """Seconds between looks at the counters of connections that are open."""
@@ -148,11 +148,14 @@ class Accounts:
         except OSError as error:
             self._lost(f"conntrack cannot be read: {error}; bytes are counted at the next try")
             return
-        self._problem = ""
         for some in self._ledger.reading(counted, time.time()):
             for used in some:
                 self._totals.add(used)
             await asyncio.sleep(0)  # thousands of connections: others want their turn
+        if self._ledger.crowded:
+            self._lost(f"more than {MAX_FLOWS} connections run: some are counted only at their end")
+        else:
+            self._problem = ""
         self._store()
         self._check()
 

@@ -238,8 +238,6 @@ class Ledger:
         self.zone = zone
         self.crowded = 0
         """Entries that found no room at the last read: they are counted when they end."""
-        self.unattributed = 0
-        """Accounts of opened flows that went because there were too many, since the start."""
         self._unknown = unknown
         self._bound = bound
         self._opened: OrderedDict[Flow, _Opened] = OrderedDict()
@@ -266,7 +264,6 @@ class Ledger:
         self._opened[flow] = _Opened(account)
         if len(self._opened) > self._bound:
             self._opened.popitem(last=False)
-            self.unattributed += 1
 
     def read(self, counted: Iterable[Counted], wall: float) -> tuple[Used, ...]:
         """All entries that there are: a dump, whole, taken after the last `read` was told.

@@ -277,6 +277,19 @@ def test_a_failed_read_is_said_once_and_tried_again(
     scene.run(play)
 
 
+def test_more_connections_than_there_is_room_for_are_said_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> None:
+        scene.accounts._ledger._bound = 1
+        scene.open()
+        scene.counters = [entry(100), entry(50, id=99)]
+        await scene.until(lambda: scene.reads > 3)
+        assert caplog.text.count("counted only at their end") == 1
+
+    scene.run(play)
+
+
 def test_lost_events_are_a_reason_to_read(scene: Scene) -> None:
     async def play() -> None:
         await scene.until(lambda: not scene.accounts._open.is_set())
