@@ -115,6 +115,8 @@ def link_object(link: FoundLink, money: Money) -> dict[str, object]:
         "kind": link.kind.value,
         "up4": link.up4,
         "up6": link.up6,
+        "addresses4": [address_text(one) for one in link.addresses if len(one) == 4],
+        "addresses6": [address_text(one) for one in link.addresses if len(one) == 16],
         "gateway4": address_text(link.gateway4) if link.gateway4 else None,
         "gateway6": address_text(link.gateway6) if link.gateway6 else None,
         "mtu": link.mtu,

@@ -13,7 +13,7 @@ import pytest
 from running import ARBITER, Arbiter, Prompt, end_flows, eventually, forget_closed
 
 from arbiter.lab import Lab
-from arbiter.lab.config import LTE, SECOND4, SERVER4, SERVER6
+from arbiter.lab.config import LTE, SECOND4, SERVER4, SERVER6, WIFI
 
 CURL = ("curl", "-sS", "-m", "8", f"http://{SERVER4}/")
 GOOD = '[link]\nname = "mobile"\nmatch = { interface = "wwan*" }\nprice = "0.02 EUR/MB"\n'
@@ -85,6 +85,9 @@ def test_watch_json_gives_all_links_in_one_line_a_change(clean_lab: Lab, tmp_pat
     with Watching(Arbiter(clean_lab, tmp_path), "--json") as watching:
         first = json.loads(watching.line())
         assert [(link["name"], link["up4"]) for link in first] == [("wifi", True), ("lte", True)]
+        assert [link["addresses4"] for link in first] == [[WIFI.host4], [LTE.host4]]
+        assert first[1]["addresses6"] == [LTE.host6]
+        assert WIFI.host6 in first[0]["addresses6"]  # beside one that is its LAN's only
         clean_lab.run(["ip", "link", "set", LTE.interface, "down"])
         now = json.loads(watching.line())
         while now[1]["up4"] or now[1]["up6"]:
