@@ -95,7 +95,7 @@ def from_json(value: object) -> Rule:
         raise FieldError("decision", "is missing: it is allow, deny or route", "", "allow")
     via, traffic = fields.pop("via", ()), fields.pop("traffic", None)
     try:
-        return Rule(decision_of(action, via, traffic), **fields)  # type: ignore[arg-type]
+        return Rule(decision_of(action, via, traffic), **fields)  # type: ignore[arg-type]  # each was converted
     except ValueError as error:  # what only all fields together can do wrong
         raise FieldError("", str(error)) from None
 
