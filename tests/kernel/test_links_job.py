@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def test_a_link_without_ipv6_is_refused_over_it_and_works_over_ipv4(tmp_path: Pa
     from dataclasses import replace
 
     with (
-        Lab("nosix", (WIFI, replace(LTE, ipv6=False))) as lab,
+        Lab(f"n{os.getpid()}", (WIFI, replace(LTE, ipv6=False))) as lab,
         Arbiter(lab, tmp_path) as arbiter,
     ):
         arbiter.add("route via=lte host=internet")
