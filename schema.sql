@@ -93,10 +93,18 @@ CREATE TABLE decisions (
     frontend TEXT NOT NULL,
     waited   REAL NOT NULL,           -- seconds
     count    INTEGER NOT NULL,
-    note     TEXT NOT NULL
+    note     TEXT NOT NULL,
+    link     TEXT NOT NULL DEFAULT '', -- where it left; '' for nowhere, or a route that is no link
+    -- what its rules were held against besides: `arbiter explain --record` asks them again
+    names    TEXT NOT NULL DEFAULT '[]', -- JSON array: how its destination had been looked up
+    sims     TEXT NOT NULL DEFAULT '[]', -- JSON array of the SIMs in use, by ICCID
+    networks TEXT NOT NULL DEFAULT '[]', -- JSON array of network= values
+    metered  INTEGER,                 -- of the default link: 1, 0, or NULL where nobody knew
+    roaming  INTEGER
 ) STRICT;
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);
+CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL; -- last used
 
 -- What was used: one row per day, app, user, link and SIM, counted up while connections run. Bytes
 -- are those of IP packets as the link carries them, headers included; see arbiter/usage.py.

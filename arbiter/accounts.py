@@ -22,7 +22,7 @@ from arbiter.kernel import acct, conntrack
 from arbiter.kernel.conntrack import ConntrackWatch
 from arbiter.links import FoundLink
 from arbiter.linkstate import write_text
-from arbiter.model import MARK_DENIED, Link, Owner, Packet, Spent, VerdictKind
+from arbiter.model import Link, Owner, Packet, Spent
 from arbiter.store import StoreError, Writer
 from arbiter.tariff import period_start
 from arbiter.usage import MAX_FLOWS, Account, Counted, Ledger, day_of
@@ -118,9 +118,8 @@ class Accounts:
 
     def opened(self, report: Report, link: Link | None) -> None:
         """A decision lets a connection go over `link`. On the hot path: two look-ups."""
-        packet, verdict = report.packet, report.verdict
-        refused = verdict.kind is not VerdictKind.ACCEPT or verdict.mark & MARK_DENIED
-        if refused or not isinstance(packet, Packet):
+        packet = report.packet
+        if not report.verdict.passes or not isinstance(packet, Packet):
             return
         owner = report.owner
         app = owner.processes[0].app.id if isinstance(owner, Owner) else ""

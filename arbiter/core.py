@@ -62,8 +62,8 @@ class Core:
     def _judge(self, now: Now, held: Held) -> Judgement | None:
         assert held.owner is not None
         packet = held.packet
-        context = self._context(packet, held.owner, held.names)
-        judgement = self.rules.judge(packet, held.owner, now.wall, context)
+        held.context = self._context(packet, held.owner, held.names)
+        judgement = self.rules.judge(packet, held.owner, now.wall, held.context)
         if judgement is None or judgement.entry is not None:
             return judgement
         # Without a rule that still matches, it is older than arbiter, or what is left of a routed

@@ -276,11 +276,14 @@ class Daemon:
                     self._arm()
 
     def _decided(self, report: Report) -> None:
-        self._memory.report(report)
         packet = report.packet
-        if isinstance(packet, Packet):
-            self._classes.decided(report)
+        if not isinstance(packet, Packet):
+            self._memory.report(report, "")
+        else:
             link = self.pipeline.ways.used(packet, report.link)
+            left = link if report.verdict.passes else None
+            self._memory.report(report, left.name if left else "")
+            self._classes.decided(report)
             self._accounts.opened(report, link)
             if link is not None:
                 self._links.decided(report.link, link.number, packet.flow)

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from arbiter import protocol
 from arbiter.dnswire import Answers
+from arbiter.judge import NOWHERE, Context
 from arbiter.model import (
     DROPPED,
     Decision,
@@ -281,6 +282,8 @@ class Report(Struct, frozen=True, gc=False):
     """The number of the link it leaves over; 0 for the default route."""
     verdict: Verdict = DROPPED
     """What the kernel was told."""
+    context: Context = NOWHERE
+    """What the rules were held against."""
 
 
 Effect = (

@@ -6,13 +6,14 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator
 
+from arbiter.judge import NOWHERE, Context
 from arbiter.model import Flow, NoOwner, Owner, Packet
 
 
 class Held:
     """One packet without a verdict yet. `owner` is None while it is looked up."""
 
-    __slots__ = ("ask", "deadline", "names", "owner", "packet", "since", "uid", "waits")
+    __slots__ = ("ask", "context", "deadline", "names", "owner", "packet", "since", "uid", "waits")
 
     def __init__(self, packet: Packet, since: float, deadline: float) -> None:
         self.packet = packet
@@ -22,6 +23,8 @@ class Held:
         self.owner: Owner | NoOwner | None = None
         self.names: tuple[str, ...] = ()
         """By which its destination was looked up, when its owner was found."""
+        self.context: Context = NOWHERE
+        """What the rules were held against the last time."""
         self.ask: int | None = None
         """The ask it waits for; None while its owner is looked up, or it waits for a link."""
         self.waits = False

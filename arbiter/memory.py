@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from arbiter import views
@@ -34,7 +35,7 @@ class Memory:
         self.writer = self._writer = Writer(database)
         self._session = uuid.uuid4().hex
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        self._reports: list[Report] = []
+        self._reports: list[tuple[Report, str]] = []
 
     # --- rules ------------------------------------------------------------------------------
 
@@ -98,17 +99,18 @@ class Memory:
 
     # --- records ----------------------------------------------------------------------------
 
-    def report(self, report: Report) -> None:
-        """Keep a record of a decision, soon. Costs the hot path one append."""
+    def report(self, report: Report, link: str) -> None:
+        """Keep a record of a decision, soon, and of the link that the connection left over, if
+        any. Costs the hot path one append."""
         if not self._reports:
             asyncio.get_running_loop().call_later(FLUSH, self._flush)
-        self._reports.append(report)
+        self._reports.append((report, link))
 
     def _flush(self) -> None:
         """Hand the reports over. Turning them into text is the writer thread's work."""
         reports, self._reports = self._reports, []
-        for report in reports:
-            self._writer.record(lambda report=report: views.record_of(report))  # type: ignore[misc]
+        for report, link in reports:
+            self._writer.record(partial(views.record_of, report, link))
 
     @property
     def lost(self) -> int:

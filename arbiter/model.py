@@ -299,6 +299,11 @@ class Verdict(Struct, frozen=True, gc=False):
     kind: VerdictKind
     mark: int = 0
 
+    @property
+    def passes(self) -> bool:
+        """Whether the packet leaves: it is neither dropped nor rejected by its mark."""
+        return self.kind is VerdictKind.ACCEPT and not self.mark & MARK_DENIED
+
 
 ACCEPTED = Verdict(VerdictKind.ACCEPT, MARK_DECIDED)
 DENIED = Verdict(VerdictKind.ACCEPT, MARK_DECIDED | MARK_DENIED)

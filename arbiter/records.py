@@ -56,6 +56,17 @@ class Record(Struct, frozen=True):
     count: int = 1
     """Packets that this record stands for."""
     note: str = ""
+    link: str = ""
+    """The link it left over; "" where it did not leave, or over a default route that is no link."""
+    names: str = "[]"
+    """JSON array of the names its destination had been looked up by, the newest first."""
+    sims: str = "[]"
+    """JSON array of the SIMs in use, by ICCID."""
+    networks: str = "[]"
+    """JSON array of the networks this machine was on, as `network=` of a rule names them."""
+    metered: bool | None = None
+    """Whether the link it would leave over by default was metered; None where nobody knew."""
+    roaming: bool | None = None
 
 
 def json_list(texts: Iterable[str]) -> str:

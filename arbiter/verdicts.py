@@ -81,6 +81,7 @@ class Verdicts:
             text,
             link,
             way.verdict,
+            held.context,
         )
         return [SetVerdict(packet.id, way.verdict), report]
 
@@ -116,7 +117,16 @@ class Verdicts:
         self._held.pop(held.packet.id)
         self._count(DENY, reason)
         waited = now.mono - held.since
-        report = Report(now.wall, held.packet, held.owner, DENY, reason, None, None, waited, note)
+        report = Report(
+            now.wall,
+            held.packet,
+            held.owner,
+            DENY,
+            reason,
+            waited=waited,
+            note=note,
+            context=held.context,
+        )
         return [SetVerdict(held.packet.id, DROPPED), report]
 
     def _count(self, decision: Decision, reason: Reason) -> None:

@@ -217,8 +217,8 @@ def _process(process: Process, room: Room, cwd: str) -> protocol.ProcessView:
     )
 
 
-def record_of(report: Report) -> Record:
-    """A decision as the store keeps it."""
+def record_of(report: Report, link: str = "") -> Record:
+    """A decision as the store keeps it; `link` is the name of the one it left over."""
     fields: dict[str, object] = {}
     packet = report.packet
     if isinstance(packet, Packet):
@@ -251,6 +251,12 @@ def record_of(report: Report) -> Record:
         outdev=packet.outdev,
         waited=report.waited,
         note="; ".join(text for text in (report.note, _shared(owner)) if text),
+        link=link,
+        names=json_list(report.context.names),
+        sims=json_list(report.context.sims),
+        networks=json_list(report.context.networks),
+        metered=report.context.metered,
+        roaming=report.context.roaming,
         **fields,  # type: ignore[arg-type]  # names and types are Record's, checked by its test
     )
 

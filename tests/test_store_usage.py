@@ -312,19 +312,32 @@ RULE = (
 )
 
 
+RECORD = (
+    "INSERT INTO decisions VALUES (5, 8.5, 'out', 'tcp', '192.0.2.1', 40000, '192.0.2.7', 443, 3,"
+    " 60, 1000, 'alice', '/usr/bin/curl', 'path', 42, 4242, '/usr/bin/curl', '[\"curl\"]', '[]',"
+    " '', 'allow', 'rule', 1, 2, 'alice', 'cli', 0.5, 1, 'a note')"
+)
+
+
+def made(path: Path, version: int) -> Path:
+    """A database as an earlier arbiter made it, with a rule and a record in it."""
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.executescript((ROOT / "fixtures" / "databases" / f"schema-{version}.sql").read_text())
+    database.execute(f"PRAGMA application_id = {migrate.APPLICATION_ID}")
+    database.execute(f"PRAGMA user_version = {version}")
+    database.execute(RULE)
+    database.execute(RECORD)
+    database.commit()
+    database.close()
+    return path
+
+
 @pytest.fixture
 def version1(path: Path) -> Path:
-    """A database as the first version of arbiter made it, with a rule in it."""
-    made = sqlite3.connect(path)
-    made.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    made.execute("PRAGMA journal_mode = WAL")
-    made.executescript((ROOT / "fixtures" / "databases" / "schema-1.sql").read_text())
-    made.execute(f"PRAGMA application_id = {migrate.APPLICATION_ID}")
-    made.execute("PRAGMA user_version = 1")
-    made.execute(RULE)
-    made.commit()
-    made.close()
-    return path
+    """A database as the first version of arbiter made it."""
+    return made(path, 1)
 
 
 def shape(path: Path) -> list[tuple[str, ...]]:
@@ -339,6 +352,20 @@ def version(path: Path) -> int:
     found: int = database.execute("PRAGMA user_version").fetchone()[0]
     database.close()
     return found
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_records_of_an_earlier_version_are_kept_and_say_less(path: Path, version: int) -> None:
+    with Store.open(made(path, version)) as store:
+        (record,) = store.decisions()
+    assert (record.time, record.daddr, record.argv, record.note) == (
+        8.5,
+        "192.0.2.7",
+        '["curl"]',
+        "a note",
+    )
+    assert (record.rule_id, record.count, record.waited) == (1, 1, 0.5)
+    assert (record.link, record.names, record.networks, record.metered) == ("", "[]", "[]", None)
 
 
 def test_a_version_1_database_is_upgraded_after_a_backup_and_keeps_its_rules(

@@ -17,6 +17,7 @@ from arbiter import protocol
 from arbiter.answers import offered
 from arbiter.asks import OpenAsk
 from arbiter.events import Reason, Report
+from arbiter.judge import Context
 from arbiter.model import (
     ALLOW,
     DENY,
@@ -287,6 +288,16 @@ def test_a_record_names_the_rule_and_whose_it_is() -> None:
     )
     routed = record_of(report(decision=Decision(Action.ROUTE, ("lte", "any"))))
     assert routed.decision == "route via=lte,any"
+
+
+def test_a_record_keeps_the_link_and_what_the_rules_were_held_against() -> None:
+    context = Context(
+        ("8943",), ("ssid:Home", "sim:8943"), True, None, ("deb.example", "cdn.example")
+    )
+    record = record_of(report(decision=ALLOW, context=context), "lte")
+    assert (record.link, record.names) == ("lte", '["deb.example", "cdn.example"]')
+    assert (record.sims, record.networks) == ('["8943"]', '["ssid:Home", "sim:8943"]')
+    assert (record.metered, record.roaming) == (True, None)
 
 
 def test_a_record_of_a_shared_socket_names_the_other_holders() -> None:

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x41726274
 """PRAGMA application_id: "Arbt"."""
-VERSION = 2
+VERSION = 3
 """PRAGMA user_version of schema.sql."""
 TABLES = frozenset({"rules", "rule_changes", "decisions", "usage", "open_flows"})
 FILE_MODE = 0o640
 
-STEPS: Mapping[int, str | Callable[[Database], None]] = MappingProxyType({1: steps.TO_2})
+STEPS: Mapping[int, str | Callable[[Database], None]] = MappingProxyType(
+    {1: steps.TO_2, 2: steps.TO_3}
+)
 """How to get from a version to the next, by the version it starts from; version 1 is the first.
 
 SQL statements, or a function that uses sqlite-utils; neither may begin or commit.

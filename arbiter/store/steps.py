@@ -41,3 +41,61 @@ CREATE TABLE open_flows (
 ) STRICT, WITHOUT ROWID;
 """
 """Bytes per app, link and SIM."""
+
+TO_3 = """
+ALTER TABLE decisions RENAME TO decisions_2;
+DROP INDEX decisions_time;
+DROP INDEX decisions_app;
+CREATE TABLE decisions (
+    id       INTEGER PRIMARY KEY,
+    time     REAL NOT NULL,
+    hook     TEXT NOT NULL,
+    proto    TEXT NOT NULL,
+    saddr    TEXT NOT NULL,
+    sport    INTEGER NOT NULL,
+    daddr    TEXT NOT NULL,
+    dport    INTEGER NOT NULL,
+    outdev   INTEGER NOT NULL,
+    length   INTEGER NOT NULL,
+    uid      INTEGER,
+    user     TEXT NOT NULL,
+    app      TEXT NOT NULL,
+    app_kind TEXT NOT NULL,
+    pid      INTEGER,
+    start    INTEGER,
+    exe      TEXT NOT NULL,
+    argv     TEXT NOT NULL,           -- JSON array of strings
+    parents  TEXT NOT NULL,           -- JSON array of app ids, nearest first
+    no_owner TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    reason   TEXT NOT NULL,
+    rule_id  INTEGER,                 -- rules.id for layer 2; other layers number their own
+    layer    INTEGER,
+    by_user  TEXT NOT NULL,
+    frontend TEXT NOT NULL,
+    waited   REAL NOT NULL,           -- seconds
+    count    INTEGER NOT NULL,
+    note     TEXT NOT NULL,
+    link     TEXT NOT NULL DEFAULT '', -- where it left; '' for nowhere, or a route that is no link
+    -- what its rules were held against besides: `arbiter explain --record` asks them again
+    names    TEXT NOT NULL DEFAULT '[]', -- JSON array: how its destination had been looked up
+    sims     TEXT NOT NULL DEFAULT '[]', -- JSON array of the SIMs in use, by ICCID
+    networks TEXT NOT NULL DEFAULT '[]', -- JSON array of network= values
+    metered  INTEGER,                 -- of the default link: 1, 0, or NULL where nobody knew
+    roaming  INTEGER
+) STRICT;
+INSERT INTO decisions (
+    id, time, hook, proto, saddr, sport, daddr, dport, outdev, length, uid, user, app,
+    app_kind, pid, start, exe, argv, parents, no_owner, decision, reason, rule_id, layer,
+    by_user, frontend, waited, count, note
+) SELECT
+    id, time, hook, proto, saddr, sport, daddr, dport, outdev, length, uid, user, app,
+    app_kind, pid, start, exe, argv, parents, no_owner, decision, reason, rule_id, layer,
+    by_user, frontend, waited, count, note
+FROM decisions_2;
+DROP TABLE decisions_2;
+CREATE INDEX decisions_time ON decisions (time);
+CREATE INDEX decisions_app ON decisions (app, time);
+CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL; -- last used
+"""
+"""What the rules were held against, and the link, in each record. Made anew, for its comments."""
