@@ -10,12 +10,24 @@ from arbiter.events import Answered, Effect, Reason, Refuse, Remember
 from arbiter.given import GivenOnce
 from arbiter.held import Held
 from arbiter.judge import Judgement
-from arbiter.model import ALLOW, DENIED, DENY, Decision, NoOwner, Now, Owner, Peer
+from arbiter.model import (
+    ALLOW,
+    DENIED,
+    DENY,
+    Decision,
+    NoOwner,
+    NoOwnerReason,
+    Now,
+    Owner,
+    Packet,
+    Peer,
+)
 from arbiter.protocol import RefusedReason, WithdrawReason
 from arbiter.rules import Entry, Layer, LifetimeKind, conditions, format_rule
 from arbiter.settings import LinkDown, Mode, Settings, WhenUnattended
 from arbiter.ways import NEVER, Obstacle, Way
 
+_TCP = 6
 _TRIED = (1 << 63) - 1
 """The id of a rule that is only tried: the newest of all, as the real one will be."""
 
@@ -43,6 +55,9 @@ class Asking(Core):
             return give(now, held, ALLOW, Reason.OBSERVE)
         if settings.mode is Mode.ENFORCE:
             return give(now, held, self._fallback, Reason.ENFORCE)
+        if _left_behind(packet, owner):
+            note = "no answer could reach it: its socket was closed, or its program exited"
+            return self._verdicts.drop(now, held, Reason.EXITED, note)
         effects: list[Effect] = []
         ask = self.asks.find(key)
         if ask is None:
@@ -256,3 +271,13 @@ class Asking(Core):
             )
         self.counters["answers"] += 1
         return [*effects, *self.asks.settle(ask, len(released), entry, problem)]
+
+
+def _left_behind(packet: Packet, owner: Owner | NoOwner) -> bool:
+    """Whether nobody waits for the connection that this would open. If a socket is left after all
+    (its program was replaced while it was looked up), its SYN comes again in a second."""
+    gone = isinstance(owner, NoOwner) and owner.reason in (
+        NoOwnerReason.CLOSED,
+        NoOwnerReason.EXITED,
+    )
+    return gone and packet.flow.proto == _TCP and packet.opens

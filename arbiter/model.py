@@ -224,6 +224,7 @@ class NoOwnerReason(enum.StrEnum):
 
     KERNEL = "kernel socket"
     NO_SOCKET = "no socket"
+    CLOSED = "socket closed"
     EXITED = "exited"
     OTHER_NAMESPACE = "other network namespace"
     FORWARDED = "forwarded"

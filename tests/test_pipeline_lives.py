@@ -314,6 +314,42 @@ def test_a_packet_whose_owner_came_too_late_says_so() -> None:
     assert said(play)[1].owner == late
 
 
+CLOSED = [
+    NoOwner(NoOwnerReason.CLOSED),
+    NoOwner(NoOwnerReason.EXITED, uid=1000, user="alice"),
+]
+"""What is found of a program that opened a connection and did not wait for it."""
+
+
+@pytest.mark.parametrize("gone", CLOSED)
+@pytest.mark.parametrize("daddr", [SERVER, SERVER6])
+def test_nobody_is_asked_about_a_handshake_whose_socket_is_closed(
+    gone: NoOwner, daddr: bytes
+) -> None:
+    play = Playbook()
+    play.prompts(ROOT).queue(1, gone, daddr=daddr)
+    play >> FindOwner >> verdict(1, DROPPED)
+    report = play.take(Report)
+    assert (report.reason, report.owner) == (Reason.EXITED, gone)
+    assert "closed" in report.note
+    play.end()
+
+
+def test_rules_decide_about_a_closed_socket_too_and_observe_lets_it_go() -> None:
+    denied = Playbook("deny proto=tcp").queue(1, CLOSED[0])
+    assert denied.all(SetVerdict) == [verdict(1, DENIED)]
+    watched = Playbook(mode="observe").queue(1, CLOSED[0])
+    assert watched.all(SetVerdict) == [verdict(1, ACCEPTED)]
+
+
+def test_what_a_closed_socket_left_behind_is_asked_about_if_it_is_no_handshake() -> None:
+    """A datagram needs no socket to arrive; a raw socket may have made the SYN."""
+    play = Playbook().prompts(ROOT)
+    play.queue(1, CLOSED[0], proto=17)
+    play.queue(2, NoOwner(NoOwnerReason.NO_SOCKET), sport=2)
+    assert {type(effect) for effect in play.effects} == {FindOwner, ShowAsk}
+
+
 def test_a_decision_that_was_not_remembered_says_why() -> None:
     play = Playbook()
     play.store = False
@@ -458,6 +494,7 @@ WHO = (
     owner(established=True),
     NoOwner(NoOwnerReason.EXITED, uid=1000, user="alice"),
     NoOwner(NoOwnerReason.EXITED, established=True),
+    NoOwner(NoOwnerReason.CLOSED),
 )
 LINES = (
     "allow app=/usr/bin/curl",
@@ -510,6 +547,12 @@ def naive(entries: Iterable[Entry], held: Packet, who: Owner | NoOwner, wall: fl
     return routes[0] if routes else ALLOW
 
 
+def left_behind(held: Packet, who: Owner | NoOwner) -> bool:
+    """Whether nobody waits for the handshake."""
+    gone = who.reason in ("socket closed", "exited") if isinstance(who, NoOwner) else False
+    return gone and held.flow.proto == 6 and held.opens
+
+
 def carried(decision: Decision, links: Mapping[str, Link]) -> Verdict:
     """The verdict that a decision is, with one link `lte` at most."""
     if decision.action is not Action.ROUTE:
@@ -537,6 +580,8 @@ def test_a_packet_goes_at_once_as_the_rules_say_or_waits_where_they_say_nothing(
     play = Playbook(*lines).links(Link("lte", 2, "wwan0", up)).queue(1, who, **where)
     decision = naive(play.pipeline.rules.index, packet(1, **where), who, play.now.wall)
     due = [] if decision is None else [verdict(1, carried(decision, play.pipeline.links))]
+    if decision is None and left_behind(packet(1, **where), who):
+        due = [verdict(1, DROPPED)]
     assert play.all(SetVerdict) == due
 
 

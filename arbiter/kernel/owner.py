@@ -19,6 +19,8 @@ from arbiter.kernel.sockets import Find, Found, SocketFinder
 from arbiter.model import NoOwner, NoOwnerReason, Owner, Packet, Process
 
 _MAX_VERIFIED = 256
+_GONE = (NoOwnerReason.CLOSED, NoOwnerReason.NO_SOCKET)
+"""What a socket that was there a moment ago is found as, once it is closed."""
 
 
 class Processes(Protocol):
@@ -90,7 +92,7 @@ class OwnerLookup:
         for _ in range(2):
             found = self._find(packet)
             if isinstance(found, NoOwner):
-                if uid is not None and found.reason is NoOwnerReason.NO_SOCKET:
+                if uid is not None and found.reason in _GONE:
                     return _exited(uid, found.established)
                 return _named(found)
             uid = found.sockets[0].uid
@@ -121,7 +123,7 @@ class OwnerLookup:
         """A socket with an inode, in nobody's descriptor table, twice."""
         again = self._find(packet)
         if isinstance(again, NoOwner):
-            if again.reason is NoOwnerReason.NO_SOCKET:
+            if again.reason in _GONE:
                 return _exited(uid, again.established)
             return _named(again)
         user, established = user_name(uid), again.established

@@ -350,12 +350,13 @@ class SocketFinder:
 
     def _none(self, packet: Packet, flow: Flow) -> NoOwner:
         """No socket: closed already, or built by a raw socket (a scanner, a test tool)."""
-        detail = "closed before it could be looked up"
         if packet.hook is Hook.IN:
-            detail = "nothing listens there"
-        elif raw := self._raw_sockets(packet, flow):
+            return NoOwner(NoOwnerReason.NO_SOCKET, detail="nothing listens there")
+        detail = "closed before it could be looked up"
+        if raw := self._raw_sockets(packet, flow):
             detail += f", or made by one of {len(raw)} raw sockets"
-        return NoOwner(NoOwnerReason.NO_SOCKET, detail=detail)
+            return NoOwner(NoOwnerReason.NO_SOCKET, detail=detail)
+        return NoOwner(NoOwnerReason.CLOSED, detail=detail)
 
     def _found(self, sockets: list[SocketInfo], packet: Packet, flow: Flow) -> Found | NoOwner:
         if not sockets:

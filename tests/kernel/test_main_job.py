@@ -460,3 +460,30 @@ def test_lan_peers_are_asked_about_and_known_as_lan(arbiter: Arbiter) -> None:
     assert arbiter.ask()["destination"]["scope"] == "lan"
     arbiter.answer("allow")
     assert finish(program)[0] == 0
+
+
+def test_a_handshake_that_nobody_waits_for_any_more_is_no_question(arbiter: Arbiter) -> None:
+    """The socket is closed before the daemon sees the SYN; what is held for it would be for nobody.
+    A datagram needs no socket to arrive: about that one, somebody is asked."""
+    code = (
+        "import socket,sys\n"
+        "for address in sys.argv[1:]:\n"
+        "    family = socket.AF_INET6 if ':' in address else socket.AF_INET\n"
+        "    s = socket.socket(family); s.setblocking(False)\n"
+        "    s.connect_ex((address, 80)); s.close()\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.sendto(b'x', (sys.argv[1], 7)); s.close()"
+    )
+    assert arbiter.process is not None
+    arbiter.process.send_signal(signal.SIGSTOP)
+    try:
+        assert arbiter.run(*python(code, SERVER4, SERVER6))[0] == 0
+    finally:
+        arbiter.process.send_signal(signal.SIGCONT)
+    ask = arbiter.ask()
+    assert (ask["destination"]["proto"], ask["waiting"]) == ("udp", 1)
+    assert arbiter.status().held == 1
+    rows = "SELECT daddr, reason, no_owner, waited < 2 FROM decisions WHERE proto = 'tcp'"
+    found = eventually(lambda: arbiter.database(rows + " ORDER BY id"))
+    assert [row[:2] for row in found] == [(SERVER4, "exited"), (SERVER6, "exited")]
+    assert all(row[2].startswith("socket closed") and row[3] for row in found)

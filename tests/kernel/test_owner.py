@@ -256,11 +256,14 @@ def test_a_closed_connection_is_exited_and_established(lookup: OwnerLookup) -> N
         assert found.uid is None, "the kernel says 0 of a TIME_WAIT socket, and means unknown"
 
 
-def test_a_syn_whose_socket_is_closed_has_no_socket(lookup: OwnerLookup, client: Client) -> None:
-    process, [port] = client("s = tcp('10.9.0.2'); say(s.getsockname()[1]); wait()")
-    assert pids(resolve(lookup, flow(6, port))) == [process.pid]
+@pytest.mark.parametrize(("bound", "peer"), [("10.9.0.2", V4), ("fd09::2", V6)])
+def test_a_syn_whose_socket_is_closed_says_so(
+    lookup: OwnerLookup, client: Client, bound: str, peer: str
+) -> None:
+    process, [port] = client(f"s = tcp('{bound}'); say(s.getsockname()[1]); wait()")
+    assert pids(resolve(lookup, flow(6, port, peer))) == [process.pid]
     finish(process)
-    assert reason(resolve(lookup, flow(6, port))) is NoOwnerReason.NO_SOCKET
+    assert reason(resolve(lookup, flow(6, port, peer))) is NoOwnerReason.CLOSED
 
 
 def test_a_listener_owns_inbound_and_no_outbound_connections(lookup: OwnerLookup) -> None:
@@ -268,7 +271,7 @@ def test_a_listener_owns_inbound_and_no_outbound_connections(lookup: OwnerLookup
         port = server.getsockname()[1]
         inbound = Packet(1, Flow(6, packed(V4), 4000, packed("10.9.0.1"), port), hook=Hook.IN)
         assert pids(owner(lookup, inbound)) == [os.getpid()]
-        assert reason(resolve(lookup, flow(6, port))) is NoOwnerReason.NO_SOCKET
+        assert reason(resolve(lookup, flow(6, port))) is NoOwnerReason.CLOSED
     assert reason(resolve(lookup, inbound)) is NoOwnerReason.NO_SOCKET
 
 
@@ -327,7 +330,7 @@ def test_a_closed_udp_socket_is_no_socket(lookup: OwnerLookup) -> None:
         sock.bind(("0.0.0.0", 0))
         packet = flow(17, sock.getsockname()[1])
         assert pids(owner(lookup, packet)) == [os.getpid()]
-    assert reason(resolve(lookup, packet)) is NoOwnerReason.NO_SOCKET
+    assert reason(resolve(lookup, packet)) is NoOwnerReason.CLOSED
 
 
 def test_all_who_share_a_udp_port_are_named(lookup: OwnerLookup, client: Client) -> None:
@@ -354,7 +357,7 @@ def test_an_ipv6_only_socket_does_not_own_ipv4(lookup: OwnerLookup) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(("::", 0))
         port = sock.getsockname()[1]
-        assert reason(resolve(lookup, flow(17, port))) is NoOwnerReason.NO_SOCKET
+        assert reason(resolve(lookup, flow(17, port))) is NoOwnerReason.CLOSED
         assert pids(owner(lookup, flow(17, port, V6))) == [os.getpid()]
 
 
@@ -375,7 +378,7 @@ def test_a_ping_socket_is_found_by_its_identifier(
     found = owner(lookup, packet)
     assert (pids(found), found.uid) == ([process.pid], NOBODY)
     other = structs.replace(flow(proto, identifier ^ 1, remote, 0), icmp_type=kind)
-    assert reason(resolve(lookup, other)) is NoOwnerReason.NO_SOCKET
+    assert reason(resolve(lookup, other)) is NoOwnerReason.CLOSED
 
 
 @pytest.mark.parametrize(
