@@ -53,6 +53,7 @@ from arbiter.namekeeper import NameKeeper
 from arbiter.pipeline import Pipeline
 from arbiter.policykeeper import PolicyKeeper
 from arbiter.routeplan import RoutePlan
+from arbiter.rulekeeper import RuleKeeper
 from arbiter.settings import Settings, ShippedPolicies, WhenAbsent
 from arbiter.startup import (
     DaemonError,
@@ -88,7 +89,7 @@ class Daemon:
             paths.socket,
             admins,
             status=self._tell_status,
-            changed=self._reload,
+            changed=lambda client: self._rules.changed(client),
             used=lambda app: self._accounts.used(app),
             left=lambda: self._accounts.left(),
             started=self._processes.start_time,
@@ -96,7 +97,6 @@ class Daemon:
         self._tasks: set[asyncio.Future[None]] = set()
         self._wake: asyncio.TimerHandle | None = None
         self._arming = False
-        self._loaded = self._loading = self._stale = False
         self._wants_classes = self._ready = False
         self._broken = ""
 
@@ -150,8 +150,10 @@ class Daemon:
             self._processes.start_time,
             lambda pid, start: self._dispatch(ProcessExited(now(), pid, start)),
         )
-        await self._memory.load(self.pipeline.rules.index, first=True)
-        self._loaded = True
+        self._rules = RuleKeeper(
+            self._memory, self.pipeline.rules.index, self._spawn, self._desk.server.send
+        )
+        await self._rules.start()
         events = ProcEvents.open()
         if events is None:
             log.info("no process events here: new programs are found by reading /proc")
@@ -195,6 +197,7 @@ class Daemon:
             self._loop.add_reader(self._queue.fileno(), self._queue.handle)
             await self._desk.server.start()
             try:
+                self._rules.reload()  # until now no command could tell that it had changed them
                 self._names.start()
                 await self._policies.start()
                 await self._accounts.start()
@@ -337,22 +340,7 @@ class Daemon:
         if self._ready:
             self._links.reload()
             self._policies.reload()
-        self._reload()
-
-    def _reload(self) -> None:
-        """Read the rules anew: one reading at a time, and one more if asked meanwhile."""
-        self._stale = True
-        if self._loaded and not self._loading:
-            self._loading = True
-            self._spawn(self._load())
-
-    async def _load(self) -> None:
-        try:
-            while self._stale:
-                self._stale = False
-                await self._memory.load(self.pipeline.rules.index)
-        finally:
-            self._loading = False
+            self._rules.reload()
 
     # --- time and status ------------------------------------------------------------------
 

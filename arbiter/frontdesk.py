@@ -36,7 +36,7 @@ class FrontDesk:
         admins: frozenset[int],
         *,
         status: Callable[[int], None],
-        changed: Callable[[], None],
+        changed: Callable[[int], None],
         used: Callable[[str], Mapping[str, int]],
         left: Callable[[], Mapping[str, int]],
         started: Callable[[int], int | None],
@@ -130,7 +130,7 @@ class FrontDesk:
             case protocol.Answer():
                 self._dispatch(Answered(now(), client, peer, message))
             case protocol.Changed():
-                self._changed()
+                self._changed(client)
             case protocol.Query():
                 self._status(client)
             case protocol.RunVia(link):

@@ -35,18 +35,24 @@ class Memory:
         self.writer = self._writer = Writer(database)
         self._session = uuid.uuid4().hex
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._change: int | None = None
+        """The newest change of a rule that was read."""
         self._reports: list[tuple[Report, str]] = []
 
     # --- rules ------------------------------------------------------------------------------
 
-    async def load(self, index: Index, *, first: bool = False) -> None:
+    async def load(self, index: Index, *, first: bool = False) -> str:
         """Bring the pipeline, whose index this is, up to the store. The writer's thread reads, in
         turn with its own changes: what it finds is never older than what the pipeline knows.
 
-        Raises StoreError the first time; later the rules in force stay, and the log says why.
+        Raises StoreError the first time; later the rules in force stay, and it gives why.
         """
         at = time.time()
         try:
+            # Before the rules: a change in between is read twice, and none is missed.
+            change = await asyncio.wrap_future(self._writer.last_change())
+            if change == self._change:
+                return ""
             if first:
                 await asyncio.wrap_future(self._writer.sweep(at, self._boot, self._session))
             entries, unreadable = await asyncio.wrap_future(
@@ -56,8 +62,8 @@ class Memory:
             if first:
                 raise
             log.error("the rules in force stay as they are: %s", error)
-            return
-        self.unreadable = unreadable
+            return str(error)
+        self._change, self.unreadable = change, unreadable
         for problem in unreadable:
             log.error("%s", problem)
         found = {entry.id: entry for entry in entries}
@@ -67,6 +73,7 @@ class Memory:
         if added or removed or first:
             log.info("rules: %d in force, %d new, %d gone", len(found), len(added), len(removed))
             self._dispatch(RulesChanged(now(), added, removed))
+        return ""
 
     async def remember(self, effect: Remember) -> None:
         """Put a rule on disk, and tell what came of it."""

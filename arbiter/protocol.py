@@ -69,7 +69,10 @@ class Answer(Struct, frozen=True, tag="answer", tag_field="type", forbid_unknown
 
 
 class Changed(Struct, frozen=True, tag="changed", tag_field="type", forbid_unknown_fields=True):
-    """The rules in the database were changed by a command: look now, not at the next tick."""
+    """The rules in the database were changed by a command: read them now.
+
+    The daemon replies `in_force` or `refused`.
+    """
 
 
 class RunVia(Struct, frozen=True, tag="run_via", tag_field="type", forbid_unknown_fields=True):
@@ -263,6 +266,15 @@ class Running(Struct, frozen=True, tag="running", tag_field="type"):
     """Whether that link can carry anything now."""
 
 
+class InForce(Struct, frozen=True, tag="in_force", tag_field="type"):
+    """The reply to `changed`: the rules of the database decide from now on."""
+
+    rules: int
+    """How many rules are in force, those of policy files included."""
+    problem: str = ""
+    """Why those of the database could not be read: then the rules before them still decide."""
+
+
 class RefusedReason(enum.StrEnum):
     """What is wrong with a message."""
 
@@ -306,7 +318,7 @@ class Status(Struct, frozen=True, tag="status", tag_field="type"):
 
 
 ClientMessage = Hello | Answer | Changed | RunVia | Query
-DaemonMessage = Welcome | Ask | Withdraw | Decided | Notice | Running | Refused | Status
+DaemonMessage = Welcome | Ask | Withdraw | Decided | Notice | Running | InForce | Refused | Status
 Message = ClientMessage | DaemonMessage
 
 

@@ -14,6 +14,7 @@ from arbiter.protocol import (
     Ask,
     Choice,
     Decided,
+    InForce,
     Notice,
     Refused,
     RefusedReason,
@@ -154,7 +155,7 @@ class Machine:
                 ]
             case Notice():
                 return [Say(f"· {render.tidy(event.text)}", Style.WARN)]
-            case Status() | Running():
+            case Status() | Running() | InForce():
                 return []  # only replies to what this frontend never sends
 
     def _welcome(self, welcome: Welcome) -> list[Out]:

@@ -444,6 +444,46 @@ def test_a_rule_of_any_length_stands_on_one_line_where_there_is_no_terminal(
     assert f"allow app={path} " in line
 
 
+REPLIES = {
+    "in force": (b'{"type":"in_force","rules":3}\n', ""),
+    "after other messages": (
+        b'{"type":"notice","time":1,"text":"x"}\n{"type":"in_force","rules":3}\n',
+        "",
+    ),
+    "unread": (
+        b'{"type":"in_force","rules":3,"problem":"the disk \\u001b is bad"}\n',
+        "the disk \ufffd is bad",
+    ),
+    "refused": (b'{"type":"refused","reason":"right","text":"only root"}\n', "only root"),
+    "hung up": (b"", "ended the connection"),
+    "no arbiter": (b"SSH-2.0\n", "not a message of this protocol"),
+}
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_change_waits_for_the_daemon_and_says_why_it_is_not_in_force(
+    arbiter: Callable[..., Done], tmp_path: Path, reply: str
+) -> None:
+    said, problem = REPLIES[reply]
+    thread = answering(tmp_path / "socket", said)
+    done = arbiter("rules", "add", "allow port=1")
+    thread.join()
+    assert (done.code, done.out) == (0, "rule 1: allow port=1\n")
+    assert bool(done.err) == bool(problem)
+    assert problem in done.err and ("stored" in done.err or not problem)
+
+
+def test_a_daemon_that_does_not_answer_is_not_waited_for_for_ever(
+    arbiter: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "TIMEOUT", 0.2)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        done = arbiter("rules", "add", "allow port=1")
+    assert done.code == 0 and "did not say that it read it" in done.err
+
+
 # --- databases ------------------------------------------------------------------------------
 
 READERS = (("rules", "list"), ("rules", "list", "--json"), ("explain", "--host", "::1"))

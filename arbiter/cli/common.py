@@ -179,17 +179,40 @@ def daemon(path: Path, name: str) -> Iterator[Daemon]:
         yield connection
 
 
-def poke(path: Path) -> None:
-    """Tell a running daemon that the rules have changed; nothing if none runs."""
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(1)
+def in_force(path: Path) -> None:
+    """Have a running daemon read the rules that were changed, and wait until they decide.
+
+    Nothing if none runs: it reads them when it starts. What keeps them from being in force is
+    said, and does not end the program: they are stored.
+    """
+    problem = _in_force(path)
+    if problem:
+        shown = protocol.clean(problem)
+        click.echo(f"arbiter: the change is stored, and not in force yet: {shown}", err=True)
+
+
+def _in_force(path: Path) -> str:
+    decoder = protocol.daemon_decoder()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(TIMEOUT)
+        try:
             sock.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return ""  # no daemon
+        except OSError as error:
+            return f"the daemon at {path} cannot be reached: {error.strerror or error}"
+        try:
             hello = protocol.Hello(protocol.VERSION, Role.COMMAND, "arbiter rules")
             sock.sendall(protocol.encode(hello) + protocol.encode(protocol.Changed()))
-            sock.recv(65536)
-    except OSError:
-        return  # nobody is there to tell: the daemon reads the rules when it starts
+            while data := sock.recv(65536):
+                for message in decoder.feed(data):
+                    if isinstance(message, protocol.InForce):
+                        return message.problem
+                    if isinstance(message, protocol.ProtocolError | Refused):
+                        return message.text
+        except OSError as error:
+            return f"the daemon at {path} did not say that it read it: {error.strerror or error}"
+    return f"the daemon at {path} ended the connection; it reads the rules when it starts"
 
 
 def person() -> tuple[str, int]:

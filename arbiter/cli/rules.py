@@ -11,10 +11,10 @@ from arbiter.cli.common import (
     db_option,
     fail,
     fail_rule,
+    in_force,
     json_option,
     one_line,
     person,
-    poke,
     show_json,
     socket_option,
     table,
@@ -74,7 +74,7 @@ def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
         done = store.remember(
             rule, by=by, by_uid=uid, frontend="cli", created=time.time(), boot=boot_id()
         )
-    poke(socket_path)
+    in_force(socket_path)
     if as_json:
         show_json([rule_object(done.entry)])
         return
@@ -118,7 +118,7 @@ def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
             names = ", ".join(map(str, missing))
             fail(f"no rule {names} is in force, nothing was removed; see `arbiter rules list`")
         store.retire(dict.fromkeys(ids), "removed", time.time(), by=by, by_uid=uid, frontend="cli")
-    poke(socket_path)
+    in_force(socket_path)
     for id in dict.fromkeys(ids):
         click.echo(f"removed rule {id}: {format_rule(known[id].rule)}")
 

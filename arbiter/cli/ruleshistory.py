@@ -9,9 +9,9 @@ import click
 
 from arbiter.cli.common import (
     db_option,
+    in_force,
     json_option,
     person,
-    poke,
     show_json,
     socket_option,
     table,
@@ -55,7 +55,7 @@ def undo(step: int | None, db: Path, socket_path: Path, as_json: bool) -> None:
     by, uid = person()
     with open_store(db) as store:
         done = store.undo(step, time.time(), boot_id(), by=by, by_uid=uid, frontend="cli")
-    poke(socket_path)
+    in_force(socket_path)
     if as_json:
         show_json(
             {

@@ -10,7 +10,15 @@ import click
 from msgspec import Struct
 
 from arbiter import protocol
-from arbiter.cli.common import db_option, fail, json_option, person, poke, show_json, socket_option
+from arbiter.cli.common import (
+    db_option,
+    fail,
+    in_force,
+    json_option,
+    person,
+    show_json,
+    socket_option,
+)
 from arbiter.cli.rulesfiles import UnreadableError, read_sources
 from arbiter.cli.rulestore import boot_id, open_store, unknown_user
 from arbiter.exchange import (
@@ -114,7 +122,7 @@ def import_(
     if batch.items:
         planned = _carry_out(batch, db, now, only_plan=dry_run or stop)
     if batch.items and not (dry_run or stop):
-        poke(socket_path)
+        in_force(socket_path)
     if as_json:
         policies = [_object("policy", name, text=text) for name, text in batch.policies]
         said = [_object(one.kind.value, one.place, text=one.text) for one in remarks]

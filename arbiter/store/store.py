@@ -261,15 +261,6 @@ class Store:
 
     # --- changes ----------------------------------------------------------------------------
 
-    def data_version(self) -> int:
-        """A number that differs after any other connection has written (2 µs).
-
-        Decision records change it too: then ask `last_change` whether it was a rule.
-        """
-        with explained(self.path, "cannot read the database"):
-            value: int = self._db.execute("PRAGMA data_version").fetchone()[0]
-        return value
-
     def last_change(self) -> int:
         """The id of the newest change of a rule; 0 for none."""
         with explained(self.path, "cannot read the changes of rules"):

@@ -151,6 +151,10 @@ class Writer:
         """As Store.rules, after every change asked for before; with what was unreadable."""
         return self._submit(lambda store: (store.rules(now, boot, session), store.unreadable))
 
+    def last_change(self) -> Future[int]:
+        """As Store.last_change."""
+        return self._submit(lambda store: store.last_change())
+
     def record(self, record: Record | Callable[[], Record]) -> None:
         """Write a record soon. Never waits for the database, and never fails.
 

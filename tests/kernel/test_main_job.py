@@ -379,6 +379,19 @@ def test_a_second_daemon_says_who_is_in_the_way(arbiter: Arbiter, tmp_path: Path
     assert code == 28, "the first daemon's rules must still be in force"
 
 
+def test_a_rule_is_in_force_when_its_command_returns(arbiter: Arbiter) -> None:
+    held = arbiter.program("curl", "-sS", "-m", "20", f"http://{SECOND4}/")
+    arbiter.ask()
+    arbiter.add(f"allow host={SECOND4}")
+    assert arbiter.asks() == []
+    assert finish(held)[0] == 0
+    for decision, code in (("deny", 7), ("allow", 0)) * 3:
+        arbiter.add(f"{decision} host={SERVER4}")
+        assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == code
+    assert arbiter.command("rules", "undo").returncode == 0
+    assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 7
+
+
 def test_rules_that_somebody_removed_are_missed(clean_lab: Lab, tmp_path: Path) -> None:
     with Arbiter(clean_lab, tmp_path) as arbiter:
         assert arbiter.status().problems == ()
