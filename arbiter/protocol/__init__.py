@@ -1,0 +1,94 @@
+"""The prompt messages and their codec: newline-delimited JSON over the daemon's Unix socket.
+
+One message is one line of UTF-8 JSON, an object whose "type" names it; docs/protocol.md
+describes each, fixtures/messages/ has an example of each. Strings that a process, DNS or a peer
+chose pass through `clean` before they enter a message.
+"""
+
+from __future__ import annotations
+
+from arbiter.protocol.codec import (
+    MAX_MESSAGE,
+    LineDecoder,
+    ProtocolError,
+    client_decoder,
+    daemon_decoder,
+    encode,
+)
+from arbiter.protocol.messages import (
+    VERSION,
+    Answer,
+    Ask,
+    Changed,
+    ClientMessage,
+    DaemonMessage,
+    Decided,
+    Hello,
+    InForce,
+    Message,
+    Notice,
+    Query,
+    Refused,
+    Running,
+    RunVia,
+    Status,
+    Welcome,
+    Withdraw,
+)
+from arbiter.protocol.text import (
+    MAX_TEXT,
+    clean,
+)
+from arbiter.protocol.views import (
+    AdviceView,
+    AppView,
+    Destination,
+    LinkView,
+    ProcessView,
+    Scope,
+)
+from arbiter.protocol.words import (
+    Choice,
+    RefusedReason,
+    Role,
+    WithdrawReason,
+)
+
+__all__ = [
+    "MAX_MESSAGE",
+    "MAX_TEXT",
+    "VERSION",
+    "AdviceView",
+    "Answer",
+    "AppView",
+    "Ask",
+    "Changed",
+    "Choice",
+    "ClientMessage",
+    "DaemonMessage",
+    "Decided",
+    "Destination",
+    "Hello",
+    "InForce",
+    "LineDecoder",
+    "LinkView",
+    "Message",
+    "Notice",
+    "ProcessView",
+    "ProtocolError",
+    "Query",
+    "Refused",
+    "RefusedReason",
+    "Role",
+    "RunVia",
+    "Running",
+    "Scope",
+    "Status",
+    "Welcome",
+    "Withdraw",
+    "WithdrawReason",
+    "clean",
+    "client_decoder",
+    "daemon_decoder",
+    "encode",
+]
