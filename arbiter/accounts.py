@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -20,6 +20,7 @@ from arbiter.budgets import Exceeded, Standing, Totals, first_day, next_midnight
 from arbiter.events import Report
 from arbiter.kernel import acct, conntrack
 from arbiter.kernel.conntrack import ConntrackWatch
+from arbiter.linkchange import leading
 from arbiter.links import FoundLink
 from arbiter.linkstate import write_text
 from arbiter.model import Link, Owner, Packet, Spent
@@ -29,6 +30,8 @@ from arbiter.usage import MAX_FLOWS, Account, Counted, Ledger, day_of
 
 READ = 10.0
 """Seconds between looks at the counters of connections that are open."""
+WATCHED = 1.0
+"""The same while somebody watches them."""
 FLUSH = 1.0
 """Seconds that what ended connections used waits for company on its way to the disk."""
 LONGEST = 3600.0
@@ -57,10 +60,21 @@ def local_zone() -> tzinfo:
 
 class Accounts:
     """Counts, and keeps what was counted. `changed` is called when a budget is used up, or there
-    is room in it again."""
+    is room in it again; `seen` with all counters at each look, `gone` with those of an end."""
 
-    def __init__(self, writer: Writer, state: Path, mask: int, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        state: Path,
+        mask: int,
+        changed: Callable[[], None],
+        *,
+        seen: Callable[[Sequence[Counted]], None] = lambda _: None,
+        gone: Callable[[Counted], None] = lambda _: None,
+    ) -> None:
         self._writer, self._mask, self._changed = writer, mask, changed
+        self._seen, self._gone = seen, gone
+        self._watched = asyncio.Event()
         self._zone = local_zone()
         self._unknown: dict[int, Account] = {}
         self._ledger = Ledger(lambda n: self._unknown.get(n, _UNKNOWN), self._zone)
@@ -136,10 +150,25 @@ class Accounts:
     async def _run(self) -> None:
         while True:
             await self._open.wait()
-            await asyncio.sleep(READ)
+            await self._pause()
             await self._read()
             if self._ledger.idle:
                 self._open.clear()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(READ):
+                await self._watched.wait()
+                await asyncio.sleep(WATCHED)
+        except TimeoutError:
+            return  # nobody came to watch
+
+    def pace(self, watched: bool) -> None:
+        """Whether somebody watches the counters: then they are read more often."""
+        if watched:
+            self._watched.set()
+        else:
+            self._watched.clear()
 
     async def _read(self) -> None:
         try:
@@ -147,6 +176,7 @@ class Accounts:
         except OSError as error:
             self._lost(f"conntrack cannot be read: {error}; bytes are counted at the next try")
             return
+        self._seen(counted)
         for some in self._ledger.reading(counted, time.time()):
             for used in some:
                 self._totals.add(used)
@@ -159,6 +189,7 @@ class Accounts:
         self._check()
 
     def _ended(self, counted: Counted) -> None:
+        self._gone(counted)
         for used in self._ledger.ended(counted, time.time()):
             self._totals.add(used)
         if self._flush is None:
@@ -200,6 +231,11 @@ class Accounts:
     def used(self, app: str) -> Mapping[str, int]:
         """Bytes of an app this month, by link."""
         return self._totals.of_app(app)
+
+    def month(self, link: FoundLink) -> int:
+        """Bytes over a link, or by its SIM, this month."""
+        since = day_of(time.time(), self._zone)[:8] + "01"
+        return self._totals.carried(link.name, link.sim, since)
 
     def _standing(self, link: FoundLink) -> Standing | None:
         if link.budget is None:
@@ -255,13 +291,8 @@ def unknown_accounts(links: tuple[FoundLink, ...]) -> dict[int, Account]:
     the link that the machine uses first: somebody's budget has been used, and most likely its.
     """
     found = {link.number: Account(link=link.name, sim=link.sim) for link in links}
-    leading = [
-        link
-        for link in links
-        if (link.up4 and link.reach4 is None) or (link.up6 and link.reach6 is None)
-    ]
-    if leading:
-        first = min(leading, key=lambda link: (link.metric, link.number))
+    first = leading(links)
+    if first is not None:
         found[0] = found[first.number]
     return found
 

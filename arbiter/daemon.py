@@ -38,6 +38,7 @@ from arbiter.events import (
     WithdrawAsk,
 )
 from arbiter.finder import Finder
+from arbiter.followers import Followers
 from arbiter.frontdesk import FrontDesk
 from arbiter.health import Health
 from arbiter.kernel import firewall
@@ -90,9 +91,15 @@ class Daemon:
             admins,
             status=self._tell_status,
             changed=lambda client: self._rules.changed(client),
+            follow=lambda client, peer: self._followers.follow(client, peer),
             used=lambda app: self._accounts.used(app),
             left=lambda: self._accounts.left(),
             started=self._processes.start_time,
+        )
+        self._followers = Followers(
+            self._desk.server,
+            lambda: self._links.states(),
+            lambda watched: self._accounts.pace(watched),
         )
         self._tasks: set[asyncio.Future[None]] = set()
         self._wake: asyncio.TimerHandle | None = None
@@ -172,7 +179,12 @@ class Daemon:
         try:
             # Before the first client can ask how the links are.
             self._accounts = Accounts(
-                self._memory.writer, self.paths.state, plan.mask, lambda: self._links.refresh()
+                self._memory.writer,
+                self.paths.state,
+                plan.mask,
+                lambda: self._links.refresh(),
+                seen=self._followers.read,
+                gone=self._followers.ended,
             )
             self._links = LinkKeeper(
                 plan,
@@ -180,7 +192,7 @@ class Daemon:
                 routing,
                 self.paths.config,
                 self.paths.state,
-                self._dispatch,
+                self._links_changed,
                 self._accounts,
             )
             self._classes = ClassKeeper(
@@ -279,17 +291,17 @@ class Daemon:
                     self._arm()
 
     def _decided(self, report: Report) -> None:
-        packet = report.packet
-        if not isinstance(packet, Packet):
-            self._memory.report(report, "")
-        else:
+        packet, name = report.packet, ""
+        if isinstance(packet, Packet):
             link = self.pipeline.ways.used(packet, report.link)
-            left = link if report.verdict.passes else None
-            self._memory.report(report, left.name if left else "")
+            if link is not None and report.verdict.passes:
+                name = link.name
             self._classes.decided(report)
             self._accounts.opened(report, link)
             if link is not None:
                 self._links.decided(report.link, link.number, packet.flow)
+        self._memory.report(report, name)
+        self._followers.decided(report, name)
 
     # --- effects beside the hot path --------------------------------------------------------
 
@@ -317,6 +329,10 @@ class Daemon:
                 self._wants_classes = True
                 if self._ready:
                     self._spawn(self._classes.start())
+
+    def _links_changed(self, event: Event) -> None:
+        self._dispatch(event)
+        self._followers.links()
 
     def _watch(self, pid: int, start: int) -> None:
         try:

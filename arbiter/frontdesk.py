@@ -37,6 +37,7 @@ class FrontDesk:
         *,
         status: Callable[[int], None],
         changed: Callable[[int], None],
+        follow: Callable[[int, Peer], None],
         used: Callable[[str], Mapping[str, int]],
         left: Callable[[], Mapping[str, int]],
         started: Callable[[int], int | None],
@@ -45,6 +46,7 @@ class FrontDesk:
         self._dispatch = dispatch
         self._status = status
         self._changed = changed
+        self._follow = follow
         self._used = used
         """App id → bytes of this month, by link."""
         self._left = left
@@ -133,6 +135,8 @@ class FrontDesk:
                 self._changed(client)
             case protocol.Query():
                 self._status(client)
+            case protocol.Follow():
+                self._follow(client, peer)
             case protocol.RunVia(link):
                 self._run_via(client, peer, link)
 

@@ -6,6 +6,7 @@ from msgspec import structs
 
 from arbiter.links import FoundLink
 from arbiter.model import Link, Spent
+from arbiter.protocol import LinkState, clean
 
 
 def replaced(before: FoundLink, now: FoundLink | None) -> bool:
@@ -44,6 +45,29 @@ def carries_any(link: FoundLink) -> bool:
 
 def _leads_out(link: FoundLink) -> bool:
     return (link.up4 and link.reach4 is None) or (link.up6 and link.reach6 is None)
+
+
+def leading(links: tuple[FoundLink, ...]) -> FoundLink | None:
+    """The link that the machine uses first: its most preferred default route is over it."""
+    found = [link for link in links if _leads_out(link)]
+    return min(found, key=lambda link: (link.metric, link.number), default=None)
+
+
+def state_of(link: FoundLink, default: bool, left: int | None, month: int) -> LinkState:
+    """As those who follow are told of it; bytes `left` of its budget, and used this `month`."""
+    return LinkState(
+        name=link.name,
+        interface=clean(link.interface),
+        kind=link.kind.value,
+        up=carries_any(link),
+        default=default,
+        metered=link.metered,
+        roaming=link.roaming,
+        price=str(link.price or ""),
+        budget=str(link.budget or ""),
+        left=left,
+        month=month,
+    )
 
 
 def link_of(link: FoundLink, spent: Spent | None) -> Link:

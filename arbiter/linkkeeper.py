@@ -19,14 +19,14 @@ from arbiter.kernel import acct, firewall, linkloss, linksysctl, routes
 from arbiter.kernel.filewatch import FileWatch
 from arbiter.kernel.firewall.plan import check_interface
 from arbiter.kernel.rtnl import LinkWatch
-from arbiter.linkchange import both, ends, link_of, replaced
+from arbiter.linkchange import both, ends, leading, link_of, replaced, state_of
 from arbiter.linkfiles import LinkFile
 from arbiter.links import FoundLink, Interface, LinkKind, assemble, is_link, remember
 from arbiter.linkstate import SHIPPED, read_files, read_numbers, write_numbers
 from arbiter.memory import now
 from arbiter.model import TABLE, Flow, Link
 from arbiter.netfacts import NetFacts
-from arbiter.protocol import clean
+from arbiter.protocol import LinkState, clean
 from arbiter.routeplan import LinkRoutes, RoutePlan
 
 TABLES = 31
@@ -188,6 +188,14 @@ class LinkKeeper:
     def dns_servers(self) -> frozenset[bytes]:
         """The DNS servers of all links."""
         return self._servers
+
+    def states(self) -> tuple[LinkState, ...]:
+        """The links for those who follow."""
+        first, left = leading(self.links), self._accounts.left()
+        return tuple(
+            state_of(link, link is first, left.get(link.name), self._accounts.month(link))
+            for link in self.links
+        )
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong with links now, each with its next step."""

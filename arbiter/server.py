@@ -83,6 +83,7 @@ class Server:
         self._hello_timeout = hello_timeout
         self._admins = admins
         self._clients: dict[int, _Client] = {}
+        self._following: set[int] = set()
         self._per_user: dict[int, int] = {}
         self._next = 1
         self._server: asyncio.Server | None = None
@@ -134,16 +135,41 @@ class Server:
         commands: bool = False,
         everyone: bool = False,
     ) -> None:
-        """To every prompt (and command, if wanted) that may answer for `uid` (or to `everyone`),
-        worded for its rights."""
+        """To every prompt and watch (and command, if wanted) that may answer for `uid` (or to
+        `everyone`), worded for its rights."""
         cache: dict[bool, bytes] = {}
         for client in tuple(self._clients.values()):
             peer = client.peer
-            wanted = commands or client.role is Role.PROMPT
+            wanted = commands or client.role is not Role.COMMAND
             if wanted and (everyone or peer.may_answer(uid)):
                 if peer.admin not in cache:
                     cache[peer.admin] = protocol.encode(make(peer))
                 _write_bytes(client.writer, cache[peer.admin], client.max_unsent)
+
+    def follow(self, client_id: int) -> None:
+        """This client wants what `tell` tells."""
+        if client_id in self._clients:
+            self._following.add(client_id)
+
+    @property
+    def followed(self) -> bool:
+        """Whether anybody follows."""
+        return bool(self._following)
+
+    def tell(
+        self,
+        uid: int | None,
+        make: Callable[[], protocol.DaemonMessage],
+        *,
+        everyone: bool = False,
+    ) -> None:
+        """To every follower that may answer for `uid` (or to `everyone`)."""
+        line = b""
+        for id in tuple(self._following):
+            client = self._clients[id]
+            if everyone or client.peer.may_answer(uid):
+                line = line or protocol.encode(make())
+                _write_bytes(client.writer, line, client.max_unsent)
 
     @property
     def prompts(self) -> tuple[Peer, ...]:
@@ -220,6 +246,7 @@ class Server:
                     return
         finally:
             del self._clients[id]
+            self._following.discard(id)
             if client.role is Role.PROMPT:
                 self._handler.prompts_changed(self.prompts)
 
@@ -246,6 +273,10 @@ class Server:
             elif isinstance(message, protocol.Hello):
                 text = "hello was said already"
                 _write(client.writer, protocol.Refused(RefusedReason.ORDER, text))
+            elif isinstance(message, protocol.Answer) and client.role is Role.WATCH:
+                text = "a watch answers nothing: say hello as a prompt or a command"
+                refused = protocol.Refused(RefusedReason.RIGHT, text, message.ask)
+                _write(client.writer, refused)
             elif isinstance(message, protocol.Changed) and not client.peer.admin:
                 # It makes the daemon read every rule anew: not for anybody to demand.
                 text = "only root and members of group arbiter change the rules"

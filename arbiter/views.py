@@ -9,8 +9,10 @@ from arbiter import protocol
 from arbiter.answers import offered
 from arbiter.asks import Example, OpenAsk
 from arbiter.events import Report
+from arbiter.livebook import Live
 from arbiter.model import (
     App,
+    Flow,
     NoOwner,
     Owner,
     Packet,
@@ -22,7 +24,7 @@ from arbiter.model import (
 from arbiter.policyfiles import AdviceBook
 from arbiter.protocol import clean
 from arbiter.records import Record, json_list
-from arbiter.rules import conditions, format_decision, scope_of
+from arbiter.rules import conditions, format_decision, format_rule, scope_of
 from arbiter.rules.names import shown_name
 from arbiter.ways import Ways
 
@@ -49,6 +51,9 @@ MAX_NAMES = 6
 MAX_NAME = 64
 MAX_WHY = 1000
 """Characters of an app's name, and of the reason for an ask."""
+
+UNDECODED = protocol.Destination(address="", proto="", scope="")
+"""Where a packet goes that is not what its headers claim."""
 
 SERVICES = {
     22: "ssh",
@@ -119,15 +124,7 @@ def _ask(
             _process(process, room, cwd if i == 0 else "")
             for i, process in enumerate(processes[: room.processes])
         ),
-        destination=protocol.Destination(
-            address=address_text(flow.daddr),
-            proto=proto_name(flow.proto),
-            port=flow.dport,
-            service=SERVICES.get(flow.dport, "") if flow.dport else "",
-            scope=scope_of(flow.daddr),
-            name=clean(shown_name(names[0]), 255) if names else "",
-            names=tuple(clean(shown_name(name), 255) for name in names[1:MAX_NAMES]),
-        ),
+        destination=_destination(flow, names),
         # What is hidden comes first: a long text is cut at its end.
         why=clean(". ".join(text for text in (hidden, ask.note, ask.why) if text), MAX_WHY),
         scopes=scopes,
@@ -141,6 +138,49 @@ def _ask(
         obstacle=bool(ask.obstacle),
         via=ask.via,
         stale=ask.stale,
+    )
+
+
+def _destination(flow: Flow, names: tuple[str, ...]) -> protocol.Destination:
+    return protocol.Destination(
+        address=address_text(flow.daddr),
+        proto=proto_name(flow.proto),
+        port=flow.dport,
+        service=SERVICES.get(flow.dport, "") if flow.dport else "",
+        scope=scope_of(flow.daddr),
+        name=clean(shown_name(names[0]), 255) if names else "",
+        names=tuple(clean(shown_name(name), 255) for name in names[1:MAX_NAMES]),
+    )
+
+
+def connection_message(live: Live) -> protocol.Connection:
+    """A decided connection for those who follow."""
+    report = live.report
+    packet, owner, rule = report.packet, report.owner, report.rule
+    process = owner.processes[0] if isinstance(owner, Owner) else None
+    flow = packet.flow if isinstance(packet, Packet) else None
+    by = rule.by if report.by is None and rule is not None else ""
+    return protocol.Connection(
+        id=live.id,
+        time=report.wall,
+        user=clean(owner.user, 64) if owner is not None else "",
+        uid=live.uid,
+        app=_app(process.app, ROOMS[1]) if process is not None else None,
+        pid=process.pid if process is not None else None,
+        source=address_text(flow.saddr) if flow is not None else "",
+        sport=flow.sport if flow is not None else 0,
+        destination=_destination(flow, report.context.names) if flow is not None else UNDECODED,
+        passes=report.verdict.passes,
+        decision=format_decision(report.decision),
+        reason=report.reason.value,
+        link=live.link,
+        rule=clean(format_rule(rule.rule), MAX_WHY) if rule is not None else "",
+        rule_id=rule.id if rule is not None else None,
+        by=clean(report.by.user if report.by is not None else by, 64),
+        note=clean(report.note, MAX_WHY),
+        no_owner=_no_owner(owner) if owner is not None else "",
+        sent=live.sent,
+        received=live.received,
     )
 
 

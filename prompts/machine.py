@@ -13,13 +13,17 @@ from arbiter.protocol import (
     Answer,
     Ask,
     Choice,
+    Closed,
+    Connection,
     Decided,
     InForce,
+    Links,
     Notice,
     Refused,
     RefusedReason,
     Running,
     Status,
+    Traffic,
     Welcome,
     Withdraw,
 )
@@ -155,7 +159,7 @@ class Machine:
                 ]
             case Notice():
                 return [Say(f"· {render.tidy(event.text)}", Style.WARN)]
-            case Status() | Running() | InForce():
+            case Status() | Running() | InForce() | Connection() | Traffic() | Closed() | Links():
                 return []  # only replies to what this frontend never sends
 
     def _welcome(self, welcome: Welcome) -> list[Out]:

@@ -94,6 +94,8 @@ class Daemon:
         self.seen.append((peer.uid, message))
         if isinstance(message, protocol.Query):
             self.server.send(client, STATUS)
+        elif isinstance(message, protocol.Follow):
+            self.server.follow(client)
 
     def prompts_changed(self, peers: tuple[Peer, ...]) -> None:
         self.prompts.append(peers)
@@ -506,6 +508,42 @@ def test_a_broadcast_reaches_admins_and_the_user_it_is_about_and_nobody_else(
         assert bob.receive(protocol.Withdraw).ask == 3
         assert command.receive(protocol.Withdraw).ask == 3
         assert all(client.works() for client in (root, alice, bob, command)), "and nothing more"
+
+
+def test_who_follows_hears_of_what_it_may_answer_for_and_others_hear_nothing(
+    daemon: Daemon,
+) -> None:
+    with (
+        daemon.client(0, Role.WATCH) as root,
+        daemon.client(ALICE, Role.COMMAND) as alice,
+        daemon.client(BOB, Role.PROMPT) as bob,
+        daemon.client(ALICE, Role.PROMPT) as idle,
+    ):
+        assert not daemon.server.followed
+        for client in (root, alice, bob):
+            client.say(protocol.Follow())
+            assert client.works()
+        assert daemon.server.followed
+        tell = daemon.server.tell
+        daemon.run(lambda: tell(ALICE, lambda: note(1)))
+        daemon.run(lambda: tell(None, lambda: note(2), everyone=True))
+        daemon.run(lambda: tell(None, lambda: note(3)))
+        assert [root.receive(protocol.Withdraw).ask for _ in range(3)] == [1, 2, 3]
+        assert [alice.receive(protocol.Withdraw).ask for _ in range(2)] == [1, 2]
+        assert bob.receive(protocol.Withdraw).ask == 2
+        assert all(client.works() for client in (root, alice, bob, idle)), "and nothing more"
+    eventually(lambda: not daemon.server.followed)
+
+
+def test_a_watch_hears_of_asks_is_nobody_to_ask_and_answers_nothing(daemon: Daemon) -> None:
+    with daemon.client(ALICE, Role.WATCH) as watch:
+        daemon.tell(note(1), ALICE)
+        assert watch.receive(protocol.Withdraw).ask == 1
+        assert daemon.server.prompts == ()
+        watch.say(protocol.Answer(1, protocol.Choice.ALLOW))
+        watch.refused(RefusedReason.RIGHT)
+        assert watch.works()
+    assert not [m for _, m in daemon.seen if isinstance(m, protocol.Answer)]
 
 
 def test_only_admins_make_the_daemon_read_its_rules_anew(daemon: Daemon) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "prompt": "Answer the questions of a running daemon.",
     "pending": "List the asks that wait for an answer.",
     "answer": "Answer one ask: allow, deny, or route via=LINK.",
+    "events": "Follow what happens: asks, answers, connections, links.",
     "rules": "Add, list and remove remembered rules.",
     "links": "The ways out that a rule can name: state, price, usage.",
     "run-via": "Run a program and its children over one link, without a rule.",

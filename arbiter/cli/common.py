@@ -155,7 +155,7 @@ class Daemon:
 
 
 @contextmanager
-def daemon(path: Path, name: str) -> Iterator[Daemon]:
+def daemon(path: Path, name: str, role: Role = Role.COMMAND) -> Iterator[Daemon]:
     """A connection that has said hello; ends the program with code 3 if there is no daemon."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(TIMEOUT)
@@ -169,7 +169,7 @@ def daemon(path: Path, name: str) -> Iterator[Daemon]:
                 3,
             )
         connection = Daemon(sock, path)
-        connection.send(protocol.Hello(protocol.VERSION, Role.COMMAND, f"arbiter {name}"))
+        connection.send(protocol.Hello(protocol.VERSION, role, f"arbiter {name}"))
         message = connection.receive()
         if isinstance(message, Refused):
             fail(message.text, 3)

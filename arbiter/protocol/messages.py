@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from arbiter.model import TrafficClass
+from arbiter.protocol.live import Closed, Connection, Links, Traffic
 from arbiter.protocol.views import AdviceView, Destination, LinkView, ProcessView, Scope
 from arbiter.protocol.words import Choice, RefusedReason, Role, WithdrawReason
 
@@ -54,6 +55,13 @@ class RunVia(Struct, frozen=True, tag="run_via", tag_field="type", forbid_unknow
     """
 
     link: str
+
+
+class Follow(Struct, frozen=True, tag="follow", tag_field="type", forbid_unknown_fields=True):
+    """From now on tell of connections and links, too: of those that are there, then as they change.
+
+    A client hears of the connections that it may answer for.
+    """
 
 
 class Query(Struct, frozen=True, tag="query", tag_field="type", forbid_unknown_fields=True):
@@ -186,6 +194,20 @@ class Status(Struct, frozen=True, tag="status", tag_field="type"):
     """What is wrong now, each with its next step."""
 
 
-ClientMessage = Hello | Answer | Changed | RunVia | Query
-DaemonMessage = Welcome | Ask | Withdraw | Decided | Notice | Running | InForce | Refused | Status
+ClientMessage = Hello | Answer | Changed | RunVia | Follow | Query
+DaemonMessage = (
+    Welcome
+    | Ask
+    | Withdraw
+    | Decided
+    | Notice
+    | Running
+    | InForce
+    | Connection
+    | Traffic
+    | Closed
+    | Links
+    | Refused
+    | Status
+)
 Message = ClientMessage | DaemonMessage

@@ -70,6 +70,26 @@ class LinkView(Struct, frozen=True):
     """Bytes that this program used over it this month."""
 
 
+class LinkState(Struct, frozen=True):
+    """A link by itself, for whoever follows."""
+
+    name: str
+    interface: str
+    kind: str
+    """ethernet, wifi, cellular, bluetooth, usb, vpn or dialup."""
+    up: bool
+    default: bool = False
+    """The machine's default route goes over it."""
+    metered: bool | None = None
+    roaming: bool | None = None
+    price: str = ""
+    budget: str = ""
+    left: int | None = None
+    """Bytes left of the budget in this period."""
+    month: int = 0
+    """Bytes over it, or by its SIM, this month."""
+
+
 class AdviceView(Struct, frozen=True):
     """What the program's own package says of a connection. Its words, not arbiter's."""
 

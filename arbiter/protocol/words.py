@@ -6,10 +6,12 @@ import enum
 
 
 class Role(enum.StrEnum):
-    """What a client is: a prompt shows asks to a person; a command asks once and leaves."""
+    """What a client is: a prompt shows asks to a person; a command asks once and leaves; a watch
+    hears what a prompt hears, and answers nothing: nobody is there to ask."""
 
     PROMPT = "prompt"
     COMMAND = "command"
+    WATCH = "watch"
 
 
 class Choice(enum.StrEnum):
