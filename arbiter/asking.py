@@ -58,6 +58,9 @@ class Asking(Core):
         if _left_behind(packet, owner):
             note = "no answer could reach it: its socket was closed, or its program exited"
             return self._verdicts.drop(now, held, Reason.EXITED, note)
+        snooze = None if obstacle else self.snoozes.of(key.uid, now)
+        if snooze is not None:
+            return give(now, held, snooze.decision, Reason.SNOOZE, by=snooze.peer)
         effects: list[Effect] = []
         ask = self.asks.find(key)
         if ask is None:
@@ -70,8 +73,10 @@ class Asking(Core):
         ask.expires = now.mono + settings.ask_ttl
         effects += self._watch(holders_of(owner))
         unattended = not any(peer.may_answer(ask.uid) for peer in self.peers)
-        if unattended and settings.when_unattended is WhenUnattended.FALLBACK:
+        if unattended and settings.when_unattended is not WhenUnattended.HOLD:
             # The ask stays open: whoever comes next can answer it for the next try.
+            if settings.when_unattended is WhenUnattended.OBSERVE and not obstacle:
+                fallback = ALLOW
             effects += give(now, held, fallback, Reason.UNATTENDED, note=obstacle)
             return [*effects, *self.asks.show(ask)]
         crowd = self.held.crowd(key.uid, settings.packets_held)

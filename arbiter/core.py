@@ -18,6 +18,7 @@ from arbiter.policyfiles import AdviceBook
 from arbiter.rulebook import ProcessId, RuleBook
 from arbiter.rules import Entry
 from arbiter.settings import Fallback, LinkDown, Mode, Settings
+from arbiter.snoozes import Snoozes
 from arbiter.verdicts import Verdicts
 from arbiter.ways import Obstacle, Ways
 
@@ -35,6 +36,7 @@ class Core:
         self.ways = Ways()
         self.names = NameCache()
         self.advice = AdviceBook()
+        self.snoozes = Snoozes()
         self._verdicts = Verdicts(self.held, self.ways, self.counters)
         self._alive: set[ProcessId] = set()
         """Processes that are watched and have not exited."""

@@ -17,25 +17,19 @@ from collections.abc import Callable, Coroutine
 from arbiter.accounts import Accounts, local_zone
 from arbiter.classkeeper import ClassKeeper
 from arbiter.events import (
-    Announce,
     Effect,
     Event,
     FindOwner,
-    Notify,
     PacketQueued,
     ProcessExited,
-    Refuse,
     Remember,
-    Reply,
     Report,
     Retire,
     SetVerdict,
-    ShowAsk,
     Stopping,
     Tick,
     UseClasses,
     WatchProcess,
-    WithdrawAsk,
 )
 from arbiter.finder import Finder
 from arbiter.followers import Followers
@@ -91,6 +85,7 @@ class Daemon:
             admins,
             status=self._tell_status,
             changed=lambda client: self._rules.changed(client),
+            undo=lambda client, peer, rule: self._rules.undo(client, peer, rule),
             follow=lambda client, peer: self._followers.follow(client, peer),
             used=lambda app: self._accounts.used(app),
             left=lambda: self._accounts.left(),
@@ -307,18 +302,6 @@ class Daemon:
 
     def _do(self, effect: Effect) -> None:
         match effect:
-            case ShowAsk(ask_id):
-                self._desk.show(ask_id)
-            case WithdrawAsk():
-                self._desk.withdraw(effect)
-            case Announce():
-                self._desk.announce(effect)
-            case Refuse():
-                self._desk.refuse(effect)
-            case Notify():
-                self._desk.notify(effect)
-            case Reply():
-                self._desk.reply(effect)
             case Remember():
                 self._spawn(self._memory.remember(effect))
             case Retire(ids, reason):
@@ -329,6 +312,8 @@ class Daemon:
                 self._wants_classes = True
                 if self._ready:
                     self._spawn(self._classes.start())
+            case _:
+                self._desk.do(effect)
 
     def _links_changed(self, event: Event) -> None:
         self._dispatch(event)

@@ -39,6 +39,7 @@ class Reason(enum.StrEnum):
     UNDECODABLE = "undecodable"
     OLDER = "older"
     EXITED = "exited"
+    SNOOZE = "snooze"
     STOPPING = "stopping"
 
 
@@ -148,6 +149,15 @@ class RunVia(Struct, frozen=True, gc=False):
     via: str
 
 
+class SnoozeWanted(Struct, frozen=True, gc=False):
+    """A client wants no questions for a while. `client` is only handed back."""
+
+    now: Now
+    client: int
+    peer: Peer
+    message: protocol.Snooze
+
+
 class Tick(Struct, frozen=True, gc=False):
     """Time has come to what `Pipeline.next_wake` named."""
 
@@ -174,6 +184,7 @@ Event = (
     | HostsRead
     | AdviceChanged
     | RunVia
+    | SnoozeWanted
     | Tick
     | Stopping
 )
@@ -230,6 +241,12 @@ class Notify(Struct, frozen=True, gc=False):
 
     uid: int | None
     text: str
+
+
+class TellSnoozes(Struct, frozen=True, gc=False):
+    """Tell who is concerned by the snooze of `uid` (None: everybody) which are on now."""
+
+    uid: int | None
 
 
 class Reply(Struct, frozen=True, gc=False):
@@ -294,6 +311,7 @@ Effect = (
     | Announce
     | Refuse
     | Notify
+    | TellSnoozes
     | Reply
     | Remember
     | UseClasses

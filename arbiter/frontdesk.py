@@ -10,12 +10,16 @@ from arbiter import __version__, protocol, views
 from arbiter.events import (
     Announce,
     Answered,
+    Effect,
     Event,
     Notify,
     PromptsChanged,
     Refuse,
     Reply,
     RunVia,
+    ShowAsk,
+    SnoozeWanted,
+    TellSnoozes,
     WithdrawAsk,
 )
 from arbiter.kernel.procfs import details
@@ -37,6 +41,7 @@ class FrontDesk:
         *,
         status: Callable[[int], None],
         changed: Callable[[int], None],
+        undo: Callable[[int, Peer, int], None],
         follow: Callable[[int, Peer], None],
         used: Callable[[str], Mapping[str, int]],
         left: Callable[[], Mapping[str, int]],
@@ -46,7 +51,7 @@ class FrontDesk:
         self._dispatch = dispatch
         self._status = status
         self._changed = changed
-        self._follow = follow
+        self._undo, self._follow = undo, follow
         self._used = used
         """App id → bytes of this month, by link."""
         self._left = left
@@ -58,6 +63,24 @@ class FrontDesk:
         """Ask id → working directory of its program, as it was when the ask was first shown."""
 
     # --- to clients -------------------------------------------------------------------------
+
+    def do(self, effect: Effect) -> None:
+        """Tell clients what an effect says. Others' effects are nothing here."""
+        match effect:
+            case ShowAsk(ask_id):
+                self.show(ask_id)
+            case WithdrawAsk():
+                self.withdraw(effect)
+            case Announce():
+                self.announce(effect)
+            case Refuse():
+                self.refuse(effect)
+            case Notify():
+                self.notify(effect)
+            case TellSnoozes():
+                self.tell_snoozes(effect)
+            case Reply():
+                self.reply(effect)
 
     def show(self, ask_id: int) -> None:
         """Send an ask, as it is now, to every prompt that may answer it."""
@@ -84,6 +107,16 @@ class FrontDesk:
         """Tell prompts what needs no answer."""
         message = protocol.Notice(time.time(), effect.text)
         self.server.broadcast(effect.uid, lambda _: message, everyone=effect.uid is None)
+
+    def tell_snoozes(self, effect: TellSnoozes) -> None:
+        """Tell which snoozes are on."""
+        snoozes = self._pipeline.snoozes
+        self.server.broadcast(
+            effect.uid,
+            lambda peer: protocol.Snoozed(snoozes.views(peer)),
+            commands=True,
+            everyone=effect.uid is None,
+        )
 
     def reply(self, effect: Reply) -> None:
         """Tell one client that its message was carried out."""
@@ -120,6 +153,7 @@ class FrontDesk:
             mode=settings.mode.value,
             fallback=settings.fallback.value,
             asks=asks,
+            snoozes=self._pipeline.snoozes.views(peer),
         )
 
     def prompts_changed(self, peers: tuple[Peer, ...]) -> None:
@@ -135,6 +169,10 @@ class FrontDesk:
                 self._changed(client)
             case protocol.Query():
                 self._status(client)
+            case protocol.Snooze():
+                self._dispatch(SnoozeWanted(now(), client, peer, message))
+            case protocol.Undo(rule):
+                self._undo(client, peer, rule)
             case protocol.Follow():
                 self._follow(client, peer)
             case protocol.RunVia(link):

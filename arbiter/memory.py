@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from arbiter import views
+from arbiter import protocol, views
 from arbiter.events import Event, Remember, Remembered, RememberFailed, Report, RulesChanged
-from arbiter.model import Now
+from arbiter.model import Now, Peer
 from arbiter.rules import Index
 from arbiter.store import StoreError, Writer
 
@@ -103,6 +103,25 @@ class Memory:
             await asyncio.wrap_future(self._writer.retire(ids, reason, time.time()))
         except StoreError as error:
             log.error("%s", error)  # harmless: at the next start they are swept out
+
+    async def undo(self, rule: int, peer: Peer) -> protocol.Undone | protocol.Refused:
+        """Take the answer back that made a rule; gives what the peer is told."""
+        try:
+            restored = await asyncio.wrap_future(
+                self._writer.undo_rule(
+                    rule,
+                    time.time(),
+                    self._boot,
+                    by=peer.user,
+                    by_uid=peer.uid,
+                    frontend=peer.frontend,
+                    others=peer.admin,
+                )
+            )
+        except StoreError as error:
+            text = protocol.clean(str(error))
+            return protocol.Refused(protocol.RefusedReason.INVALID, text)
+        return protocol.Undone(rule, restored)
 
     # --- records ----------------------------------------------------------------------------
 

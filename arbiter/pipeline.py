@@ -40,7 +40,9 @@ from arbiter.events import (
     Retire,
     RulesChanged,
     RunVia,
+    SnoozeWanted,
     Stopping,
+    TellSnoozes,
     Tick,
 )
 from arbiter.held import Held
@@ -109,6 +111,8 @@ class Pipeline(Asking):
                 return self._links_changed(now, links)
             case RunVia():
                 return self._run_via(event)
+            case SnoozeWanted():
+                return self._snooze(event)
             case NamesLearned():
                 return self._learn(event)
             case HostsRead(_, hosts):
@@ -243,6 +247,9 @@ class Pipeline(Asking):
         deadline = self.held.next_deadline()
         if deadline is not None:
             times.append(deadline)
+        snoozed = self.snoozes.next_end(now)
+        if snoozed is not None:
+            times.append(snoozed)
         expiry = self.rules.index.next_expiry()
         if expiry is not None:
             times.append(now.mono + max(0.0, expiry - now.wall))
@@ -261,6 +268,7 @@ class Pipeline(Asking):
             effects += self._overdue(now, held, DENY if strict else self._fallback)
         for ask in changed.values():
             effects += self._show(now, ask)
+        effects += [TellSnoozes(snooze.uid) for snooze in self.snoozes.end(now)]
         effects += _retire(self.rules.end_due(now.wall), "its time is over")
         for ask in self.asks:
             if ask.stale and ask.state is State.OPEN and ask.expires <= now.mono:
@@ -294,6 +302,14 @@ class Pipeline(Asking):
         found, mono = event.answers, event.now.mono
         self.names.learn(found.name, found.addresses, found.ttl, mono, found.targets)
         return []
+
+    def _snooze(self, event: SnoozeWanted) -> list[Effect]:
+        """Nothing that waits is answered by it: it is about what is new."""
+        why = self.snoozes.begin(event.now, event.peer, event.message)
+        if why:
+            reason = RefusedReason.INVALID if event.peer.admin else RefusedReason.RIGHT
+            return [Refuse(event.client, protocol.Refused(reason, why))]
+        return [TellSnoozes(None if event.message.everyone else event.peer.uid)]
 
     def _run_via(self, event: RunVia) -> list[Effect]:
         link = self.links.get(event.via)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 
 from arbiter import protocol
 from arbiter.memory import Memory
+from arbiter.model import Peer
 from arbiter.rules import Index
 
 
@@ -17,7 +18,7 @@ class RuleKeeper:
         memory: Memory,
         index: Index,
         spawn: Callable[[Coroutine[None, None, None]], None],
-        send: Callable[[int, protocol.InForce], None],
+        send: Callable[[int, protocol.DaemonMessage], None],
     ) -> None:
         self._memory, self._index = memory, index
         self._spawn, self._send = spawn, send
@@ -33,6 +34,15 @@ class RuleKeeper:
         """A client has changed them: it is told when they are in force."""
         self._clients.append(client)
         self.reload()
+
+    def undo(self, client: int, peer: Peer, rule: int) -> None:
+        """A client takes an answer back: it is told when that is in force, or why it is not."""
+        self._spawn(self._undo(client, peer, rule))
+
+    async def _undo(self, client: int, peer: Peer, rule: int) -> None:
+        told = await self._memory.undo(rule, peer)
+        await self._memory.load(self._index)
+        self._send(client, told)
 
     def reload(self) -> None:
         """Read them anew."""

@@ -62,6 +62,8 @@ class _Client:
         self.writer = writer
         self.peer = peer
         self.role = role
+        self.away = False
+        """It shows nothing now."""
         self.max_unsent = MAX_UNSENT
         self.tokens = float(BURST)
         self.refilled = 0.0
@@ -137,14 +139,15 @@ class Server:
     ) -> None:
         """To every prompt and watch (and command, if wanted) that may answer for `uid` (or to
         `everyone`), worded for its rights."""
-        cache: dict[bool, bytes] = {}
+        cache: dict[tuple[int, bool], bytes] = {}
         for client in tuple(self._clients.values()):
             peer = client.peer
             wanted = commands or client.role is not Role.COMMAND
             if wanted and (everyone or peer.may_answer(uid)):
-                if peer.admin not in cache:
-                    cache[peer.admin] = protocol.encode(make(peer))
-                _write_bytes(client.writer, cache[peer.admin], client.max_unsent)
+                rights = (peer.uid, peer.admin)
+                if rights not in cache:
+                    cache[rights] = protocol.encode(make(peer))
+                _write_bytes(client.writer, cache[rights], client.max_unsent)
 
     def follow(self, client_id: int) -> None:
         """This client wants what `tell` tells."""
@@ -173,8 +176,9 @@ class Server:
 
     @property
     def prompts(self) -> tuple[Peer, ...]:
-        """Every connected prompt."""
-        return tuple(c.peer for c in self._clients.values() if c.role is Role.PROMPT)
+        """Every connected prompt with somebody there."""
+        clients = self._clients.values()
+        return tuple(c.peer for c in clients if c.role is Role.PROMPT and not c.away)
 
     # --- in ---------------------------------------------------------------------------------
 
@@ -277,6 +281,9 @@ class Server:
                 text = "a watch answers nothing: say hello as a prompt or a command"
                 refused = protocol.Refused(RefusedReason.RIGHT, text, message.ask)
                 _write(client.writer, refused)
+            elif isinstance(message, protocol.Away):
+                client.away = message.away
+                self._handler.prompts_changed(self.prompts)
             elif isinstance(message, protocol.Changed) and not client.peer.admin:
                 # It makes the daemon read every rule anew: not for anybody to demand.
                 text = "only root and members of group arbiter change the rules"

@@ -50,6 +50,7 @@ class WhenUnattended(enum.StrEnum):
 
     HOLD = "hold"
     FALLBACK = "fallback"
+    OBSERVE = "observe"
 
 
 class LinkDown(enum.StrEnum):

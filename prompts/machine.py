@@ -13,17 +13,10 @@ from arbiter.protocol import (
     Answer,
     Ask,
     Choice,
-    Closed,
-    Connection,
     Decided,
-    InForce,
-    Links,
     Notice,
     Refused,
     RefusedReason,
-    Running,
-    Status,
-    Traffic,
     Welcome,
     Withdraw,
 )
@@ -159,8 +152,8 @@ class Machine:
                 ]
             case Notice():
                 return [Say(f"· {render.tidy(event.text)}", Style.WARN)]
-            case Status() | Running() | InForce() | Connection() | Traffic() | Closed() | Links():
-                return []  # only replies to what this frontend never sends
+            case _:
+                return []  # replies to what this frontend never sends
 
     def _welcome(self, welcome: Welcome) -> list[Out]:
         self.welcome, self.notice = welcome, ""

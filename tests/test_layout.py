@@ -51,6 +51,7 @@ FLOORS = {
     "arbiter.views": 2,
     "arbiter.livebook": 2,
     "arbiter.given": 2,
+    "arbiter.snoozes": 2,
     "arbiter.rulebook": 2,
     "arbiter.verdicts": 2,
     "arbiter.core": 2,

@@ -304,6 +304,14 @@ def test_with_nobody_who_may_answer_there_the_setting_decides() -> None:
     assert not play.all(SetVerdict)
 
 
+def test_with_nobody_there_it_may_be_observed_and_the_question_stays() -> None:
+    play = Playbook(when_unattended="observe", fallback="deny").prompts()
+    play.queue(1)
+    report = said(play)[1]
+    assert (report.reason, report.verdict) == (Reason.UNATTENDED, ACCEPTED)
+    assert len(play.pipeline.asks) == 1
+
+
 # --- what is said, and counted --------------------------------------------------------------
 
 

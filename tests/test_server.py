@@ -546,6 +546,17 @@ def test_a_watch_hears_of_asks_is_nobody_to_ask_and_answers_nothing(daemon: Daem
     assert not [m for _, m in daemon.seen if isinstance(m, protocol.Answer)]
 
 
+def test_a_prompt_that_is_away_is_nobody_to_ask_and_hears_everything(daemon: Daemon) -> None:
+    with daemon.client(ALICE, Role.PROMPT) as alice:
+        alice.say(protocol.Away(True))
+        assert alice.works()
+        daemon.tell(note(1), ALICE)
+        assert alice.receive(protocol.Withdraw).ask == 1
+        alice.say(protocol.Away(False))
+        assert alice.works()
+        assert [[peer.uid for peer in peers] for peers in daemon.prompts] == [[ALICE], [], [ALICE]]
+
+
 def test_only_admins_make_the_daemon_read_its_rules_anew(daemon: Daemon) -> None:
     with daemon.client(ALICE) as alice, daemon.client(0) as root:
         alice.say(protocol.Changed())

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arbiter.rules import format_rule, parse
-from arbiter.store import Store, StoreError
+from arbiter.store import Author, Store, StoreError
 from arbiter.store.history import undone_step
 
 BOOT = "boot-1"
@@ -179,3 +179,41 @@ def test_undoing_everything_leads_back_through_every_state(
         while len(states) > 1:
             states.pop()
             assert undo(store) == states[-1]
+
+
+ALICE, BOB = Author("alice", 1000, "tui"), Author("bob", 1001, "tui")
+
+
+def take_back(store: Store, rule: int, who: Author, others: bool = False) -> tuple[str, ...]:
+    Clock.now += 1
+    return store.undo_rule(rule, Clock.now, BOOT, who, others=others)
+
+
+def test_who_answered_takes_the_answer_back_and_what_it_replaced_returns(store: Store) -> None:
+    add(store, CURL, by="alice", by_uid=1000, frontend="tui")
+    denied = add(store, CURL.replace("allow", "deny"), by="alice", by_uid=1000, frontend="tui")
+    add(store, "allow port=1")
+    assert take_back(store, denied, ALICE) == (CURL,)
+    assert lines(store) == [CURL, "allow port=1"]
+    assert store.history()[-1].by == "alice"
+
+
+def test_nobody_takes_anothers_answer_back_but_an_admin(store: Store) -> None:
+    rule = add(store, CURL, by="alice", by_uid=1000, frontend="tui")
+    with pytest.raises(StoreError, match="alice made it"):
+        take_back(store, rule, BOB)
+    assert lines(store) == [CURL]
+    assert take_back(store, rule, Author("root", 0, "tui"), others=True) == ()
+    assert lines(store) == []
+
+
+@pytest.mark.parametrize("rule", [0, 2, 99, -1])
+def test_a_rule_that_nobody_made_or_that_is_gone_cannot_be_taken_back(
+    store: Store, rule: int
+) -> None:
+    add(store, CURL, by="alice", by_uid=1000)
+    gone = add(store, "deny port=9", by="alice", by_uid=1000)
+    take_back(store, gone, ALICE)
+    with pytest.raises(StoreError, match=r"no such rule|undone already"):
+        take_back(store, rule, ALICE)
+    assert lines(store) == [CURL]

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from arbiter.model import TrafficClass
 from arbiter.protocol.live import Closed, Connection, Links, Traffic
-from arbiter.protocol.views import AdviceView, Destination, LinkView, ProcessView, Scope
+from arbiter.protocol.views import AdviceView, Destination, LinkView, ProcessView, Scope, SnoozeView
 from arbiter.protocol.words import Choice, RefusedReason, Role, WithdrawReason
 
 VERSION = 1
@@ -57,6 +57,35 @@ class RunVia(Struct, frozen=True, tag="run_via", tag_field="type", forbid_unknow
     link: str
 
 
+class Snooze(Struct, frozen=True, tag="snooze", tag_field="type", forbid_unknown_fields=True):
+    """For so long, answer everything about my processes that no rule decides like this, unasked.
+
+    0 seconds ends it. The daemon tells everybody concerned by `snoozed`, or replies `refused`.
+    """
+
+    decision: Choice
+    """Allow or deny."""
+    seconds: float
+    everyone: bool = False
+    """For all users' processes: for admins only."""
+
+
+class Undo(Struct, frozen=True, tag="undo", tag_field="type", forbid_unknown_fields=True):
+    """Take back the answer that made this rule; what it replaced is in force again.
+
+    One's own answers only, but for admins. The daemon replies `undone` or `refused`.
+    """
+
+    rule_id: int
+
+
+class Away(Struct, frozen=True, tag="away", tag_field="type", forbid_unknown_fields=True):
+    """This prompt shows nothing from now on (do not disturb), or does again: whether somebody is
+    there to ask. It is sent everything as before."""
+
+    away: bool
+
+
 class Follow(Struct, frozen=True, tag="follow", tag_field="type", forbid_unknown_fields=True):
     """From now on tell of connections and links, too: of those that are there, then as they change.
 
@@ -83,6 +112,8 @@ class Welcome(Struct, frozen=True, tag="welcome", tag_field="type"):
     mode: str
     fallback: str
     asks: int
+    snoozes: tuple[SnoozeView, ...] = ()
+    """Those that are on and concern this peer."""
 
 
 class Ask(Struct, frozen=True, tag="ask", tag_field="type"):
@@ -149,6 +180,20 @@ class Notice(Struct, frozen=True, tag="notice", tag_field="type"):
     text: str
 
 
+class Snoozed(Struct, frozen=True, tag="snoozed", tag_field="type"):
+    """A snooze began or ended: these are on now."""
+
+    snoozes: tuple[SnoozeView, ...]
+
+
+class Undone(Struct, frozen=True, tag="undone", tag_field="type"):
+    """The reply to `undo`."""
+
+    rule_id: int
+    restored: tuple[str, ...] = ()
+    """Lines of rules that are in force again."""
+
+
 class Running(Struct, frozen=True, tag="running", tag_field="type"):
     """The reply to `run_via`: it is so from now on."""
 
@@ -194,13 +239,15 @@ class Status(Struct, frozen=True, tag="status", tag_field="type"):
     """What is wrong now, each with its next step."""
 
 
-ClientMessage = Hello | Answer | Changed | RunVia | Follow | Query
+ClientMessage = Hello | Answer | Changed | RunVia | Snooze | Undo | Away | Follow | Query
 DaemonMessage = (
     Welcome
     | Ask
     | Withdraw
     | Decided
     | Notice
+    | Snoozed
+    | Undone
     | Running
     | InForce
     | Connection

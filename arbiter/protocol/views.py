@@ -70,6 +70,20 @@ class LinkView(Struct, frozen=True):
     """Bytes that this program used over it this month."""
 
 
+class SnoozeView(Struct, frozen=True):
+    """For a while, what no rule decides is allowed or denied without a question."""
+
+    uid: int | None
+    """Whose processes; None for everybody's."""
+    user: str
+    """"" for everybody."""
+    decision: str
+    """`allow` or `deny`."""
+    until: float
+    """Epoch seconds."""
+    by: str
+
+
 class LinkState(Struct, frozen=True):
     """A link by itself, for whoever follows."""
 

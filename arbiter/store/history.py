@@ -116,3 +116,13 @@ def choose(made: Sequence[Step], id: int | None, what: str, path: Path) -> Step:
     if found is None:
         raise UnsuitableError(what, path, why, "see `arbiter rules history`")
     return found
+
+
+def adding(made: Sequence[Step], rule: int, uid: int | None, what: str, path: Path) -> Step:
+    """The step that added a rule, made by `uid` if that is one. Raises as `choose`."""
+    for step in made:
+        if any(c.rule_id == rule and c.change == "added" for c in step.changes):
+            if uid is not None and step.by_uid != uid:
+                raise UnsuitableError(what, path, f"{step.by} made it", "ask an admin to undo it")
+            return choose(made, step.id, what, path)
+    raise UnsuitableError(what, path, "there is no such rule", "see `arbiter rules history`")

@@ -20,7 +20,7 @@ from arbiter.rules.words import RuleError
 from arbiter.store import changes, imports, rows, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
-from arbiter.store.history import Step, Undone, again, choose, steps
+from arbiter.store.history import Step, Undone, adding, again, choose, steps
 from arbiter.store.imports import Planned, Wanted
 from arbiter.store.rows import Author, Change, Remembered
 from arbiter.usage import Batch, OpenFlow, Used
@@ -303,6 +303,20 @@ class Store:
             chosen = choose(steps(made), step, what, self.path)
             author = Author(by, by_uid, frontend)
             return undo.take_back(self._db, self.path, chosen, again(made), now, boot, author)
+
+    def undo_rule(
+        self, rule: int, now: float, boot: str, author: Author, *, others: bool
+    ) -> tuple[str, ...]:
+        """Take the step back that added a rule; gives the lines of those in force again. Raises
+        StoreError where the rules have changed since, or, without `others`, somebody else made it.
+        """
+        what = f"cannot take rule {rule} back"
+        with self._write(what, durable=True):
+            made = self.changes()
+            step = adding(steps(made), rule, None if others else author.by_uid, what, self.path)
+            done = undo.take_back(self._db, self.path, step, again(made), now, boot, author)
+            lines = {change.rule_id: change.line for change in self.changes(made[-1].id)}
+        return tuple(lines[id] for id in done.restored)
 
     # --- decisions --------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from arbiter.records import Record
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.store.errors import ClosedError, StoreError, UnstorableError
-from arbiter.store.rows import Remembered
+from arbiter.store.rows import Author, Remembered
 from arbiter.store.store import Store
 from arbiter.usage import Batch, OpenFlow, Pending, Used
 
@@ -150,6 +150,21 @@ class Writer:
     ) -> Future[tuple[list[Entry], tuple[str, ...]]]:
         """As Store.rules, after every change asked for before; with what was unreadable."""
         return self._submit(lambda store: (store.rules(now, boot, session), store.unreadable))
+
+    def undo_rule(
+        self,
+        rule: int,
+        now: float,
+        boot: str,
+        *,
+        by: str,
+        by_uid: int | None,
+        frontend: str,
+        others: bool,
+    ) -> Future[tuple[str, ...]]:
+        """As Store.undo_rule."""
+        author = Author(by, by_uid, frontend)
+        return self._submit(lambda store: store.undo_rule(rule, now, boot, author, others=others))
 
     def last_change(self) -> Future[int]:
         """As Store.last_change."""

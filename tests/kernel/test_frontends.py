@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +142,51 @@ def test_a_user_answers_for_its_own_programs_and_sees_no_others(arbiter: Arbiter
     assert roots.poll() is None, "nobody's rule is about nobody's programs"
     assert [ask["user"] for ask in arbiter.asks()] == ["root"]
     assert arbiter.rules() == ["allow app=/usr/bin/curl user=nobody"]
+
+
+def test_who_answered_takes_it_back_and_what_was_replaced_returns(arbiter: Arbiter) -> None:
+    own = start(arbiter, *CURL, user="nobody")
+    eventually(arbiter.asks)
+    with client(arbiter, Role.PROMPT, nobody=True) as nobody, client(arbiter) as root:
+        (ask,) = nobody.asks
+        nobody.send(protocol.Answer(ask.id, Choice.ALLOW, "app", "forever"))
+        decided = nobody.receive()
+        assert isinstance(decided, protocol.Decided) and decided.rule_id is not None
+        assert own.wait(15) == 0
+        assert start(arbiter, *CURL, user="nobody").wait(15) == 0
+        arbiter.add("deny port=1")
+        (roots,) = (r["id"] for r in arbiter.json("rules", "list") if r["by"] == "root")
+        nobody.send(protocol.Undo(roots))
+        assert "root made it" in refused(nobody, RefusedReason.INVALID)
+        nobody.send(protocol.Undo(decided.rule_id))
+        assert nobody.receive() == protocol.Undone(decided.rule_id)
+        assert arbiter.rules() == ["deny port=1"]
+        again = start(arbiter, *CURL, user="nobody")
+        asked = nobody.receive()
+        assert isinstance(asked, protocol.Ask) and asked.processes[0].pid == again.pid
+        root.send(protocol.Undo(roots))
+        while not isinstance(message := root.receive(), protocol.Undone):
+            assert isinstance(message, protocol.Ask | protocol.Decided)
+    assert arbiter.rules() == []
+
+
+def test_a_snooze_is_about_its_own_users_programs_and_a_visible_end(arbiter: Arbiter) -> None:
+    with client(arbiter, Role.PROMPT, nobody=True) as nobody:
+        nobody.send(protocol.Snooze(Choice.DENY, 60))
+        told = nobody.receive()
+        assert isinstance(told, protocol.Snoozed)
+        (view,) = told.snoozes
+        assert (view.user, view.decision, view.by) == ("nobody", "deny", "nobody")
+        assert 0 < view.until - time.time() <= 60
+        assert start(arbiter, *CURL, user="nobody").wait(5) == 7, "refused at once"
+        roots = start(arbiter, *CURL)
+        assert arbiter.ask()["processes"][0]["pid"] == roots.pid
+        nobody.send(protocol.Snooze(Choice.ALLOW, 60, everyone=True))
+        refused(nobody, RefusedReason.RIGHT)
+        nobody.send(protocol.Snooze(Choice.ALLOW, 1))
+        assert nobody.receive().snoozes[0].decision == "allow"
+        assert start(arbiter, *CURL, user="nobody").wait(15) == 0
+        assert nobody.receive() == protocol.Snoozed(()), "its end is told"
 
 
 # --- exactly once ---------------------------------------------------------------------------
