@@ -129,8 +129,23 @@ def undone(message: Undone) -> str:
 
 
 def snooze_words(snooze: SnoozeView, now: float) -> str:
-    """`new connections of alice are denied for 4 min, without a question`."""
+    """`what is new of alice is denied unasked for 4 min`."""
+    return f"{snooze_what(snooze)} for {render.seconds_words(snooze.until - now + 0.999)}"
+
+
+def snooze_what(snooze: SnoozeView) -> str:
+    """`what is new of alice is denied unasked`."""
     whose = f" of {tidy(snooze.user) or snooze.uid}" if snooze.uid is not None else ""
     verb = {"allow": "allowed", "deny": "denied"}.get(snooze.decision, tidy(snooze.decision))
-    left = render.seconds_words(snooze.until - now + 0.999)
-    return f"what is new{whose} is {verb} unasked for {left}"
+    return f"what is new{whose} is {verb} unasked"
+
+
+_MODES = {
+    "observe": "arbiter is learning: what is new is allowed and recorded, and nobody is asked",
+    "enforce": "mode enforce: what no rule decides gets the fallback, and nobody is asked",
+}
+
+
+def mode_words(mode: str) -> str:
+    """What is to be known of a mode in which nobody is asked; "" for mode ask."""
+    return _MODES.get(mode, "")
