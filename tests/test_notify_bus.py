@@ -1,4 +1,4 @@
-"""`arbiter prompt notify` on a real private bus, with a played notification server and with dunst."""
+"""`arbiter prompt notify` on a real private bus, with a played notification server and dunst."""
 
 from __future__ import annotations
 
