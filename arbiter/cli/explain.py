@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from arbiter.accounts import local_zone
+from arbiter.cli import complete
 from arbiter.cli.common import (
     config_option,
     db_option,
@@ -32,7 +33,12 @@ _YES_NO = click.Choice(["yes", "no"])
 
 
 @click.command()
-@click.option("--app", default="", help="The app's id: /usr/bin/curl, unit:NAME, ...")
+@click.option(
+    "--app",
+    default="",
+    shell_complete=complete.apps,
+    help="The app's id: /usr/bin/curl, unit:NAME, ...",
+)
 @click.option("--parent", "parents", multiple=True, help="An ancestor's app id; repeatable.")
 @click.option("--host", required=True, help="The destination address.")
 @click.option("--name", "names", multiple=True, help="A name it was looked up by; repeatable.")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from arbiter.cli.common import fail, socket_option
 
@@ -45,6 +46,11 @@ class _Frontends(click.Group):
                 f"prompt {cmd_name} needs {what}, which is not installed: "
                 f"pip install 'nfarbiter[{cmd_name}]'"
             )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Their names: what each needs is not imported for that."""
+        found = [CompletionItem(name) for name in sorted(_found()) if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's; a frontend that cannot start says what it needs."""

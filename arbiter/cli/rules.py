@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from arbiter.cli import complete
 from arbiter.cli.common import (
     db_option,
     fail,
@@ -47,7 +48,7 @@ rules.add_command(export)
 
 
 @rules.command()
-@click.argument("line", nargs=-1, required=True, callback=one_line)
+@click.argument("line", nargs=-1, required=True, callback=one_line, shell_complete=complete.line)
 @db_option
 @socket_option
 @json_option
@@ -105,7 +106,7 @@ def show(db: Path, as_json: bool) -> None:
 
 
 @rules.command()
-@click.argument("ids", type=int, nargs=-1, required=True)
+@click.argument("ids", type=int, nargs=-1, required=True, shell_complete=complete.rules)
 @db_option
 @socket_option
 def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
