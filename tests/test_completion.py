@@ -1,4 +1,4 @@
-"""Tab in real shells: commands, options, and what is there now; nothing hostile becomes a command."""
+"""Tab in real shells: commands, options, what is there now; nothing hostile becomes a command."""
 
 from __future__ import annotations
 
