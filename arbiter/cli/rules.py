@@ -49,10 +49,17 @@ rules.add_command(export)
 
 @rules.command()
 @click.argument("line", nargs=-1, required=True, callback=one_line, shell_complete=complete.line)
+@click.option(
+    "--instead-of",
+    type=click.IntRange(1, 2**63 - 1),
+    metavar="ID",
+    shell_complete=complete.rules,
+    help="In place of this rule, in one step: an edit.",
+)
 @db_option
 @socket_option
 @json_option
-def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
+def add(line: str, instead_of: int | None, db: Path, socket_path: Path, as_json: bool) -> None:
     """Remember a rule: 'allow app=/usr/bin/curl host=192.0.2.0/24 port=443 for=1h'."""
     try:
         rule = parse(line)
@@ -73,7 +80,13 @@ def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
     by, uid = person()
     with open_store(db) as store:
         done = store.remember(
-            rule, by=by, by_uid=uid, frontend="cli", created=time.time(), boot=boot_id()
+            rule,
+            by=by,
+            by_uid=uid,
+            frontend="cli",
+            created=time.time(),
+            boot=boot_id(),
+            instead_of=instead_of,
         )
     in_force(socket_path)
     if as_json:
