@@ -13,6 +13,7 @@ from arbiter.protocol import (
     Answer,
     Ask,
     Choice,
+    ClientMessage,
     Decided,
     Notice,
     Refused,
@@ -349,9 +350,11 @@ class Machine:
             self._show(next(iter(self.queue()), None))
         return []
 
-    def unsent(self, answer: Answer, text: str) -> list[Out]:
-        """An answer could not be sent: nothing was decided by it."""
-        if card := self.cards.get(answer.ask):
+    def unsent(self, message: ClientMessage, text: str) -> list[Out]:
+        """A message could not be sent: nothing was decided by it."""
+        if not isinstance(message, Answer):
+            return [Say(f"! not sent: {render.tidy(text)}", Style.WARN)]
+        if card := self.cards.get(message.ask):
             card.sent = None
         return [Say(f"! not answered: {render.tidy(text)}", Style.WARN)]
 

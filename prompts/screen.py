@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arbiter.protocol import Choice, clean
@@ -150,14 +151,19 @@ def draw(
     now: float,
     ascii_only: bool = False,
     keys: bool = True,
+    beside: Sequence[tuple[str, Style]] = (),
+    covered: bool = False,
 ) -> Screen:
     """The prompt in at most `height` - 1 lines of `width` - 1 columns.
 
-    Without `keys` for who shows those in another way.
+    Without `keys` for who shows those in another way. What is `beside` it is shown below, or
+    alone where the ask is `covered`.
     """
     room = max(height - 1, 1)
     page = _Page(max(width - 1, 10), ascii_only, room)
-    if machine.gone:
+    if covered:
+        pass
+    elif machine.gone:
         page.text(
             0, f"{render.who(machine.gone.card.ask)} → {render.endpoint(machine.gone.card.ask)}"
         )
@@ -168,6 +174,9 @@ def draw(
         page.text(0, _idle(machine), Style.DIM)
     else:
         _ask(page, machine, machine.card, now, keys)
+    for text, style in beside:
+        page.text(0 if covered else 2, text, style, most=3)
+        page.rows[-1].clock = True
     return page.fit(room)
 
 

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from arbiter.protocol import Role
+from prompts.board import Board
 from prompts.cards import Out, Quit, Say, Send, Style
 from prompts.client import Client, ClientError, Event
 from prompts.keys import PASTE_OFF, PASTE_ON, KeyDecoder
-from prompts.machine import Machine
 from prompts.screen import Line, Screen, draw, fold, paint, said, width_of
 
 DONE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -184,7 +184,7 @@ class _Prompt:
     ) -> None:
         self.client, self.tty, self.clock = client, tty, clock
         self.owns_daemon = owns_daemon
-        self.machine, self.keys = Machine(), KeyDecoder()
+        self.board, self.keys = Board(), KeyDecoder()
         self.inbox: asyncio.Queue[_Item] = asyncio.Queue()
         self._again = False
 
@@ -223,7 +223,7 @@ class _Prompt:
 
     async def _next(self) -> _Item | None:
         now = self.clock()
-        wake = self.machine.wake(now)
+        wake = self.board.wake(now)
         waits = [ESC_SECONDS] if self.keys.pending else []
         waits += [max(0.0, wake - now)] if wake is not None else []
         try:
@@ -235,10 +235,10 @@ class _Prompt:
     def _handle(self, item: _Item | None) -> list[Out]:
         now = self.clock()
         if item is None or isinstance(item, bytes):
-            self.machine.tick(now)
+            self.board.tick(now)
             keys = self.keys.flush() if item is None else self.keys.feed(item)
             self._again |= "ctrl-l" in keys
-            return [out for key in keys for out in self.machine.key(key, now)]
+            return [out for key in keys for out in self.board.key(key, now)]
         if isinstance(item, _Stop):
             self.tty.leave()
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -247,7 +247,7 @@ class _Prompt:
             self.tty.enter()
             self._again = True
         elif not isinstance(item, (ClientError, _Exit)):
-            return self.machine.event(item, now)
+            return self.board.event(item, now)
         return []
 
     async def _perform(self, out: Out) -> None:
@@ -257,19 +257,29 @@ class _Prompt:
             try:
                 await self.client.send(out.message)
             except ClientError as error:
-                for say in self.machine.unsent(out.message, error.text):
+                for say in self.board.unsent(out.message, error.text):
                     await self._perform(say)
 
     def _draw(self) -> None:
         now = self.clock()
-        screen = draw(self.machine, *self.tty.size(), now, self.tty.ascii_only)
-        self.tty.show(screen, (self.machine.current, self.machine.gone is None), self._again)
-        self.machine.drawn(now, screen.rule_cut)
+        board, machine = self.board, self.board.machine
+        screen = draw(
+            machine,
+            *self.tty.size(),
+            now,
+            self.tty.ascii_only,
+            beside=board.status(now),
+            covered=board.covered,
+        )
+        about = (machine.current, machine.gone is None, board.mode, board.away)
+        self.tty.show(screen, about, self._again)
+        if not board.covered:
+            machine.drawn(now, screen.rule_cut)
         self._again = False
 
     def farewell(self) -> list[str]:
         """What stays on the screen at the end."""
-        waiting = len(self.machine.cards)
+        waiting = len(self.board.machine.cards)
         if not waiting or self.owns_daemon:
             return []  # with the daemon its asks are gone
         return self._said(Say(farewell(waiting), Style.DIM))

@@ -86,6 +86,7 @@ class Scene:
             if isinstance(out, Say):
                 self.said.append(out.text)
             elif isinstance(out, Send):
+                assert isinstance(out.message, Answer)
                 self.sent.append(out.message)
             else:
                 assert isinstance(out, Quit)

@@ -25,14 +25,14 @@ from arbiter.protocol import (
     Welcome,
     Withdraw,
 )
-from prompts import livewords, render
+from prompts import livewords, render, snoozing
 from prompts.cards import Out, Quit, Say, Send, Style
 from prompts.client import Client, ClientError, Event, Lost
 from prompts.commands import Commands
 from prompts.feed import Feed
 from prompts.machine import Machine
 from prompts.screen import Line, Span
-from prompts.tui import helptext, snooze
+from prompts.tui import helptext
 from prompts.tui.apps import AppsPane
 from prompts.tui.asks import AsksPane
 from prompts.tui.connections import ConnectionsPane
@@ -304,9 +304,9 @@ class Tui(App[int]):
         now, admin = self.now(), self.feed.welcome is not None and self.feed.welcome.admin
         on = self.feed.snoozed(now)
         key = await self.dialog(
-            "no questions for a while", snooze.lines(on, now), snooze.keys(admin)
+            "no questions for a while", snoozing.lines(on, now), snoozing.keys(admin)
         )
-        message = snooze.message(key, on)
+        message = snoozing.message(key, on)
         if message is not None:
             await self.tell(message)
 
