@@ -26,6 +26,7 @@ debian_missing() {
 		iputils-ping ping
 		dnsutils dig
 		tmux tmux
+		jq jq
 		dbus dbus-daemon
 		python3-dbusmock /usr/lib/python3/dist-packages/dbusmock
 	END

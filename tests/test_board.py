@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -227,3 +229,9 @@ def test_hostile_words_of_a_snooze_are_no_escapes() -> None:
     scene = Scene() << Snoozed((hostile,))
     assert "\x1b" not in scene.text() + "".join(scene.said)
     assert "\u202e" not in "".join(scene.said)
+
+
+def test_every_key_is_documented() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "terminal.md").read_text()
+    for key in "adrsSlLnpxuihUzwq?":
+        assert f"`{key}`" in text, key

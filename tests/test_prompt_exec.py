@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -354,5 +356,39 @@ def test_the_programs_own_options_are_its_own_and_sigint_ends_it_well(tmp_path: 
             process.send_signal(signal.SIGINT)
             out, err = await asyncio.wait_for(process.communicate(), 10)
             assert (process.returncode, out, err) == (0, b"", b"")
+
+    play(scene)
+
+
+# --- the document ---------------------------------------------------------------------------
+
+DOC = (Path(__file__).parent.parent / "docs" / "exec.md").read_text()
+
+
+@pytest.mark.parametrize("said", re.findall(r"^\| `(.*?)` \|", DOC, flags=re.M))
+def test_every_decision_in_the_document_is_one(said: str) -> None:
+    reply = read(said.encode())
+    assert reply is not None
+    assert answer(example_ask(), reply)
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="NOT RUN: no jq")
+def test_the_shell_program_in_the_document_runs_and_decides(tmp_path: Path) -> None:
+    [source] = re.findall(r"```sh\n(#!/bin/sh\n.*?)```", DOC, flags=re.S)
+    assert source.count("\n") <= 11
+    lan = msgspec.structs.replace(example_ask().destination, scope="lan")
+    other = msgspec.structs.replace(example_ask().destination, port=22)
+
+    async def scene() -> None:
+        asks = (example_ask(7), example_ask(8, destination=other), example_ask(9, destination=lan))
+        async with running(tmp_path, source.partition("\n")[2], *asks) as made:
+            await eventually(lambda: len(made.answers) == 2)
+            await asyncio.sleep(0.5)
+            told = {sent.ask: (sent.decision, sent.scope, sent.lifetime) for sent in made.answers}
+            assert told == {
+                7: (Choice.ALLOW, "port", "1h"),
+                8: (Choice.DENY, "connection", "once"),
+            }
+            assert made.complained == []
 
     play(scene)
