@@ -459,6 +459,8 @@ def test_the_terminal_is_the_persons_own(
 def test_what_cannot_be_opened_is_said_with_the_next_step() -> None:
     with pytest.raises(opener.OpenError, match="set TERMINAL, or run `arbiter prompt tui`"):
         opener.command("auto", "/s", {}, lambda _: None, frozenset({"terminal", "tui"}))
+    web = opener.command("web", "/s", {}, lambda name: name, frozenset({"web"}))
+    assert web[0] == "xdg-terminal-exec", "it prints its address"
     with pytest.raises(opener.OpenError, match=r"nfarbiter\[web\]"):
         opener.command("web", "/s", {}, lambda _: None, frozenset({"terminal"}))
     assert "terminal" in opener.prompts_here()

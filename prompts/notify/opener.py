@@ -22,7 +22,7 @@ TERMINALS = (
 )
 """Terminals, and what they want before the command: the freedesktop and the Debian way first."""
 WANTED = ("auto", "tui", "terminal", "web")
-"""What may be opened. `web` opens a browser by itself, and needs no terminal."""
+"""What may be opened in a terminal. `web` prints its address there."""
 
 
 class OpenError(Exception):
@@ -54,8 +54,6 @@ def command(
             f"there is no `arbiter prompt {name}` here: install its extra, nfarbiter[{name}]"
         )
     prompt = [sys.executable, "-P", "-m", "arbiter", "prompt", name, "--socket", socket_path]
-    if name == "web":
-        return prompt
     for terminal in _terminals(env):
         if which(terminal[0]):
             return [*terminal, *prompt]
