@@ -238,6 +238,21 @@ def test_a_click_before_one_could_read_it_does_not_answer_and_it_is_shown_again(
     assert scene.wait(GUARD_SECONDS).click(("ask", 7), "Allow").sent != []
 
 
+def test_on_a_server_that_leaves_it_there_after_a_click_the_guard_begins_again_too() -> None:
+    scene = Scene(example_ask()).wait(0.2).click(("ask", 7), "Allow", closes=False)
+    scene.wait(GUARD_SECONDS - 0.1).click(("ask", 7), "Allow", closes=False)
+    assert scene.sent == []
+    assert scene.wait(GUARD_SECONDS).click(("ask", 7), "Allow", closes=False).sent != []
+
+
+@pytest.mark.parametrize("reason", [3, 4, 99])
+def test_what_something_else_took_from_the_screen_is_shown_again(reason: int) -> None:
+    scene = Scene(example_ask()).wait()
+    scene.desk.closed(("ask", 7), reason, scene.now)
+    assert scene.asked == [7]
+    assert scene.click(("ask", 7), "Allow").sent == [], "it is to be read again"
+
+
 def test_a_click_on_what_was_shown_before_the_ask_changed_answers_nothing() -> None:
     scene = Scene(example_ask()).wait()
     (_, old), *_ = [(label, key) for key, label in scene.look()["ask", 7].actions]

@@ -304,7 +304,7 @@ def command(*options: str, env: dict[str, str]) -> subprocess.Popen[str]:
 def test_without_a_session_bus_or_a_daemon_it_says_what_to_do(bus: BusMock, tmp_path: Path) -> None:
     path = ("--socket", str(tmp_path / "s"))
     for env, code, text in (
-        ({}, 2, "there is no session bus"),
+        ({"XDG_RUNTIME_DIR": "/nonexistent"}, 2, "there is no session bus"),
         ({"DBUS_SESSION_BUS_ADDRESS": bus.address}, 3, "Is arbiter running?"),
     ):
         process = command(*path, env=env)
@@ -339,12 +339,13 @@ def test_with_wait_it_waits_for_the_daemon_and_sigterm_ends_it_well(
 
 
 def test_the_session_bus_is_where_it_is_by_the_environment_or_by_custom(tmp_path: Path) -> None:
-    assert session_address({}) == ""
-    assert session_address({"XDG_RUNTIME_DIR": str(tmp_path)}) == ""
+    nobody = 4_000_001
+    assert session_address({}, nobody) == ""
+    assert session_address({"XDG_RUNTIME_DIR": str(tmp_path)}, nobody) == ""
     (tmp_path / "bus").touch()
     runtime = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    assert session_address(runtime) == f"unix:path={tmp_path}/bus"
-    assert session_address(runtime | {"DBUS_SESSION_BUS_ADDRESS": "unix:abstract=x"}) == (
+    assert session_address(runtime, nobody) == f"unix:path={tmp_path}/bus"
+    assert session_address(runtime | {"DBUS_SESSION_BUS_ADDRESS": "unix:abstract=x"}, nobody) == (
         "unix:abstract=x"
     )
 

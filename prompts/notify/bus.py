@@ -84,10 +84,10 @@ class BusGone:
 BusEvent = Owner | Quiet | Invoked | Closed | Token | BusGone
 
 
-def session_address(env: Mapping[str, str]) -> str:
-    """The session bus's address; "" where there is none."""
-    runtime = env.get("XDG_RUNTIME_DIR", "")
-    usual = f"unix:path={runtime}/bus" if runtime and Path(runtime, "bus").exists() else ""
+def session_address(env: Mapping[str, str], uid: int) -> str:
+    """The session bus's address; "" where there is none. Under sudo it is where systemd has it."""
+    runtime = env.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    usual = f"unix:path={runtime}/bus" if Path(runtime, "bus").exists() else ""
     return env.get("DBUS_SESSION_BUS_ADDRESS") or usual
 
 

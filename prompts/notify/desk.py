@@ -182,7 +182,8 @@ class Desk:
         if kind in ("result", "notice", "mode"):
             self._forget(key)
         elif reason not in DISMISSED:
-            return
+            if kind == "ask" and id in self.items:
+                self.items[id].shown = None  # it is shown again, and to be read again
         elif kind == "snooze":
             self.snooze_hidden = True
         elif kind == "more":

@@ -233,7 +233,7 @@ async def run(
 
     1 refused by the daemon, or the bus has ended; 2 no session bus; 3 the daemon cannot be reached.
     """
-    address = session_address(env)
+    address = session_address(env, os.getuid())
     if not address:
         return _fail(
             USAGE,
