@@ -6,8 +6,10 @@ It keeps what it shows in `notes`, by number, and says on the bus what a person 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dbus_fast import Message, MessageType, RequestNameReply, Variant
 from dbus_fast.aio import MessageBus
@@ -36,7 +38,10 @@ class Shown:
 
 @dataclass
 class NotifyServer:
-    """Owns the name between `start` and `stop`."""
+    """Owns the name between `start` and `stop`.
+
+    As a program (`notifyserver.py ADDRESS FILE`) it writes each summary that it is to show.
+    """
 
     address: str
     capabilities: tuple[str, ...] = ("actions", "body", "body-markup")
@@ -44,6 +49,7 @@ class NotifyServer:
     calls: int = 0
     inhibited: bool = False
     closes_on_click: bool = True
+    log: Path | None = None
     senders: list[str] = field(default_factory=list)
     """Who had something shown, by unique name."""
     _next: int = 0
@@ -73,6 +79,9 @@ class NotifyServer:
                 self._next += 0 if replaces in self.notes else 1
                 number = replaces if replaces in self.notes else self._next
                 self.notes[number] = Shown(summary, body, actions, hints, expires)
+                if self.log is not None:
+                    with self.log.open("a") as out:
+                        out.write(f"{summary}\n")
                 return Message.new_method_return(message, "u", [number])
             case "CloseNotification":
                 self.close(message.body[0], 3)
@@ -119,3 +128,13 @@ async def eventually(look: Callable[[], object], what: str = "", seconds: float 
     while not look():
         assert asyncio.get_running_loop().time() < end, f"waited in vain for {what}"
         await asyncio.sleep(0.01)
+
+
+async def _main(address: str, log: str) -> None:
+    server = NotifyServer(address, log=Path(log))
+    await server.start()
+    await server.bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))

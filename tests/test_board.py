@@ -210,8 +210,11 @@ def test_help_has_these_keys_too() -> None:
 
 
 def test_while_links_are_chosen_these_keys_do_nothing_of_theirs() -> None:
-    scene = Scene(example_ask()) << "r" << "z" << "w" << "U"
-    assert (scene.sent, scene.board.mode, scene.board.away) == ([], Mode.ASKS, False)
+    scene = Scene(example_ask()) << "r"
+    for key in "zwUh":
+        scene << key
+        assert (scene.sent, scene.board.mode, scene.board.away) == ([], Mode.ASKS, False)
+        assert scene.board.machine.picking
 
 
 @pytest.mark.parametrize("height", range(2, 30))

@@ -157,8 +157,11 @@ def test_answered_and_withdrawn_asks_lose_their_notification_and_others_take_the
     async def scene() -> None:
         server = NotifyServer(bus.address)
         await server.start()
-        asks = [fresh(id) for id in range(10, 60)]
-        async with ScriptedDaemon(tmp_path / "s", *asks) as daemon, prompting(bus, daemon):
+        async with ScriptedDaemon(tmp_path / "s") as daemon, prompting(bus, daemon):
+            await eventually(lambda: daemon.received)
+            for id in range(10, 60):
+                daemon.tell(fresh(id))
+                await asyncio.sleep(0.005)
             await server.until("47 more questions wait")
             assert len(server.notes) == 4
             assert server.calls < 12, "a burst of asks is no burst of notifications"
@@ -192,6 +195,29 @@ def test_the_servers_restart_loses_no_question_and_while_it_is_away_nobody_is_th
             await eventually(lambda: answers(daemon))
             assert answers(daemon)[0].decision is Choice.DENY
             again.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_the_bus_can_start_is_started_and_shown_each_question_once(
+    bus: BusMock, tmp_path: Path
+) -> None:
+    here = Path(__file__).parent
+    log = tmp_path / "notes"
+    (bus.folder / "services" / f"{NAME}.service").write_text(
+        f"[D-BUS Service]\nName={NAME}\n"
+        f"Exec={sys.executable} {here / 'notifyserver.py'} {bus.address} {log}\n"
+    )
+    bus.call(
+        "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ReloadConfig"
+    )
+
+    async def scene() -> None:
+        async with ScriptedDaemon(tmp_path / "s", fresh()) as daemon, prompting(bus, daemon):
+            await eventually(log.exists)
+            await asyncio.sleep(0.5)
+            assert log.read_text() == "curl, from deploy.sh, wants to connect\n"
+            assert True not in aways(daemon)[1:]
 
     asyncio.run(scene())
 
