@@ -6,6 +6,7 @@ It keeps what it shows in `notes`, by number, and says on the bus what a person 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -133,7 +134,8 @@ async def eventually(look: Callable[[], object], what: str = "", seconds: float 
 async def _main(address: str, log: str) -> None:
     server = NotifyServer(address, log=Path(log))
     await server.start()
-    await server.bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+    with contextlib.suppress(EOFError, OSError):
+        await server.bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

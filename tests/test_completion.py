@@ -18,6 +18,7 @@ from scripted_daemon import ScriptedDaemon, ask_to, example_ask
 
 from arbiter.cli import COMMANDS, cli, complete
 from arbiter.cli.completion import script
+from arbiter.protocol import Scope
 from arbiter.rules import LifetimeKind
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +82,7 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
     assert "via=" in bash(tmp_path, "arbiter rules add route ")
     assert "via=" not in bash(tmp_path, "arbiter rules add deny ")
     assert bash(tmp_path, "arbiter rules add deny app=x fo") == ["for="]
+    assert bash(tmp_path, "arbiter rules add deny app=x ap") == [], "once is enough"
     assert "15m" in bash(tmp_path, "arbiter rules add deny for="), "only what is behind the ="
 
 
@@ -95,9 +97,10 @@ def test_bash_completes_rules_and_apps_of_the_database(tmp_path: Path) -> None:
 
 def test_bash_completes_asks_scopes_and_decisions_of_a_running_daemon(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with ScriptedDaemon(tmp_path / "s", example_ask(), ask_to(8)):
+        other = example_ask(9, scopes=(Scope("destination", "port=443"),))
+        async with ScriptedDaemon(tmp_path / "s", example_ask(), ask_to(8), other):
             for line, wanted in (
-                ("arbiter answer ", ["7", "8"]),
+                ("arbiter answer ", ["7", "8", "9"]),
                 ("arbiter answer 7 ", ["allow", "deny", "route"]),
                 (
                     "arbiter answer 7 deny --scope ",
@@ -117,8 +120,12 @@ def test_a_hostile_app_is_quoted_and_without_a_daemon_nothing_is_said(tmp_path: 
     assert added.exit_code == 0, added.output
     (offered,) = bash(tmp_path, "arbiter explain --app ")
     assert offered == f"'{name}'"
-    assert bash(tmp_path, "arbiter answer ") == []
-    assert bash(tmp_path, "arbiter run-via ") == []
+    for line in ("arbiter answer ", "arbiter run-via ", "arbiter answer 7 allow --scope "):
+        asked = {"_ARBITER_COMPLETE": "bash_complete", "COMP_WORDS": line}
+        done = subprocess.run(
+            ["arbiter"], env=env | asked, capture_output=True, text=True, timeout=20, check=False
+        )
+        assert (done.stdout.strip(), done.stderr) == ("", ""), line
 
 
 def test_in_a_real_bash_tab_completes_the_line_past_an_equals_sign(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +42,9 @@ def asks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Comple
 
 def scopes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The scopes of the ask that is answered; those of all where it is not given yet."""
-    wanted = ctx.params.get("ask")
+    # Click parses nothing of a line that ends in an option without its value: look at its words.
+    words = os.environ.get("COMP_WORDS", "").split()
+    wanted = next((int(word) for word in words if word.isascii() and word.isdigit()), None)
     found = [ask for ask in _asks(ctx) if wanted in (None, ask.id)]
     offered = {scope.id: scope.conditions for ask in found for scope in ask.scopes}
     return names(offered, incomplete)
