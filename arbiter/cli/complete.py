@@ -44,7 +44,9 @@ def scopes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Comp
     """The scopes of the ask that is answered; those of all where it is not given yet."""
     # Click parses nothing of a line that ends in an option without its value: look at its words.
     words = os.environ.get("COMP_WORDS", "").split()
-    wanted = next((int(word) for word in words if word.isascii() and word.isdigit()), None)
+    wanted = next(
+        (int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 19), None
+    )
     found = [ask for ask in _asks(ctx) if wanted in (None, ask.id)]
     offered = {scope.id: scope.conditions for ask in found for scope in ask.scopes}
     return names(offered, incomplete)
