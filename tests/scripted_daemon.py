@@ -74,6 +74,8 @@ class ScriptedDaemon:
         self.received: list[ClientMessage | ProtocolError] = []
         self.refuse: Refused | None = None
         self.version = version
+        self.status = example_status()
+        self.clock = time.time
         self.followed: list[DaemonMessage] = []
         """What a client that follows is told at once."""
         self._rules = 11
@@ -137,13 +139,13 @@ class ScriptedDaemon:
             writer.writelines([encode(welcome), *map(encode, self.asks.values())])
             self._writers.append(writer)
         elif isinstance(message, Query):
-            writer.write(encode(example_status()))
+            writer.write(encode(self.status))
         elif isinstance(message, Answer):
             self._answer(message, writer)
         elif isinstance(message, Follow):
             writer.writelines(map(encode, self.followed))
         elif isinstance(message, Snooze):
-            until = time.time() + message.seconds
+            until = self.clock() + message.seconds
             uid, user = (None, "") if message.everyone else (1000, "alice")
             on = (SnoozeView(uid, user, message.decision, until, "alice"),)
             self.tell(Snoozed(on if message.seconds else ()))

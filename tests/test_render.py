@@ -254,6 +254,5 @@ def test_frontends_import_the_protocol_and_the_model_and_nothing_else_of_arbiter
                 continue
             for name in names:
                 top = name.partition(".")[0]
-                assert name in allowed or top in {*sys.stdlib_module_names, *allowed}, (
-                    f"{path}:{node.lineno} imports {name}"
-                )
+                known = {*sys.stdlib_module_names, *allowed}
+                assert name in allowed or top in known, f"{path}:{node.lineno} imports {name}"
