@@ -364,6 +364,22 @@ def test_with_wait_it_waits_for_the_daemon_and_sigterm_ends_it_well(
     asyncio.run(scene())
 
 
+def test_the_end_of_the_session_bus_is_the_end_and_is_said(
+    bus: BusMock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def scene() -> None:
+        async with ScriptedDaemon(tmp_path / "s", fresh()) as daemon:
+            env = {"DBUS_SESSION_BUS_ADDRESS": bus.address}
+            task = asyncio.create_task(shell.run(daemon.path, lifetime="once", env=env))
+            await eventually(lambda: daemon.received)
+            await asyncio.to_thread(bus.kill)
+            assert await asyncio.wait_for(task, 10) == 1
+
+    asyncio.run(scene())
+    said = "arbiter prompt: the session bus has ended, and notifications with it\n"
+    assert capsys.readouterr().err == said
+
+
 def test_the_session_bus_is_where_it_is_by_the_environment_or_by_custom(tmp_path: Path) -> None:
     nobody = 4_000_001
     assert session_address({}, nobody) == ""
