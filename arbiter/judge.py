@@ -19,12 +19,14 @@ from arbiter.rules import Entry, Index, Query
 
 class Context(NamedTuple):
     """Where the machine is when a packet comes (`sim=`, `network=`, `metered=` and `roaming=` of a
-    rule are held against it, see rules.Query), and what its destination is called."""
+    rule are held against it, see rules.Query), which profile is active, and what its destination is
+    called."""
 
     sims: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     metered: bool | None = None
     roaming: bool | None = None
+    profile: str = ""
     names: tuple[str, ...] = ()
     """By which the destination's address was looked up, the newest first."""
 
@@ -74,6 +76,7 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
             networks=context.networks,
             metered=context.metered,
             roaming=context.roaming,
+            profile=context.profile,
             names=context.names,
         )
         return
@@ -96,6 +99,7 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
             networks=context.networks,
             metered=context.metered,
             roaming=context.roaming,
+            profile=context.profile,
             groups=owner.groups if uid is not None else (),
             gids=owner.gids if uid is not None else (),
             names=context.names,

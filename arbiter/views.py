@@ -89,6 +89,7 @@ def ask_message(
     links: tuple[protocol.LinkView, ...],
     cwd: str = "",
     advice: protocol.AdviceView | None = None,
+    profile: str = "",
 ) -> protocol.Ask:
     """An ask as this peer sees it: the scopes are those that its answer can make.
 
@@ -96,7 +97,7 @@ def ask_message(
     """
     scopes = tuple(protocol.Scope(id, conditions(rule)) for id, rule in offered(ask, peer).items())
     for room in ROOMS:
-        message = _ask(ask, room, scopes, links, cwd, advice)
+        message = _ask(ask, room, scopes, links, cwd, advice, profile)
         if len(protocol.encode(message)) <= MAX_ASK:
             break
     return message
@@ -109,6 +110,7 @@ def _ask(
     links: tuple[protocol.LinkView, ...],
     cwd: str,
     advice: protocol.AdviceView | None,
+    profile: str,
 ) -> protocol.Ask:
     packet, owner, subject, names = ask.example
     flow = packet.flow
@@ -135,6 +137,7 @@ def _ask(
         no_owner=_no_owner(owner),
         links=links,
         advice=advice,
+        profile=profile,
         obstacle=bool(ask.obstacle),
         via=ask.via,
         stale=ask.stale,

@@ -96,7 +96,7 @@ class Ways:
         self._by_index = {link.index: link for link in self.links.values() if link.index}
         self._by_number = {link.number: link for link in self.links.values()}
         up = [link for link in self.links.values() if link.up]
-        self._here = Context(
+        self._here = self._here._replace(
             sims=tuple(dict.fromkeys(link.sim for link in up if link.sim)),
             networks=tuple(dict.fromkeys(name for link in up for name in link.networks)),
         )
@@ -107,6 +107,11 @@ class Ways:
                 self._homes.move_to_end(address)
         while len(self._homes) > MAX_HOMES:
             self._homes.popitem(last=False)
+
+    def hold(self, profile: str) -> None:
+        """This profile is active now; "" for none."""
+        self._here = self._here._replace(profile=profile)
+        self._contexts = {}
 
     def context(self, packet: Packet, run: Run | None = None) -> Context:
         """Where the machine is, and how the link is that the packet leaves over by default, or

@@ -39,6 +39,8 @@ FLOORS = {
     "arbiter.records": 1,
     "arbiter.usage": 1,
     "arbiter.budgets": 2,
+    "arbiter.profiles": 2,
+    "arbiter.switching": 2,
     "arbiter.ways": 2,
     "arbiter.linkchange": 2,
     "arbiter.linknews": 2,

@@ -211,6 +211,12 @@ def test_a_network_lies_in_a_scope_only_with_all_its_addresses(
         assert {scope_of(each) for each in inside} == {around}
 
 
+def test_the_unspecified_address_makes_no_network_loopback() -> None:
+    assert scope_around(Network(bytes(4), 1)) is None
+    assert scope_around(Network(bytes(4), 31)) is None
+    assert scope_around(Address(bytes(4))) is ScopeName.LOOPBACK
+
+
 def test_every_block_of_a_scope_is_found_in_it() -> None:
     for text, scope in (
         ("10.0.0.0/8", "lan"),

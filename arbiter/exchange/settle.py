@@ -8,7 +8,7 @@ from arbiter.exchange.items import Batch, Item, Remark, RemarkKind, cannot, unke
 from arbiter.rules import Entry, LifetimeKind, Rule, RuleError, conditions, format_rule, parse
 from arbiter.rules.words import quote
 
-BINDABLE = ("sim", "network")
+BINDABLE = ("profile", "sim", "network")
 
 
 class Binding(ValueError):  # noqa: N818  # it is the person's word that is wrong, not a state

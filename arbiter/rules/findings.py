@@ -179,6 +179,7 @@ def _values(entry: Entry) -> tuple[object, ...]:
         rule.user or None,
         rule.proto,
         rule.hook,
+        rule.profile or None,
         rule.network or None,
         rule.sim or None,
         rule.roaming,

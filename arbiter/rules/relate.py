@@ -25,9 +25,12 @@ from arbiter.rules.rule import (
 )
 from arbiter.rules.scopes import scope_of
 
-_SAME = ("app", "parent", "user", "proto", "hook", "network", "sim", "roaming", "metered")
+_SAME = (
+    *("app", "parent", "user", "proto", "hook"),
+    *("profile", "network", "sim", "roaming", "metered"),
+)
 _UNSET = ("", None)
-_APART = ("app", "proto", "hook", "roaming", "metered")
+_APART = ("app", "proto", "hook", "profile", "roaming", "metered")
 """A flow has one value of each; of parents, networks and SIMs it has several."""
 
 
@@ -80,6 +83,8 @@ def scope_around(host: Address | Network) -> ScopeName | None:
     if isinstance(host, Address):
         return first
     four = len(host.packed) == 4
+    if host.packed == bytes(4):
+        return None  # it alone is loopback, and what follows is not, up to 127.0.0.0
     open_bits = 8 * len(host.packed) - host.prefixlen
     last = (int.from_bytes(host.packed) | (1 << open_bits) - 1).to_bytes(len(host.packed))
     # Near blocks are prefixes themselves, of 16 (10) bits at most but for single addresses at the
