@@ -20,6 +20,7 @@ from arbiter.events import (
     Effect,
     Event,
     FindOwner,
+    KeepProfile,
     PacketQueued,
     ProcessExited,
     Remember,
@@ -304,6 +305,8 @@ class Daemon:
         match effect:
             case Remember():
                 self._spawn(self._memory.remember(effect))
+            case KeepProfile():
+                self._spawn(self._memory.keep_profile(effect))
             case Retire(ids, reason):
                 self._spawn(self._memory.retire(ids, reason))
             case WatchProcess(pid, start):

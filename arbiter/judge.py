@@ -26,9 +26,9 @@ class Context(NamedTuple):
     networks: tuple[str, ...] = ()
     metered: bool | None = None
     roaming: bool | None = None
-    profile: str = ""
     names: tuple[str, ...] = ()
     """By which the destination's address was looked up, the newest first."""
+    profile: str = ""
 
 
 NOWHERE = Context()

@@ -67,6 +67,8 @@ class Record(Struct, frozen=True):
     metered: bool | None = None
     """Whether the link it would leave over by default was metered; None where nobody knew."""
     roaming: bool | None = None
+    profile: str = ""
+    """The active profile; "" for none."""
 
 
 def json_list(texts: Iterable[str]) -> str:

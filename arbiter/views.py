@@ -300,6 +300,7 @@ def record_of(report: Report, link: str = "") -> Record:
         networks=json_list(report.context.networks),
         metered=report.context.metered,
         roaming=report.context.roaming,
+        profile=report.context.profile,
         **fields,  # type: ignore[arg-type]  # names and types are Record's, checked by its test
     )
 

@@ -1,4 +1,4 @@
-"""SQLite: remembered rules, decision records, and what was used."""
+"""SQLite: remembered rules, profiles, decision records, and what was used."""
 
 from arbiter.store.errors import (
     ClosedError,

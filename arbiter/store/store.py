@@ -1,4 +1,4 @@
-"""The database of rules, decision records and usage: one connection, one thread, no clock.
+"""The database of rules, profiles, records and usage: one connection, one thread, no clock.
 
 Every method raises StoreError; where it does, nothing of what was asked is done.
 """
@@ -22,6 +22,7 @@ from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
 from arbiter.store.history import Step, Undone, adding, again, choose, steps
 from arbiter.store.imports import Planned, Wanted
+from arbiter.store.profiles import Profiles
 from arbiter.store.rows import Author, Change, Remembered
 from arbiter.usage import Batch, OpenFlow, Used
 
@@ -39,6 +40,7 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self.path = path
+        self.profiles = Profiles(connection, path, lambda what: self._write(what, durable=True))
         self.unreadable: tuple[str, ...] = ()
         """Rules that the last `rules` or `sweep` could not read, each with why and next step."""
 
