@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from arbiter.accounts import local_zone
 from arbiter.cli.common import (
@@ -18,6 +19,7 @@ from arbiter.cli.common import (
     json_option,
     show_json,
 )
+from arbiter.cli.profilewords import profile_or_none
 from arbiter.cli.rules import rule_object
 from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.kernel.procfs import user_groups
@@ -46,6 +48,12 @@ _YES_NO = click.Choice(["yes", "no"])
     multiple=True,
     help="A network it is on: gateway:MAC, ssid:NAME or sim:ICCID; repeatable.",
 )
+@click.option(
+    *("--profile", "named"),
+    callback=profile_or_none,
+    metavar="NAME|none",
+    help="The active profile; by default the one that is.",
+)
 @click.option("--roaming", type=_YES_NO, help="Is the default link roaming? Else unknown.")
 @click.option("--metered", type=_YES_NO, help="Is the default link metered? Else unknown.")
 @config_option("The directory of policy.d.")
@@ -62,6 +70,7 @@ def explain(
     hook: str,
     sims: tuple[str, ...],
     networks: tuple[str, ...],
+    named: str | None,
     roaming: str | None,
     metered: str | None,
     config: Path,
@@ -72,7 +81,7 @@ def explain(
 
     Policy files count, too. Nothing is looked up: say what the destination is called with --name,
     and where the machine is and what its default link costs with --sim, --network, --roaming and
-    --metered.
+    --metered. The active profile counts, or the one of --profile.
 
     Exit code 0 if a rule decides it, 1 if a person would be asked.
     """
@@ -99,6 +108,8 @@ def explain(
     now, zone = time.time(), local_zone()
     with open_store(db, readonly=True) as store:
         entries = store.rules(now, boot_id(), None)
+        active = store.profiles.book().standing.active if named is None else named
+    query = structs.replace(query, profile=active)
     files, problems = read_policies(config / "policy.d")
     for problem in problems:
         click.echo(f"arbiter: {problem}", err=True)

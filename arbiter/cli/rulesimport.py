@@ -19,6 +19,7 @@ from arbiter.cli.common import (
     show_json,
     socket_option,
 )
+from arbiter.cli.profilewords import profile_name, unknown_profile
 from arbiter.cli.rulesfiles import UnreadableError, read_sources
 from arbiter.cli.rulestore import boot_id, open_store, unknown_user
 from arbiter.exchange import (
@@ -50,7 +51,7 @@ def _binding(
 
 
 def bound(word: str) -> tuple[str, str]:
-    """`sim=…` or `network=…`, or a usage error."""
+    """`profile=…`, `sim=…` or `network=…`, or a usage error."""
     try:
         return read_binding(word)
     except Binding as error:
@@ -73,9 +74,10 @@ def bound(word: str) -> tuple[str, str]:
     "bindings",
     multiple=True,
     callback=_binding,
-    metavar="sim=ICCID|network=…",
+    metavar="profile=NAME|sim=ICCID|network=…",
     help="Give every rule this condition, too.",
 )
+@click.option("--profile", callback=profile_name, help="As --bind profile=NAME.")
 @click.option("--app", default="", help="The program that an Internet Access Policy is about.")
 @click.option(
     "--output",
@@ -92,6 +94,7 @@ def import_(
     named: str,
     layer: str,
     bindings: list[tuple[str, str]],
+    profile: str | None,
     app: str,
     output: Path | None,
     skip: bool,
@@ -115,8 +118,9 @@ def import_(
     except UnreadableError as error:
         fail(protocol.clean(str(error)))
     batch = read(sources, None if named == "auto" else Format(named), app)
+    bindings += [("profile", profile)] if profile else []
     batch = settle(batch, bindings, now=now)
-    remarks = [*batch.remarks, *_passed_over(passed), *_doubts(batch.items)]
+    remarks = [*batch.remarks, *_passed_over(passed), *_doubts(batch.items, _profiles(batch, db))]
     stop = bool(batch.cannot()) and not skip
     planned: list[Planned] = []
     if batch.items:
@@ -166,13 +170,22 @@ def _passed_over(names: Sequence[str]) -> Iterable[Remark]:
         yield Remark(RemarkKind.LEFT_OUT, name, "its name is not that of a file of rules")
 
 
-def _doubts(items: Sequence[Item]) -> Iterable[Remark]:
+def _profiles(batch: Batch, db: Path) -> frozenset[str]:
+    """The profiles there are, where a rule is of one."""
+    if not any(item.rule.profile for item in batch.items) or not db.exists():
+        return frozenset()
+    with open_store(db, readonly=True) as store:
+        return store.profiles.names()
+
+
+def _doubts(items: Sequence[Item], profiles: frozenset[str]) -> Iterable[Remark]:
     users: dict[str, str] = {}
     for item in items:
         user = item.rule.user
         if user not in users:
             users[user] = unknown_user(user)
-        for doubt in filter(None, (over_broad(item.rule), users[user])):
+        unknown = unknown_profile(item.rule.profile, profiles)
+        for doubt in filter(None, (over_broad(item.rule), users[user], unknown)):
             yield Remark(RemarkKind.WARNING, item.place, doubt)
 
 

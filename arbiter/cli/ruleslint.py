@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from arbiter.cli.common import show_json
+from arbiter.cli.profilewords import unknown_profile
 from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.policyfiles import entries as of_files
 from arbiter.policystate import read_policies
@@ -16,6 +17,8 @@ from arbiter.protocol import clean
 from arbiter.rules import Entry
 from arbiter.rules import check as odd
 
+NO_PROFILE = "no-profile"
+"""The kind of a finding about a rule of a profile that is not there."""
 GONE = "dead"
 """The kind of a finding about a program that is not there any more."""
 
@@ -25,10 +28,15 @@ def check_rules(db: Path, config: Path, as_json: bool) -> int:
     now = time.time()
     with open_store(db, readonly=True) as store:
         remembered = store.rules(now, boot_id(), None)
+        profiles = store.profiles.names()
     files, _ = read_policies(config / "policy.d")
     rules = [*remembered, *of_files(files)[0]]
     findings = [(f.kind.value, f.entry, f.other, f.text) for f in odd(rules, now)]
     findings += [(GONE, entry, None, _gone(entry)) for entry in rules if _gone(entry)]
+    unknown = ((entry, unknown_profile(entry.rule.profile, profiles)) for entry in rules)
+    findings += [
+        (NO_PROFILE, entry, None, f"{entry.called}: {why}") for entry, why in unknown if why
+    ]
     if as_json:
         show_json(
             [

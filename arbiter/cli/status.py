@@ -37,6 +37,7 @@ def _lines(status: protocol.Status) -> list[tuple[str, str]]:
         ("firewall", f"{status.backend}, queue {status.queue}; absent: {status.when_absent}"),
         ("up", _span(status.uptime)),
         ("rules", str(status.rules)),
+        ("profile", protocol.clean(status.profile) or "none"),
         (
             "waiting",
             f"asks {status.asks}, packets {status.held}; prompts connected: {status.prompts}",

@@ -12,15 +12,19 @@ BINDABLE = ("profile", "sim", "network")
 
 
 class Binding(ValueError):  # noqa: N818  # it is the person's word that is wrong, not a state
-    """Words that name no SIM and no network."""
+    """Words that name no profile, no SIM and no network."""
 
 
 def read_binding(text: str) -> tuple[str, str]:
-    """`sim=ICCID` or `network=…` as a person writes it: key and value, canonical. Or Binding."""
+    """`profile=NAME`, `sim=ICCID` or `network=…` as a person writes it: key and value, canonical.
+
+    Raises Binding.
+    """
     key, equals, value = text.partition("=")
     if not equals or key not in BINDABLE:
         raise Binding(
-            "it is sim=ICCID, network=ssid:NAME, network=gateway:MAC or network=sim:ICCID"
+            "it is profile=NAME, sim=ICCID, network=ssid:NAME, network=gateway:MAC or "
+            "network=sim:ICCID"
         )
     try:
         rule = parse(f"allow {key}={quote(value)}")
@@ -73,18 +77,19 @@ def _double(first: Item, second: Item) -> Remark:
 
 
 def select(
-    entries: Sequence[Entry], *, network: str = "", sim: str = "", spans: bool
+    entries: Sequence[Entry], bindings: Sequence[tuple[str, str]] = (), *, spans: bool
 ) -> tuple[list[Entry], list[str]]:
     """The rules to export, oldest first, and what is left out with the reason.
 
-    With `network` or `sim`: those bound to it only. `spans`: the format says when a rule ends.
-    Rules that end with a process, a run of arbiter or the boot mean nothing elsewhere.
+    Those bound to all of `bindings` only, as `read_binding` gives them. `spans`: the format says
+    when a rule ends. Rules that end with a process, a run of arbiter or the boot mean nothing
+    elsewhere.
     """
     kept: list[Entry] = []
     left: list[str] = []
     for entry in sorted(entries, key=lambda entry: (entry.created, entry.id)):
         rule = entry.rule
-        if (network and rule.network != network) or (sim and rule.sim != sim):
+        if not all(_is_bound(rule, key, value) for key, value in bindings):
             continue
         why = _unexportable(rule.lifetime.kind, spans)
         if why:
@@ -92,6 +97,15 @@ def select(
         else:
             kept.append(entry)
     return kept, left
+
+
+def _is_bound(rule: Rule, key: str, value: str) -> bool:
+    """A SIM's rules are those of its network, too: both say that it is in use."""
+    if key == "sim":
+        return value == rule.sim or f"sim:{value}" == rule.network
+    if value.startswith("sim:") and value.removeprefix("sim:") == rule.sim:
+        return True
+    return bool(getattr(rule, key) == value)
 
 
 def _unexportable(kind: LifetimeKind, spans: bool) -> str:

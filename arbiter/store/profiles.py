@@ -41,6 +41,11 @@ class Profiles:
         with explained(self._path, "cannot read the profiles"):
             return self._book()
 
+    def names(self) -> frozenset[str]:
+        """Of every profile."""
+        with explained(self._path, "cannot read the profiles"):
+            return frozenset(row[0] for row in self._db.execute("SELECT name FROM profiles"))
+
     def history(self) -> list[Switch]:
         """Every switch, in order."""
         with explained(self._path, "cannot read the profiles"):
@@ -52,13 +57,13 @@ class Profiles:
     def _book(self) -> Book:
         names = [row[0] for row in self._db.execute("SELECT name FROM profiles ORDER BY name")]
         rows = self._db.execute("SELECT network, profile FROM profile_networks").fetchall()
-        bad = [f"its name: {profile_fault(n) or 'empty'}" for n in names if not _good(n)]
+        bad = [f"{n!r}: {profile_fault(n) or 'it has no name'}" for n in names if not _good(n)]
         networks: dict[str, list[str]] = {name: [] for name in names if _good(name)}
         for text, name in rows:
             try:
                 networks.get(name, []).append(read_bound(text))
             except RuleError as error:
-                bad.append(f"network {text!r} of {word(name)}: {error}")
+                bad.append(f"network {text!r} of {name!r}: {error}")
         step = "make it anew: `arbiter profiles add`"
         return Book(
             tuple(Profile(name, tuple(sorted(of))) for name, of in networks.items()),
@@ -144,7 +149,7 @@ class Profiles:
             other = self._bound_to(network)
             if other and other != name:
                 why = f"{quote(network)} is bound to profile {other}"
-                step = f"first: arbiter profiles unbind '{quote(network)}'"
+                step = f"first: arbiter profiles unbind {quote(network)}"
                 raise UnsuitableError(what, self._path, why, step)
             if not other:
                 values = (quote(network), name)
