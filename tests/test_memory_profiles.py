@@ -9,7 +9,7 @@ from pathlib import Path
 from linkscene import wifi
 from playbook import START
 
-from arbiter.events import Event, KeepProfile, LinksChanged
+from arbiter.events import Event, KeepProfile, LinksChanged, Notify
 from arbiter.memory import Memory
 from arbiter.pipeline import Pipeline
 from arbiter.profiles import Standing
@@ -28,9 +28,12 @@ class Half:
         self.pipeline = Pipeline(Settings())
         self.memory = Memory(path, self.dispatch)
         self.tasks: list[asyncio.Task[None]] = []
+        self.told: list[str] = []
 
     def dispatch(self, event: Event) -> None:
         for effect in self.pipeline.handle(event):
+            if isinstance(effect, Notify):
+                self.told.append(effect.text.partition(";")[0])
             if isinstance(effect, KeepProfile):
                 self.tasks.append(asyncio.ensure_future(self.memory.keep_profile(effect)))
 
@@ -114,6 +117,10 @@ def test_what_is_read_is_never_older_than_what_the_pipeline_knows(tmp_path: Path
         await reading
         assert half.active == "office"
         await half.settled()
+        assert [text for text in half.told if "profile" in text] == [
+            "profile home: on ssid:Home",
+            "profile office: on ssid:Office",
+        ]
         with half.store() as store:
             assert [s.after for s in store.profiles.history()] == ["home", "office"]
 

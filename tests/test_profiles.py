@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from linkscene import lte, wifi
+from linkscene import WIFI, lte, wifi
 from playbook import START, Playbook, owner, process, verdict
 from rule_strategies import UNHURRIED
 
@@ -269,12 +269,13 @@ def test_what_waits_is_tried_again_and_asks_are_withdrawn() -> None:
 def test_what_a_person_chose_holds_here_and_is_told() -> None:
     play = moving(*TWO, standing=Standing("home", "home"))
     play.links(wifi(networks=(HOME,)))
-    play.skip()
+    play.skip().queue(9, outdev=WIFI) >> FindOwner >> verdict(9, ACCEPTED) >> Report
     read(play, Standing("travel", None), switch(2, "home", "travel"))
     play >> Notify(None, f"profile travel: chosen by alice{BACK}")
     play >> KeepProfile("travel", Standing("travel", "home"), "")
     play.end()
     play.queue(1) >> FindOwner >> verdict(1, DENIED) >> Report
+    play.queue(2, outdev=WIFI) >> FindOwner >> verdict(2, DENIED) >> Report
     for links in ((), (wifi(networks=(CAFE,)),), (wifi(networks=(MAC, HOME)),)):
         play.links(*links)
         assert play.pipeline.profiles.active == "travel"

@@ -125,6 +125,18 @@ def test_an_earlier_layer_shadows_whatever_it_decides() -> None:
     assert check([entry(1, "allow host=lan", Layer.SHIPPED), narrow]) == []
 
 
+def test_rules_of_profiles_stand_apart_and_a_rule_of_none_covers_them() -> None:
+    home = entry(1, f"allow {CURL} profile=home")
+    travel = entry(2, f"deny {CURL} profile=travel")
+    everywhere = entry(3, f"deny {CURL}")
+    assert apart(home.rule, travel.rule)
+    assert not covers(home, everywhere) and not covers(home, travel)
+    assert covers(everywhere, travel) and not apart(everywhere.rule, travel.rule)
+    assert check([home, travel]) == []
+    found = [(f.kind.value, f.entry.id) for f in check([home, travel, everywhere])]
+    assert found == [("redundant", 2)]
+
+
 def test_a_process_covers_itself_only() -> None:
     mine, other = (7, 70), (8, 80)
     one = entry(1, f"allow {CURL} for=process", process=mine)
