@@ -87,6 +87,7 @@ def link_of(link: FoundLink, spent: Spent | None) -> Link:
         roaming=link.roaming,
         sim=link.sim,
         networks=link.networks,
+        finding=link.finding,
         price=str(link.price or ""),
         budget=str(link.budget or ""),
         spent=spent,

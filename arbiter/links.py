@@ -114,6 +114,8 @@ class FoundLink(Struct, frozen=True):
     apn: str = ""
     networks: tuple[str, ...] = ()
     """What it is connected to, as a rule's `network=` says it."""
+    finding: bool = False
+    """Whether a gateway has no hardware address yet, or does not answer just now."""
     dns: tuple[bytes, ...] = ()
     price: Price | None = None
     budget: Budget | None = None
@@ -294,6 +296,7 @@ def _found(
         operator=facts.operator,
         apn=facts.apn,
         networks=_networks(interface, facts),
+        finding=_finding(interface, gateway.values()),
         dns=(file.dns if file else ()) or facts.dns,
         price=file.price if file else None,
         budget=file.budget if file else None,
@@ -318,6 +321,15 @@ def _metered(interface: Interface, file: LinkFile | None, facts: NetFacts) -> tu
         service = "NetworkManager's guess" if facts.metered_guessed else "NetworkManager"
         return facts.metered, service
     return interface.kind in _COSTLY, "guess"
+
+
+_ADDRESSLESS = frozenset({LinkKind.CELLULAR, LinkKind.VPN, LinkKind.DIALUP})
+"""Kinds whose gateways have no hardware address, and never will."""
+
+
+def _finding(interface: Interface, gateways: Iterable[bytes]) -> bool:
+    found = {gateway for gateway, _ in interface.gateways}
+    return interface.kind not in _ADDRESSLESS and any(g and g not in found for g in gateways)
 
 
 def _networks(interface: Interface, facts: NetFacts) -> tuple[str, ...]:

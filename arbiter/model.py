@@ -356,6 +356,8 @@ class Link(Struct, frozen=True, gc=False):
     """The ICCID of the SIM in it; "" for none, or where nobody knows. "" never matches."""
     networks: tuple[str, ...] = ()
     """What it is connected to, as `network=` says it: gateway:…, ssid:…, sim:…."""
+    finding: bool = False
+    """A gateway's hardware address is still being found out: more may be known soon."""
     price: str = ""
     """`0.02 EUR/MB`, or ""."""
     budget: str = ""

@@ -82,9 +82,16 @@ def look(bound: Mapping[str, str], standing: Standing, links: Iterable[Link]) ->
     """What follows from the links there are, the most preferred first. The same for the same.
 
     The first link that is up and on a bound network says the place: with several networks bound of
-    one link, its gateway before its SSID before its SIM (the order of Link.networks).
+    one link, its gateway before its SSID before its SIM (the order of Link.networks). While it is
+    not known where a link before it is, nothing changes: a gateway that is silent for a moment
+    must not let a SIM that is always there say the place.
     """
-    here = [(n, bound[n]) for link in links if link.up for n in link.networks if n in bound]
+    here: list[tuple[str, str]] = []
+    for link in links:
+        found = [(n, bound[n]) for n in link.networks if n in bound and link.up]
+        if link.up and link.finding and not found and not here:
+            return Look(standing)
+        here += found
     if standing.place is None:  # a person has chosen, knowing where the machine is
         return Look(Standing(standing.active, here[0][1] if here else ""))
     if not here or here[0][1] == standing.place:

@@ -109,6 +109,12 @@ def test_a_change_of_network_switches_new_connections_only_and_undo_goes_back(
         assert {"home", "office"} <= {str(row[0]) for row in records}
 
 
+def silence(lab: Lab, arp: str) -> None:
+    """The router of wifi answers no question for its address any more, or does again."""
+    assert lab.run(["ip", "link", "set", "access0", "arp", arp], ns="wifi").returncode == 0
+    assert lab.run(["ip", "neigh", "flush", "dev", "wlan0"]).returncode == 0
+
+
 def places(arbiter: Arbiter) -> set[str]:
     """The place as it was kept last."""
     rows = arbiter.database("SELECT place FROM profile_switches ORDER BY id DESC LIMIT 1")
@@ -128,6 +134,19 @@ def test_of_two_known_networks_that_of_the_default_link_says(
         prompt.told("profile home: on gateway:")
         do(arbiter, "add", "mobile", "--network", f"gateway:{OFFICE}")
         assert goes(arbiter)
+        # A router that is silent for a while is still the same router.
+        silence(clean_lab, "off")
+        eventually(lambda: networks(arbiter) == [])
+        assert profile(arbiter) == "home"
+        silence(clean_lab, "on")
+        eventually(lambda: networks(arbiter) == [f"gateway:{HOME}"])
+        assert (profile(arbiter), goes(arbiter)) == ("home", True)
+        arbiter.stop()
+        silence(clean_lab, "on")  # nothing is known of it when arbiter starts
+        arbiter.start()
+        eventually(lambda: networks(arbiter) == [f"gateway:{HOME}"])
+        assert len(arbiter.json("profiles", "history")) == 1
+    with Arbiter(clean_lab, tmp_path, "--mode", "enforce") as arbiter, Prompt(arbiter) as prompt:
         assert clean_lab.run(["ip", "link", "set", "wlan0", "down"]).returncode == 0
         prompt.told(f"profile mobile: on gateway:{OFFICE}; ")
         assert not goes(arbiter)
