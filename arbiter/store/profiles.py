@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from arbiter.rules.places import profile_fault
 from arbiter.rules.words import RuleError, quote
 from arbiter.store.errors import UnsuitableError, explained
 from arbiter.store.rows import Author
+from arbiter.store.transaction import writing
 
 _COLUMNS = "id, time, profile_from, profile_to, why, by_user, by_uid, frontend, undoes"
 _UNDONE = "EXISTS (SELECT 1 FROM profile_switches later WHERE later.undoes = profile_switches.id)"
@@ -25,14 +26,11 @@ _LIST = "see `arbiter profiles list`"
 class Profiles:
     """The part of a Store about profiles. Every method raises StoreError; then nothing is done."""
 
-    def __init__(
-        self,
-        db: sqlite3.Connection,
-        path: Path,
-        write: Callable[[str], AbstractContextManager[None]],
-    ) -> None:
-        """`write`: one transaction, durable when it ends, with what cannot be done if it fails."""
-        self._db, self._path, self._write = db, path, write
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        self._db, self._path = db, path
+
+    def _write(self, what: str) -> AbstractContextManager[None]:
+        return writing(self._db, self._path, what, durable=True)
 
     # --- reading ----------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ Every method raises StoreError; where it does, nothing of what was asked is done
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,6 @@ import msgspec
 
 from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
-from arbiter.rules.words import RuleError
 from arbiter.store import changes, imports, rows, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
@@ -24,6 +23,7 @@ from arbiter.store.history import Step, Undone, adding, again, choose, steps
 from arbiter.store.imports import Planned, Wanted
 from arbiter.store.profiles import Profiles
 from arbiter.store.rows import Author, Change, Remembered
+from arbiter.store.transaction import writing
 from arbiter.usage import Batch, OpenFlow, Used
 
 _INSERT_RULE = (
@@ -40,7 +40,7 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self.path = path
-        self.profiles = Profiles(connection, path, lambda what: self._write(what, durable=True))
+        self.profiles = Profiles(connection, path)
         self.unreadable: tuple[str, ...] = ()
         """Rules that the last `rules` or `sweep` could not read, each with why and next step."""
 
@@ -369,33 +369,5 @@ class Store:
         with explained(self.path, "cannot read what was used"):
             return usage.usage(self._db, since, until)
 
-    # --- inside -----------------------------------------------------------------------------
-
-    @contextmanager
-    def _write(self, what: str, *, durable: bool) -> Iterator[None]:
-        """One transaction, with the write lock from its start: no upgrade of a lock can fail."""
-        with explained(self.path, what):
-            try:
-                # sqlite.org/pragma.html#pragma_synchronous: in WAL mode FULL syncs every
-                # commit, NORMAL leaves that to the checkpoint.
-                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._db.execute("BEGIN IMMEDIATE")
-                yield
-                self._db.execute("COMMIT")
-            except (UnicodeEncodeError, OverflowError) as error:
-                raise UnstorableError(
-                    what, self.path, f"it holds what is no text or number ({error})", "rename it"
-                ) from error
-            except RuleError as error:
-                raise UnstorableError(
-                    what, self.path, f"its line cannot be read back ({error})", "report this"
-                ) from error
-            finally:
-                self._undo_open()
-
-    def _undo_open(self) -> None:
-        try:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-        except sqlite3.ProgrammingError:
-            return  # closed: there is nothing open, and the first error says so
+    def _write(self, what: str, *, durable: bool) -> AbstractContextManager[None]:
+        return writing(self._db, self.path, what, durable=durable)
