@@ -242,7 +242,7 @@ def test_status_is_one_object_with_stable_keys_and_a_table_for_people(
     assert shown == json.loads(STATUS)
     assert set(shown) == {
         *("type", "mode", "fallback", "backend", "when_absent", "queue", "uptime", "rules"),
-        *("asks", "held", "prompts", "counters", "problems"),
+        *("asks", "held", "prompts", "counters", "profile", "problems"),
     }
     done = arbiter("status")
     assert done.code == 0

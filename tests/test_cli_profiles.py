@@ -15,9 +15,18 @@ from rule_strategies import rules as any_rule
 
 from arbiter import cli
 from arbiter.cli import profileshere
-from arbiter.exchange import WRITERS, Format, Source, read, select, settle
+from arbiter.exchange import WRITERS, Format, Source, belongs, read, select, settle
 from arbiter.links import FoundLink, LinkKind
-from arbiter.rules import Entry, Layer, LifetimeKind, Rule, never_matches
+from arbiter.rules import (
+    FOREVER,
+    Entry,
+    Layer,
+    LifetimeKind,
+    Rule,
+    format_rule,
+    never_matches,
+)
+from arbiter.store import Store
 
 MAC, SIM = "gateway:02:00:5e:10:00:0a", "89430123456789012345"
 
@@ -284,3 +293,129 @@ def test_what_is_exported_of_a_place_is_imported_as_the_same_rules(
     assert again <= wanted
     # Two for the same conditions cannot both be in force.
     assert len(batch.cannot()) + len(again) == len(wanted)
+
+
+# --- restore --------------------------------------------------------------------------------
+
+
+def in_force(arbiter: Run) -> list[str]:
+    return [one["rule"] for one in json.loads(arbiter("rules list --json").out)]
+
+
+def test_what_was_saved_is_restored_exactly_in_one_step(two: Run, tmp_path: Path) -> None:
+    for line in ("allow app=/a profile=home", "deny app=/b profile=home", "allow app=/c"):
+        two("rules add", line)
+    two("rules add", "allow app=/t profile=travel")
+    saved = tmp_path / "home.rules"
+    saved.write_text(two("rules export --profile home").out)
+    before = in_force(two)
+    two("rules add", "allow app=/new profile=home")
+    two("rules add", "deny app=/a profile=home")  # in place of the allow
+    two("rules add", "allow app=/soon profile=home for=1h")
+    two("rules remove 2")
+    changed = in_force(two)
+
+    done = two("rules restore --profile home --dry-run", str(saved))
+    assert done.code == 0
+    assert "remove 5: allow app=/new profile=home" in done.out
+    assert "1 rule would be added, 1 would be changed, 0 there already, 1 would be removed" in (
+        done.out
+    )
+    assert in_force(two) == changed
+
+    done = two("rules restore --profile home", str(saved))
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "1 rule added, 1 changed, 0 there already, 1 removed\n"
+    assert set(in_force(two)) == {*before, "allow app=/soon profile=home for=1h"}
+    again = two("rules restore --profile home", str(saved))
+    assert again.out == "0 rules added, 0 changed, 2 there already, 0 removed\n"
+    assert two("rules undo").code == 0
+    assert set(in_force(two)) == set(changed)
+
+
+def test_a_rule_of_another_place_is_not_restored_and_then_nothing_is(
+    two: Run, tmp_path: Path
+) -> None:
+    two("rules add", "allow app=/a profile=home")
+    file = tmp_path / "x.rules"
+    file.write_text("allow app=/b profile=home\nallow app=/c\nallow app=/d profile=travel\n")
+    done = two("rules restore --profile home --json", str(file))
+    assert done.code == 1
+    said = json.loads(done.out)
+    assert [one["place"].rpartition(":")[2] for one in said if one["outcome"] == "cannot"] == [
+        *("2", "3")
+    ]
+    assert "nothing was restored" in done.err
+    assert in_force(two) == ["allow app=/a profile=home"]
+    file.write_text("alow app=/b profile=home\n")
+    assert two("rules restore --profile home", str(file)).code == 1
+    assert in_force(two) == ["allow app=/a profile=home"]
+
+
+def test_one_place_is_restored_at_a_time(two: Run, tmp_path: Path) -> None:
+    file = tmp_path / "x.rules"
+    file.write_text("")
+    assert two("rules restore", str(file)).code == 2
+    assert two(f"rules restore --profile home --sim {SIM}", str(file)).code == 2
+    assert two("rules restore --sim 12", str(file)).code == 2
+    assert two("rules restore --profile none", str(file)).code == 2
+    assert two("rules restore --profile home", str(tmp_path / "none")).code == 1
+
+
+def test_a_place_without_rules_is_restored_too(two: Run, tmp_path: Path) -> None:
+    file = tmp_path / "x.rules"
+    file.write_text(two(f"rules export --sim {SIM}").out)
+    two("rules add", f"allow app=/a sim={SIM}")
+    two("rules add", f"allow app=/b network=sim:{SIM}")
+    two("rules add", "allow app=/c")
+    done = two(f"rules restore --sim {SIM} --json", str(file))
+    assert [(one["outcome"], one["id"]) for one in json.loads(done.out)] == [
+        ("remove", 1),
+        ("remove", 2),
+    ]
+    assert in_force(two) == ["allow app=/c"]
+
+
+@settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=25,
+)
+@given(st.lists(any_rule(), max_size=4), st.lists(any_rule(), max_size=4), places)
+def test_restore_brings_back_what_was_exported_whatever_came_between(
+    tmp_path_factory: pytest.TempPathFactory,
+    saved: list[Rule],
+    later: list[Rule],
+    place: tuple[str, str],
+) -> None:
+    """By the whole way: database, file, database."""
+    key, value = place
+    folder = tmp_path_factory.mktemp("restore")
+    env = {"ARBITER_DB": str(folder / "a.db"), "ARBITER_SOCKET": str(folder / "socket")}
+    runner = CliRunner(env=env)
+
+    def add(rules: list[Rule]) -> None:
+        with Store.open(folder / "a.db") as store:
+            for number, rule in enumerate(rules):
+                if not never_matches(rule):
+                    made = rule.replace(**{key: value}, lifetime=FOREVER)
+                    made = rule.replace(lifetime=FOREVER) if number % 3 == 2 else made
+                    store.remember(made, by="alice", created=float(number))
+
+    def rules() -> set[str]:
+        with Store.open(folder / "a.db", readonly=True) as store:
+            of_place = [e for e in store.rules(1e9, "", "") if belongs(e.rule, place)]
+            return {format_rule(entry.rule) for entry in of_place}
+
+    add(saved)
+    Store.open(folder / "a.db").close()
+    before = rules()
+    for format in WRITERS:
+        done = runner.invoke(cli.cli, ["rules", "export", f"--{key}", value, "--format", format])
+        assert done.exit_code == 0, done.output
+        (folder / format).write_text(done.stdout)
+        add(later)
+        argv = ["rules", "restore", f"--{key}", value, str(folder / format)]
+        done = runner.invoke(cli.cli, argv)
+        assert done.exit_code == 0, done.output
+        assert rules() == before

@@ -105,12 +105,16 @@ def test_what_is_saved_as_the_profiles_page_says_can_be_restored(tmp_path: Path)
         )
     for line in block.splitlines():
         command, _, file = line.partition(" > ")
-        argv = [str(tmp_path / w) if w.endswith(".rules") else w for w in command.split()[1:]]
+        argv = [
+            str(tmp_path / w) if w.endswith((".rules", ".toml")) else w for w in command.split()[1:]
+        ]
         done = runner.invoke(cli, argv)
         assert done.exit_code == 0, done.output
         if file:
             (tmp_path / file).write_text(done.stdout)
             assert done.stdout.count("app") == 1, done.stdout
+        elif "restore" in argv:
+            assert done.stdout.startswith("0 rules added, 0 changed, 1 there already, 0 removed")
 
 
 def test_every_example_rule_is_a_rule() -> None:

@@ -24,6 +24,7 @@ from arbiter.cli.rulescheck import check
 from arbiter.cli.rulesexport import export
 from arbiter.cli.ruleshistory import history, undo
 from arbiter.cli.rulesimport import import_
+from arbiter.cli.rulesrestore import restore
 from arbiter.cli.rulestore import boot_id, open_store, unknown_user
 from arbiter.cli.ruleswords import when
 from arbiter.rules import (
@@ -45,6 +46,7 @@ def rules() -> None:
 rules.add_command(check)
 rules.add_command(import_)
 rules.add_command(export)
+rules.add_command(restore)
 
 
 @rules.command()

@@ -8,15 +8,11 @@ from pathlib import Path
 import click
 
 from arbiter.cli.common import db_option, fail
-from arbiter.cli.rulesimport import LAYER, bound
+from arbiter.cli.rulesimport import LAYER, one_place
 from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.exchange import WRITERS, select
 from arbiter.rules.rule import Layer
 from arbiter.rules.words import quote
-
-
-def _place(context: click.Context, parameter: click.Parameter, word: str | None) -> str:
-    return "" if word is None else bound(f"{parameter.name}={word}")[1]
 
 
 @click.command("export")
@@ -29,9 +25,11 @@ def _place(context: click.Context, parameter: click.Parameter, word: str | None)
     help="toml and json keep when a rule expires, too.",
 )
 @click.option("--layer", type=LAYER, default="remembered", show_default=True, help="Which rules.")
-@click.option("--profile", callback=_place, metavar="NAME", help="Only rules with this profile=.")
-@click.option("--network", callback=_place, metavar="…", help="Only rules of this network.")
-@click.option("--sim", callback=_place, metavar="ICCID", help="Only rules of this SIM.")
+@click.option(
+    "--profile", callback=one_place, metavar="NAME", help="Only rules with this profile=."
+)
+@click.option("--network", callback=one_place, metavar="…", help="Only rules of this network.")
+@click.option("--sim", callback=one_place, metavar="ICCID", help="Only rules of this SIM.")
 @db_option
 def export(format: str, layer: str, profile: str, network: str, sim: str, db: Path) -> None:
     """Write the rules in force to stdout, oldest first; `rules import` reads them back.

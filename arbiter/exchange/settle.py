@@ -89,7 +89,7 @@ def select(
     left: list[str] = []
     for entry in sorted(entries, key=lambda entry: (entry.created, entry.id)):
         rule = entry.rule
-        if not all(_is_bound(rule, key, value) for key, value in bindings):
+        if not all(belongs(rule, place) for place in bindings):
             continue
         why = _unexportable(rule.lifetime.kind, spans)
         if why:
@@ -99,8 +99,21 @@ def select(
     return kept, left
 
 
-def _is_bound(rule: Rule, key: str, value: str) -> bool:
-    """A SIM's rules are those of its network, too: both say that it is in use."""
+def of_place(batch: Batch, place: tuple[str, str]) -> Batch:
+    """The same, where a rule that is not of `place`, as `read_binding` gives it, is refused."""
+    key, value = place
+    text = f"it is not of {key}={quote(value)}, whose rules are restored"
+    items = tuple(item for item in batch.items if belongs(item.rule, place))
+    strange = [cannot(i.place, text) for i in batch.items if not belongs(i.rule, place)]
+    return Batch(items, (*batch.remarks, *strange), batch.policies)
+
+
+def belongs(rule: Rule, place: tuple[str, str]) -> bool:
+    """Whether a rule is of a profile, network or SIM, as `read_binding` gives it.
+
+    A SIM's rules are those of its network, too: both say that it is in use.
+    """
+    key, value = place
     if key == "sim":
         return value == rule.sim or f"sim:{value}" == rule.network
     if value.startswith("sim:") and value.removeprefix("sim:") == rule.sim:

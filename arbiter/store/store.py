@@ -131,8 +131,10 @@ class Store:
         boot: str = "",
         layer: Layer = Layer.REMEMBERED,
         only_plan: bool = False,
+        ends: Iterable[int] = (),
     ) -> list[Planned]:
-        """Put rules on disk, all or none in one transaction, each in place of its like.
+        """Put rules on disk, all or none in one transaction, each in place of its like, and take
+        those with the ids `ends` out of force.
 
         What is there already stays as it is, so that importing again changes nothing. With
         `only_plan` nothing is written. `created` is now, in epoch seconds. Raises ValueError
@@ -158,6 +160,8 @@ class Store:
                 )
                 entry = self._put(values, one.replaces, created, author, one.wanted.rule)
                 planned[place] = msgspec.structs.replace(one, id=entry.id)
+            for id in ends:
+                changes.retire(self._db, id, "removed", created, author)
         return planned
 
     def _put(
