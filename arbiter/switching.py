@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from arbiter.events import Effect, KeepProfile, Notify
 from arbiter.model import Link
 from arbiter.profiles import Book, Standing, look
+from arbiter.protocol import clean
 
 BACK = "`arbiter profiles undo` goes back"
 
@@ -33,7 +34,7 @@ class Switching:
         if not self._read or self.active == before:
             self._read = True
             return []
-        return _told(self.active, f"{last.why} by {last.by}" if last is not None else "")
+        return _told(self.active, clean(f"{last.why} by {last.by}", 200) if last else "")
 
     def look(self, links: Iterable[Link]) -> list[Effect]:
         """These are the links, the most preferred first: does another profile follow?"""

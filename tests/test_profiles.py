@@ -311,6 +311,13 @@ def test_what_a_person_chose_holds_here_and_is_told() -> None:
     assert play.pipeline.profiles.active == "office"
 
 
+def test_what_the_store_says_of_people_is_harmless() -> None:
+    play = moving()
+    hostile = Switch(1, 1.0, "", "travel", "chosen\x1b[2J", "al\u202eice", 1000, "cli")
+    read(play, Standing("travel", None), hostile)
+    assert play.take(Notify).text == f"profile travel: chosen\ufffd[2J by al\ufffdice{BACK}"
+
+
 def test_what_is_chosen_before_the_links_are_known_waits_for_them() -> None:
     play = Playbook()
     read(play, Standing("travel", None))

@@ -176,6 +176,14 @@ def test_what_somebody_else_wrote_badly_is_named_and_takes_nothing_down(
     assert r"'b\x1bad'" in name
     assert "'ssid:' of 'home'" in network
     assert all("arbiter profiles add" in text for text in book.unreadable)
+    with sqlite3.connect(path) as other:
+        other.execute(
+            "INSERT INTO profile_switches (time, profile_from, profile_to, why, by_user, place)"
+            " VALUES (1, '', 'b\x1bad', 'x', 'x', 'b\x1bad')"
+        )
+    other.close()
+    assert standing(two) == Standing()
+    assert two.profiles.keep("", Standing("home", "home"), "on ssid:x", 2.0, ARBITER)
 
 
 def test_the_writer_reads_what_was_asked_to_be_kept_before(path: Path) -> None:

@@ -74,7 +74,11 @@ class Profiles:
         found = self._db.execute(
             "SELECT profile_to, place FROM profile_switches ORDER BY id DESC LIMIT 1"
         ).fetchone()
-        return Standing(*found) if found else Standing()
+        if found is None:
+            return Standing()
+        active, place = found  # a name that nobody could have chosen is none
+        kept = place if place is None or _good(place) else ""
+        return Standing(active if _good(active) else "", kept)
 
     def _last(self) -> Switch | None:
         row = self._db.execute(f"{_SELECT} ORDER BY id DESC LIMIT 1").fetchone()
