@@ -14,7 +14,7 @@ from typing import Self
 
 import msgspec
 
-from arbiter.records import Record, utf8
+from arbiter.records import Record
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.store import changes, imports, rows, undo, usage
 from arbiter.store.database import connect
@@ -22,6 +22,7 @@ from arbiter.store.errors import UnstorableError, explained
 from arbiter.store.history import Step, Undone, adding, again, choose, steps
 from arbiter.store.imports import Planned, Wanted
 from arbiter.store.profiles import Profiles
+from arbiter.store.records import Records
 from arbiter.store.rows import Author, Change, Remembered
 from arbiter.store.transaction import writing
 from arbiter.usage import Batch, OpenFlow, Used
@@ -41,6 +42,7 @@ class Store:
         self._db = connection
         self.path = path
         self.profiles = Profiles(connection, path)
+        self.records = Records(connection, path)
         self.unreadable: tuple[str, ...] = ()
         """Rules that the last `rules` or `sweep` could not read, each with why and next step."""
 
@@ -340,14 +342,7 @@ class Store:
         self, *, since: float = 0.0, until: float | None = None, app: str = "", limit: int = 1000
     ) -> list[Record]:
         """The newest `limit` records of [since, until) in epoch seconds, newest first."""
-        sql = (
-            f"SELECT {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
-            " WHERE time >= :since AND (:until IS NULL OR time < :until)"
-            " AND (:app = '' OR app = :app) ORDER BY time DESC, id DESC LIMIT :limit"
-        )
-        values = {"since": since, "until": until, "app": utf8(app), "limit": limit}
-        with explained(self.path, "cannot read the decisions"):
-            return [rows.record(row) for row in self._db.execute(sql, values).fetchall()]
+        return self.records.newest(since, until, app, limit)
 
     # --- usage ------------------------------------------------------------------------------
 
