@@ -101,6 +101,7 @@ def of_record(record: Record, groups: tuple[str, ...] = (), gids: tuple[int, ...
         metered=record.metered,
         roaming=record.roaming,
         names=read_list(record.names),
+        profile=record.profile,
     )
     app, hook = from_utf8(record.app), Hook(record.hook)
     uid, user = record.uid, from_utf8(record.user)
