@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 
-def session(page: Path) -> list[tuple[str, list[str]]]:
-    """(command, lines it prints) of the console block that is marked as a session."""
-    block = re.search(r"<!-- session.*?```console\n(.*?)```", page.read_text(), re.DOTALL)
-    assert block is not None
+def session(page: Path, name: str = "") -> list[tuple[str, list[str]]]:
+    """(command, lines it prints) of the console block that is marked as a session: the first, or
+    that behind `<!-- session: NAME`."""
+    mark = f"<!-- session: {name}" if name else "<!-- session"
+    block = re.search(rf"{mark}.*?```console\n(.*?)```", page.read_text(), re.DOTALL)
+    assert block is not None, f"{page} has no session {name}"
     steps: list[tuple[str, list[str]]] = []
     for line in block[1].splitlines():
         if line.startswith("$ "):

@@ -198,7 +198,7 @@ def _check_form(ctx: click.Context) -> None:
         for name in ctx.params
         if name not in _COMMON and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
-    forms = [name for name in given if name in _FORMS]
+    forms = [name for name in _FORMS if name in given]
     if len(forms) > 1:
         both = " and ".join(flags[name] for name in forms)
         fail(f"{both} ask about different things: give one of them", 2)

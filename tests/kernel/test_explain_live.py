@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -14,10 +15,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from running import ARBITER, Arbiter, eventually, python
+from sessions import like, session
 
 from arbiter.cli import cli
 from arbiter.lab import Lab
 from arbiter.lab.config import SECOND4, SERVER4, SERVER6
+
+EXPLAIN_MD = Path(__file__).parents[2] / "docs" / "explain.md"
 
 # Each says what it has, and waits for the end of its standard input.
 HOLD = """
@@ -278,6 +282,7 @@ def test_a_user_sees_his_own_and_is_told_the_next_step_for_others(
 ) -> None:
     with readable(explained) as config:
         programs.append(Program(lab, python(HOLD + f"s = tcp({SERVER4!r})\nsay(ends(s))\nwait()")))
+        code = f"s = tcp({SECOND4!r})\nsay(ends(s))\nwait()"
         programs.append(Program(lab, ("bash", "-c", BASH, "-", SECOND4), user="nobody"))
         root, own = programs
         shown = lab.run(["ss", "-Htnp"]).stdout.splitlines()
@@ -291,6 +296,11 @@ def test_a_user_sees_his_own_and_is_told_the_next_step_for_others(
         done = explained.run("--connection", root.said, *base, user="nobody")
         assert done.returncode == 1, done
         assert "may not be seen: it is root's; repeat it with sudo" in done.stderr
+
+        programs.append(Program(lab, python(HOLD + code), user="nobody"))
+        done = explained.run("--connection", programs[2].said, *base, user="nobody")
+        hidden = not Path(sys.executable).resolve().is_relative_to("/usr")  # root's own Python
+        assert ("may have another app for arbiter" in done.stderr) is hidden
 
         for argv in (("--pid", own.pid), ("--connection", line)):
             done = explained.run(*argv, *base, "--json", user="nobody")
@@ -386,5 +396,24 @@ def test_what_runs_and_its_record_ask_what_the_daemon_asked(lab: Lab, tmp_path: 
             assert "then: allow over wifi, by rule 1, by root" in done.stdout, done.stdout
             assert "now: no rule decides it: rule 1 was taken out of force" in done.stdout
             assert "by root (removed)" in done.stdout
+        finally:
+            program.end()
+
+
+def test_the_pages_session_is_real(lab: Lab, tmp_path: Path) -> None:
+    with Arbiter(lab, tmp_path) as arbiter:
+        arbiter.add(f"allow app=/usr/bin/bash host={SERVER4} port=7")
+        program = Program(lab, ("bash", "-c", BASH, "-", SERVER4))
+        try:
+            eventually(lambda: arbiter.database("SELECT id FROM decisions"))
+            steps = session(EXPLAIN_MD, "live")
+            assert len(steps) >= 3
+            for command, shown in steps:
+                assert "4711" in " ".join((command, *shown))
+                name, *argv = shlex.split(command.replace("4711", program.pid))
+                assert name == "arbiter"
+                done = arbiter.command(*argv)
+                told = [line.replace("4711", program.pid) for line in shown]
+                assert like(told, done.stdout), f"$ {command}\n{done.stdout}{done.stderr}"
         finally:
             program.end()
