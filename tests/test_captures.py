@@ -235,11 +235,13 @@ def test_names_are_those_that_were_answered_before_and_not_after() -> None:
 
 
 def test_a_clock_that_goes_back_takes_no_name_away() -> None:
+    syns = [IP(src=HOST, dst=SERVER) / TCP(sport=n, dport=443, flags="S") for n in (1, 2, 3)]
     capture = Capture()
-    capture.feed(1, 1e9, RAW, bytes(answer("a.example", SERVER)))
-    syn = IP(src=HOST, dst=SERVER) / TCP(sport=1, dport=443, flags="S")
-    found = capture.feed(2, 5.0, RAW, bytes(syn))
-    assert found is not None and found.names == ("a.example",) and found.time == 5.0
+    capture.feed(1, 1e9, RAW, bytes(syns[0]))
+    capture.feed(2, 5.0, RAW, bytes(answer("a.example", SERVER)))
+    for number, time in ((3, 6.0), (4, 1e9 + 1)):
+        found = capture.feed(number, time, RAW, bytes(syns[number - 2]))
+        assert found is not None and found.names == ("a.example",) and found.time == time
 
 
 def test_memory_is_bounded_and_what_is_forgotten_is_said() -> None:

@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner
 from sessions import like, session
 
-from arbiter import cli
-from arbiter.cli import explaincapture
+from arbiter import cli, policyfiles
+from arbiter.cli import explainask, explaincapture
 from arbiter.records import Record, json_list
 from arbiter.rules import Layer, Lifetime, LifetimeKind, parse
 from arbiter.store import Store
@@ -184,6 +184,21 @@ def test_settings_that_cannot_be_read_are_said_and_nothing_is_claimed_of_them(
     assert "you are asked, unless the mode says otherwise" in done.out
     (found,) = json.loads(arbiter("explain", "--host", "192.0.2.7", "--json").out)
     assert found["otherwise"] is None and found["decision"] is None
+
+
+def test_what_packages_ship_decides_where_the_settings_say_so(
+    arbiter: Run, store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only root may put such a file where it counts, so that it is given here."""
+    text = '[application]\nname = "Curl"\napp = "/usr/bin/curl"\n[[connection]]\n'
+    text += 'host = "192.0.2.7"\npurpose = "x"\nsuggest = "allow"\n'
+    file = policyfiles.load(text, "/usr/share/arbiter/policy.d/curl.toml", shipped=True)
+    monkeypatch.setattr(explainask, "read_policies", lambda folder: ((file,), ()))
+    argv = ("explain", "--app", "/usr/bin/curl", "--host", "192.0.2.7")
+    assert arbiter(*argv).code == 1
+    settings(home, 'shipped_policies = "decide"')
+    done = arbiter(*argv)
+    assert done.code == 0 and "files shipped by packages" in done.out, done
 
 
 # --- records --------------------------------------------------------------------------------

@@ -170,6 +170,30 @@ def test_bytes_that_are_no_text_come_back_from_the_store(text: str) -> None:
         assert from_utf8(utf8(text)) == text
 
 
+def test_every_fact_of_the_context_reaches_its_own_condition(store: Store) -> None:
+    """And comes back from the database as it was: yes and no are no numbers."""
+    context = Context(("8943000000000000001",), ("ssid:Home",), True, False, ("a.example",))
+    (asked,) = of_packet(packet(1), owner(), context).queries
+    assert (asked.sims, asked.networks) == (context.sims, context.networks)
+    assert (asked.metered, asked.roaming, asked.names) == (True, False, context.names)
+    store.record([record_of(Report(NOW, packet(1), owner(), DENY, Reason.RULE, context=context))])
+    kept = store.records.last()
+    assert kept is not None
+    assert kept.record.metered is True and kept.record.roaming is False
+    (again,) = of_record(kept.record).queries
+    assert again == asked
+    index = Index([Entry(1, parse("deny metered=yes roaming=no"), Layer.ADMIN, 1.0, "root")])
+    assert misses(list(index), again, NOW, index.zone) == []
+
+
+def test_a_program_whose_name_is_no_text_is_asked_about_by_its_bytes(store: Store) -> None:
+    named = os.fsdecode(b"/opt/\xff\xfe")
+    who = owner(process(named))
+    store.record([record_of(Report(NOW, packet(1), who, DENY, Reason.RULE))])
+    kept = store.records.last()
+    assert kept is not None and of_record(kept.record).queries[0].app == named
+
+
 # --- records that cannot be asked again -----------------------------------------------------
 
 

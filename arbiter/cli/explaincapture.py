@@ -49,12 +49,14 @@ class Reading:
         self.capture = Capture(openers)
         self.decisions: Counter[str] = Counter()
         self.undecided = 0
+        self.silent = False
+        """Without a progress bar."""
         self.problem = ""
         """Why the file could not be read to its end."""
 
     def __iter__(self) -> Iterator[tuple[Captured, Answer]]:
         try:
-            with CaptureFile(self._path) as file, _progress(file) as progress:
+            with CaptureFile(self._path) as file, _progress(file, self.silent) as progress:
                 for frame in file:
                     found = self.capture.feed(*frame)
                     if found is not None:
@@ -90,6 +92,7 @@ class Reading:
 def ask_capture(rules: Rules, reading: Reading, as_json: bool) -> bool:
     """Every new connection in the file. Whether rules decide all of them."""
     if as_json:
+        reading.silent = sys.stdout is not None and sys.stdout.isatty()  # it would run into it
         _json(rules, reading)
     else:
         _table(rules, reading)
@@ -159,9 +162,9 @@ def _left_out(capture: Capture) -> Iterator[str]:
 
 
 @contextmanager
-def _progress(file: CaptureFile) -> Iterator[Callable[[int], object]]:
+def _progress(file: CaptureFile, silent: bool) -> Iterator[Callable[[int], object]]:
     """How far it is, on a terminal's stderr."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if silent or sys.stderr is None or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.console import Console
