@@ -28,7 +28,7 @@ from arbiter.model import (
 from arbiter.records import Record, from_utf8, read_list
 from arbiter.rules import Entry, Index, Match, Query, scope_of, why_not
 from arbiter.rules.rule import ScopeName, is_number
-from arbiter.settings import Fallback, Mode, Settings
+from arbiter.settings import Fallback, Mode, Settings, WhenUnattended
 
 _ICMPV6 = 58
 _NEIGHBOURS = frozenset({130, 131, 132, 133, 134, 135, 136, 137, 143})
@@ -68,6 +68,8 @@ class Otherwise(NamedTuple):
     """At once, or after `deadline` without an answer."""
     deadline: float
     """Seconds that a person has to answer; 0 where nobody is asked."""
+    unattended: Decision | None = None
+    """At once while no prompt is connected; None: it waits all the same."""
 
 
 # --- questions ------------------------------------------------------------------------------
@@ -182,16 +184,25 @@ def otherwise(settings: Settings) -> Otherwise:
         return Otherwise(settings.mode, ALLOW, 0.0)
     if settings.mode is Mode.ENFORCE:
         return Otherwise(settings.mode, fallback, 0.0)
-    return Otherwise(settings.mode, fallback, settings.deadline)
+    unattended = {WhenUnattended.FALLBACK: fallback, WhenUnattended.OBSERVE: ALLOW}
+    at_once = unattended.get(settings.when_unattended)
+    return Otherwise(settings.mode, fallback, settings.deadline, at_once)
 
 
 def otherwise_text(other: Otherwise | None) -> str:
     """The same as a clause; None where the settings cannot be read."""
     if other is None:
         return "you are asked, unless the mode says otherwise"
-    done = "allowed" if other.decision == ALLOW else "denied"
+    done = _done(other.decision)
     if other.mode is Mode.OBSERVE:
         return f"it is {done}, as the mode is observe"
     if other.mode is Mode.ENFORCE:
         return f"it is {done}, as the mode is enforce"
-    return f"you are asked; without an answer within {other.deadline:g} s it is {done}"
+    text = f"you are asked; without an answer within {other.deadline:g} s it is {done}"
+    if other.unattended is None:
+        return text
+    return f"{text}, and at once {_done(other.unattended)} while no prompt is there"
+
+
+def _done(decision: Decision) -> str:
+    return "allowed" if decision == ALLOW else "denied"

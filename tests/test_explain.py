@@ -18,6 +18,8 @@ from sessions import like, session
 
 from arbiter import cli, policyfiles
 from arbiter.cli import explainask, explaincapture
+from arbiter.cli.explainrecord import THEN
+from arbiter.events import Reason
 from arbiter.records import Record, json_list
 from arbiter.rules import Layer, Lifetime, LifetimeKind, parse
 from arbiter.store import Store
@@ -347,6 +349,10 @@ def test_what_was_decided_then_is_said_with_its_reason(
     out = arbiter("explain", "--record", "1").out
     assert re.sub("[^ -~\n]", "�", out).find(f"then: {re.sub('[^ -~]', '�', then)}") > 0, out
     assert "\x1b" not in out
+
+
+def test_every_reason_has_words() -> None:
+    assert {*THEN, Reason.RULE} == set(Reason)
 
 
 def test_a_rule_whose_time_is_over_does_not_decide_a_record_of_its_time(

@@ -41,7 +41,7 @@ from arbiter.questions import (
 )
 from arbiter.records import Record, from_utf8, read_list, utf8
 from arbiter.rules import Entry, Index, Layer, parse, why_not
-from arbiter.settings import Fallback, Mode, Settings
+from arbiter.settings import Fallback, Mode, Settings, WhenUnattended
 from arbiter.store import Store
 from arbiter.views import record_of
 
@@ -295,6 +295,26 @@ def test_without_a_rule_the_settings_say_what_happens(
     found = otherwise(Settings(mode=mode, fallback=fallback))
     assert found == Otherwise(mode, wanted, 30.0 if mode is Mode.ASK else 0.0)
     assert text in otherwise_text(found)
+
+
+@pytest.mark.parametrize(
+    ("unattended", "fallback", "wanted", "text"),
+    [
+        ("hold", "allow", None, "within 30 s it is allowed"),
+        ("fallback", "deny", DENY, "is denied, and at once denied while no prompt is there"),
+        ("fallback", "allow", ALLOW, "is allowed, and at once allowed while no prompt is there"),
+        ("observe", "deny", ALLOW, "is denied, and at once allowed while no prompt is there"),
+    ],
+)
+def test_where_nobody_is_there_to_answer_the_settings_say_what_happens(
+    unattended: str, fallback: str, wanted: Decision | None, text: str
+) -> None:
+    made = Settings(when_unattended=WhenUnattended(unattended), fallback=Fallback(fallback))
+    found = otherwise(made)
+    assert found.unattended == wanted
+    assert otherwise_text(found).endswith(text)
+    observed = Settings(mode=Mode.OBSERVE, when_unattended=WhenUnattended(unattended))
+    assert otherwise(observed).unattended is None
 
 
 def test_without_settings_nothing_is_claimed_of_them() -> None:

@@ -140,6 +140,7 @@ class Rules:
                 "mode": other.mode.value,
                 "decision": format_decision(other.decision),
                 "after": other.deadline,
+                "unattended": other.unattended and format_decision(other.unattended),
             },
             "apps": [clean(one.app) for one in found.question.queries],
             "not_decided": None,

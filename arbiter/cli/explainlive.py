@@ -54,6 +54,7 @@ from arbiter.ways import Ways
 
 CAME_IN = "the peer began it, and only outgoing connections are decided in this version"
 _SYN = 0x02
+_NONE = (NoOwnerReason.NO_SOCKET, NoOwnerReason.CLOSED)
 _ECHO_REQUEST = {1: 8, 58: 128}
 
 
@@ -155,7 +156,7 @@ def _seen(owners: _Owners, here: Here, flow: Flow, hook: Hook, device: str = "")
         except OSError:
             fail(f"there is no interface {clean(device, 40)!r} here", 2)
     owner = owners.of(bound)
-    if isinstance(owner, NoOwner) and owner.reason is NoOwnerReason.NO_SOCKET:
+    if isinstance(owner, NoOwner) and owner.reason in _NONE:
         return None
     why = CAME_IN if hook is Hook.IN else exempt(packet)
     return Seen(of_packet(packet, owner, here.context(packet)), why)

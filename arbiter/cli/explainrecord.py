@@ -19,7 +19,7 @@ from arbiter.store import Kept, Store
 
 LAST = "last"
 _MAX_ID = (1 << 63) - 1
-_THEN: dict[str, str] = {
+THEN: dict[str, str] = {
     Reason.ANSWER: "a person answered",
     Reason.DEADLINE: "nobody answered in time",
     Reason.UNATTENDED: "no prompt was there to ask",
@@ -29,8 +29,10 @@ _THEN: dict[str, str] = {
     Reason.UNDECODABLE: "its packet could not be read",
     Reason.OLDER: "it was older than arbiter, or left over",
     Reason.EXITED: "its program had exited",
+    Reason.SNOOZE: "somebody had decided for all that was new for a while",
     Reason.STOPPING: "arbiter stopped",
 }
+"""Why a connection was decided that no rule decided."""
 
 
 class Change(NamedTuple):
@@ -95,7 +97,7 @@ def _why_then(record: Record) -> str:
     by = clean(record.by, 200)
     if record.reason == Reason.RULE:
         return f"{_called(record)}, by {by}" if by else _called(record)
-    why = _THEN.get(record.reason) or clean(record.reason, 40)
+    why = THEN.get(record.reason) or clean(record.reason, 40)
     whom = f": {by}, {clean(record.frontend, 40)}".rstrip(", ") if by else ""
     return f"because {why}{whom}"
 
