@@ -44,6 +44,10 @@ class Judgement(NamedTuple):
     entry: Entry | None
 
 
+SEVERAL_USERS = "its socket and its processes are of several users: no rule for a user counts"
+"""In the note of a record: whose it is was not told to the rules, see `answerer`."""
+
+
 def answerer(owner: Owner | NoOwner) -> int | None:
     """Whose processes these are: the one uid whose rules and answers count beside admins'.
 

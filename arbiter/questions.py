@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from arbiter.judge import NOWHERE, Context, Judgement, join, queries, query
+from arbiter.judge import NOWHERE, SEVERAL_USERS, Context, Judgement, join, queries, query
 from arbiter.model import (
     ALLOW,
     DENY,
@@ -107,6 +107,8 @@ def of_record(record: Record, groups: tuple[str, ...] = (), gids: tuple[int, ...
     )
     app, hook = from_utf8(record.app), Hook(record.hook)
     uid, user = record.uid, from_utf8(record.user)
+    if app and SEVERAL_USERS in record.note.split("; "):
+        uid, user, groups, gids = None, "", (), ()
     older, no_owner = record.reason == "older", from_utf8(record.no_owner)
     if not app:
         return Question(

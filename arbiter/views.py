@@ -9,6 +9,7 @@ from arbiter import protocol
 from arbiter.answers import offered
 from arbiter.asks import Example, OpenAsk
 from arbiter.events import Report
+from arbiter.judge import SEVERAL_USERS, answerer
 from arbiter.livebook import Live
 from arbiter.model import (
     App,
@@ -293,7 +294,7 @@ def record_of(report: Report, link: str = "") -> Record:
         hook=packet.hook.value,
         outdev=packet.outdev,
         waited=report.waited,
-        note="; ".join(text for text in (report.note, _shared(owner)) if text),
+        note="; ".join(text for text in (report.note, _whose(owner), _shared(owner)) if text),
         link=link,
         names=json_list(report.context.names),
         sims=json_list(report.context.sims),
@@ -303,6 +304,11 @@ def record_of(report: Report, link: str = "") -> Record:
         profile=report.context.profile,
         **fields,  # type: ignore[arg-type]  # names and types are Record's, checked by its test
     )
+
+
+def _whose(owner: Owner | NoOwner | None) -> str:
+    """That the rules were not told whose it is; `questions.of_record` asks them the same way."""
+    return SEVERAL_USERS if isinstance(owner, Owner) and answerer(owner) is None else ""
 
 
 def _shared(owner: Owner | NoOwner | None) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from playbook import HERE, NOBODY, SERVER, owner, packet, process
 
 from arbiter.events import Reason, Report
-from arbiter.judge import Context, judge
+from arbiter.judge import SEVERAL_USERS, Context, judge
 from arbiter.model import (
     ALLOW,
     DENY,
@@ -141,7 +141,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @settings(deadline=None, max_examples=150)
-@given(rules=entries, who=owners(1, ()), sent=packets(), context=contexts)
+@given(rules=entries, who=owners(1), sent=packets(), context=contexts)
 def test_a_record_asks_what_its_packet_asked(
     store: Store, rules: list[Entry], who: Owner | NoOwner, sent: Packet, context: Context
 ) -> None:
@@ -168,6 +168,16 @@ def test_a_record_asks_what_its_packet_asked(
 def test_bytes_that_are_no_text_come_back_from_the_store(text: str) -> None:
     if "\\udc" not in text:
         assert from_utf8(utf8(text)) == text
+
+
+def test_a_record_says_why_no_rule_for_a_user_counted(store: Store) -> None:
+    """A set-uid program: rules for alice did not hold for it then, and do not when asked again."""
+    who = owner(process(uid=0), uid=1000)
+    made = record_of(Report(NOW, packet(1), who, DENY, Reason.RULE, note="x"))
+    assert made.note == f"x; {SEVERAL_USERS}" and (made.uid, made.user) == (1000, "alice")
+    (asked,) = of_record(made, ("users",), (100,)).queries
+    assert (asked.uid, asked.user, asked.groups, asked.gids) == (None, "", (), ())
+    assert record_of(Report(NOW, packet(1), NOBODY, DENY, Reason.RULE)).note == ""
 
 
 def test_every_fact_of_the_context_reaches_its_own_condition(store: Store) -> None:
