@@ -37,6 +37,7 @@ KEYS = {
     "otherwise",
     "apps",
     "not_decided",
+    "way",
     "record",
     "capture",
 }

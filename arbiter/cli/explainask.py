@@ -144,6 +144,7 @@ class Rules:
             },
             "apps": [clean(one.app) for one in found.question.queries],
             "not_decided": None,
+            "way": None,
             "record": None,
             "capture": None,
         } | more

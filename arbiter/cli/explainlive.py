@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 from msgspec import structs
@@ -34,6 +34,7 @@ from arbiter.linkchange import link_of
 from arbiter.linkstate import read_files
 from arbiter.model import (
     PORT_PROTOS,
+    Action,
     AppKind,
     Flow,
     Hook,
@@ -50,7 +51,7 @@ from arbiter.protocol import clean
 from arbiter.questions import Answer, Question, exempt, of_packet
 from arbiter.records import read_list
 from arbiter.store import Store
-from arbiter.ways import Ways
+from arbiter.ways import NEVER, Ways
 
 CAME_IN = "the peer began it, and only outgoing connections are decided in this version"
 _SYN = 0x02
@@ -91,6 +92,20 @@ class Here:
         found = self._ways.context(packet)
         return self._given.over(found._replace(names=self._look(packet.flow.daddr)[1]))
 
+    def way(self, packet: Packet, answer: Answer) -> Going | None:
+        """How what the rules say would be carried out now; None where they deny, or say nothing.
+
+        Budgets that are used up are known to the daemon only.
+        """
+        judgement = answer.judgement
+        if judgement is None or judgement.decision.action is Action.DENY:
+            return None
+        entry = judgement.entry
+        way = self._ways.take(judgement.decision, packet, NEVER if entry is None else entry.created)
+        default = self._ways.default(packet)
+        text = way.note or f"over {default.name if default else 'a route that is no link'}"
+        return Going(way.verdict.passes, text)
+
     def _look(self, daddr: bytes) -> tuple[int, tuple[str, ...]]:
         if daddr not in self._seen:
             with Rtnetlink() as routes:
@@ -111,9 +126,17 @@ class Here:
         return (*known, *(name for name in hosts if name not in known))
 
 
+class Going(NamedTuple):
+    """Whether a link lets it go now, and over which or why not."""
+
+    passes: bool
+    text: str
+
+
 class Seen(NamedTuple):
     """A connection, and why it is not decided at all, or ""."""
 
+    packet: Packet
     question: Question
     exempt: str
 
@@ -159,7 +182,7 @@ def _seen(owners: _Owners, here: Here, flow: Flow, hook: Hook, device: str = "")
     if isinstance(owner, NoOwner) and owner.reason in _NONE:
         return None
     why = CAME_IN if hook is Hook.IN else exempt(packet)
-    return Seen(of_packet(packet, owner, here.context(packet)), why)
+    return Seen(packet, of_packet(packet, owner, here.context(packet)), why)
 
 
 def _doubt(processes: Iterable[Process]) -> None:
@@ -188,7 +211,7 @@ def ask_process(rules: Rules, here: Here, pid: int, flow: Flow, hook: Hook, as_j
     _doubt(owner.processes)
     packet = here.packet(flow, hook)
     question = of_packet(packet, owner, here.context(packet))
-    return _tell(rules, Seen(question, exempt(packet)), as_json, heading=False)
+    return _tell(rules, here, Seen(packet, question, exempt(packet)), as_json, heading=False)
 
 
 def ask_connections(rules: Rules, here: Here, pid: int, as_json: bool) -> bool:
@@ -206,15 +229,17 @@ def ask_connections(rules: Rules, here: Here, pid: int, as_json: bool) -> bool:
 
     with _Owners(find) as owners:
         looked = (_seen(owners, here, *_key(one)) for one in found)
-        answers = [(rules.ask(one.question), one.exempt) for one in looked if one is not None]
+        answers = [(one, rules.ask(one.question)) for one in looked if one is not None]
     if as_json:
-        show_json([rules.object(a, not_decided=why or None) for a, why in answers])
+        show_json([_object(rules, here, *one) for one in answers])
     else:
         count = f"{len(answers)} connection{'s' * (len(answers) != 1)}"
         click.echo(f"{_who(process)} has {count if answers else 'no connection'} now")
         if answers:
-            table(("connection", "names", "decision", "why"), (_row(rules, *a) for a in answers))
-    return all(why or answer.judgement is not None for answer, why in answers)
+            table(
+                ("connection", "names", "decision", "why"), (_row(rules, here, *a) for a in answers)
+            )
+    return all(one.exempt or answer.judgement is not None for one, answer in answers)
 
 
 def _key(one: Connection) -> tuple[Flow, Hook]:
@@ -222,11 +247,20 @@ def _key(one: Connection) -> tuple[Flow, Hook]:
     return (_turned(one.flow) if one.came_in else one.flow), one.hook
 
 
-def _row(rules: Rules, answer: Answer, why: str) -> tuple[str, str, str, str]:
-    question = answer.question
-    names = names_text(answer.query.names)
-    decision, reason = ("not decided", why) if why else (rules.decision(answer), rules.why(answer))
-    return flow_text(question.flow), names, decision, reason
+def _row(rules: Rules, here: Here, seen: Seen, answer: Answer) -> tuple[str, str, str, str]:
+    decision, reason = rules.decision(answer), rules.why(answer)
+    way = here.way(seen.packet, answer)
+    if seen.exempt:
+        decision, reason = "not decided", seen.exempt
+    elif way is not None and not way.passes:
+        decision, reason = f"{decision}, refused", f"{way.text}; {reason}"
+    return flow_text(seen.question.flow), names_text(answer.query.names), decision, reason
+
+
+def _object(rules: Rules, here: Here, seen: Seen, answer: Answer) -> dict[str, Any]:
+    way = None if seen.exempt else here.way(seen.packet, answer)
+    going = way and {"passes": way.passes, "text": way.text}
+    return rules.object(answer, not_decided=seen.exempt or None, way=going)
 
 
 def _process(pid: int) -> Process:
@@ -268,7 +302,7 @@ def ask_connection(rules: Rules, here: Here, named: Named, as_json: bool) -> boo
             if _seen(owners, here, _turned(flow), Hook.OUT) is not None:
                 hint = "but there is one the other way round: the local side comes first"
             fail(f"no socket here has the connection {flow_text(flow)}: {hint}")
-    return _tell(rules, seen, as_json, heading=True)
+    return _tell(rules, here, seen, as_json, heading=True)
 
 
 def _turned(flow: Flow) -> Flow:
@@ -278,14 +312,19 @@ def _turned(flow: Flow) -> Flow:
     return Flow(flow.proto, flow.daddr, flow.dport, flow.saddr, flow.sport)
 
 
-def _tell(rules: Rules, seen: Seen, as_json: bool, *, heading: bool) -> bool:
+def _tell(rules: Rules, here: Here, seen: Seen, as_json: bool, *, heading: bool) -> bool:
     answer = rules.ask(seen.question)
     if as_json:
-        show_json([rules.object(answer, not_decided=seen.exempt or None)])
+        show_json([_object(rules, here, seen, answer)])
     else:
         if heading:
             click.echo(f"{connection_text(seen.question)}, {owner_text(answer)}")
         if seen.exempt:
             click.echo(f"arbiter does not decide it: {seen.exempt}; else:")
         rules.say(answer)
+        way = None if seen.exempt else here.way(seen.packet, answer)
+        if way is not None:
+            click.echo(
+                f"  as links are now it goes {way.text}" if way.passes else f"  but: {way.text}"
+            )
     return bool(seen.exempt) or answer.judgement is not None

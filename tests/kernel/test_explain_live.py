@@ -367,6 +367,28 @@ def test_the_context_is_the_machines_unless_options_say_otherwise(
     assert found["query"]["networks"] == ["ssid:Elsewhere"]
 
 
+def test_what_the_rules_let_go_is_held_against_the_links(
+    lab: Lab, explained: Explained, programs: list[Program]
+) -> None:
+    programs.append(Program(lab, python(HOLD + f"s = tcp({SERVER4!r})\nsay(ends(s))\nwait()")))
+    for line, passes, text in (
+        ("allow port=7", True, "over wifi"),
+        ("route via=lte,any port=7", True, "over lte"),
+        ("route via=nowhere port=7", False, "no link of nowhere carries IPv4 there now"),
+    ):
+        explained.rule(line)
+        (found,) = explained.json("--connection", programs[0].said)
+        assert found["way"] == {"passes": passes, "text": text}
+        done = explained.run("--connection", programs[0].said)
+        shown = f"  as links are now it goes {text}" if passes else f"  but: {text}"
+        assert done.stdout.splitlines()[-2:].count(shown) == 1, done.stdout
+        done = explained.run("--pid", programs[0].pid)
+        assert ("route via=nowhere, refused" in done.stdout) is not passes
+    explained.rule("deny port=7")
+    (found,) = explained.json("--connection", programs[0].said)
+    assert found["way"] is None
+
+
 # --- beside the daemon ----------------------------------------------------------------------
 
 
