@@ -196,7 +196,11 @@ def _doubt(processes: Iterable[Process]) -> None:
 
 
 def _sudo(text: str) -> NoReturn:
-    fail(f"{text}; repeat it with sudo")
+    root = os.geteuid() == 0
+    step = (
+        "not even root may here: do it outside of this container" if root else "repeat it with sudo"
+    )
+    fail(f"{text}; {step}")
 
 
 # --- a process ------------------------------------------------------------------------------
