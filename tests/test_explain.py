@@ -396,6 +396,26 @@ def test_a_rule_that_ended_with_its_boot_says_so(arbiter: Run, store: Store) -> 
     assert "rule 1 was for=boot, and that is over" in arbiter("explain", "--record", "1").out
 
 
+def test_the_profile_of_a_record_is_that_of_its_time_and_else_the_active_one(
+    arbiter: Run, store: Store
+) -> None:
+    assert arbiter("profiles", "add", "home").code == 0
+    remember(store, "allow app=/usr/bin/curl profile=home")
+    store.record([record(profile="home"), record()])
+    assert arbiter("explain", "--record", "1").code == 0
+    assert arbiter("explain", "--record", "2").code == 1
+    for form in (("--host", "192.0.2.7", "--app"), ("--pcap", BROWSE, "--app")):
+        argv = ("explain", *form, "/usr/bin/curl")
+        assert arbiter(*argv).code == 1
+        assert arbiter(*argv, "--profile", "home").code == 0
+    assert arbiter("profiles", "use", "home").code == 0
+    for form in (("--host", "192.0.2.7", "--app"), ("--pcap", BROWSE, "--app")):
+        assert arbiter("explain", *form, "/usr/bin/curl").code == 0
+        assert arbiter("explain", *form, "/usr/bin/curl", "--profile", "none").code == 1
+    done = arbiter("explain", "--record", "1", "--profile", "home")
+    assert done.code == 2 and "--profile does not go with --record" in done.err
+
+
 # --- captures -------------------------------------------------------------------------------
 
 

@@ -58,6 +58,7 @@ contexts = st.builds(
     st.none() | st.booleans(),
     st.none() | st.booleans(),
     st.lists(st.sampled_from(small.NAMES), max_size=3).map(tuple),
+    st.sampled_from(("", *small.PROFILES)),
 )
 
 
@@ -182,10 +183,11 @@ def test_a_record_says_why_no_rule_for_a_user_counted(store: Store) -> None:
 
 def test_every_fact_of_the_context_reaches_its_own_condition(store: Store) -> None:
     """And comes back from the database as it was: yes and no are no numbers."""
-    context = Context(("8943000000000000001",), ("ssid:Home",), True, False, ("a.example",))
+    context = Context(("8943000000000000001",), ("ssid:Home",), True, False, ("a.example",), "home")
     (asked,) = of_packet(packet(1), owner(), context).queries
     assert (asked.sims, asked.networks) == (context.sims, context.networks)
     assert (asked.metered, asked.roaming, asked.names) == (True, False, context.names)
+    assert asked.profile == "home"
     store.record([record_of(Report(NOW, packet(1), owner(), DENY, Reason.RULE, context=context))])
     kept = store.records.last()
     assert kept is not None
