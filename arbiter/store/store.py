@@ -6,7 +6,7 @@ Every method raises StoreError; where it does, nothing of what was asked is done
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +14,10 @@ from typing import Self
 
 import msgspec
 
-from arbiter.records import Record
+from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
-from arbiter.store import changes, imports, rows, undo, usage
+from arbiter.rules.seen import Sighting
+from arbiter.store import changes, imports, rows, sightings, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
 from arbiter.store.history import Step, Undone, adding, again, choose, steps
@@ -24,6 +25,7 @@ from arbiter.store.imports import Planned, Wanted
 from arbiter.store.profiles import Profiles
 from arbiter.store.records import Records
 from arbiter.store.rows import Author, Change, Remembered
+from arbiter.store.sightings import Unreadable
 from arbiter.store.transaction import writing
 from arbiter.usage import Batch, OpenFlow, Used
 
@@ -343,6 +345,16 @@ class Store:
     ) -> list[Record]:
         """The newest `limit` records of [since, until) in epoch seconds, newest first."""
         return self.records.newest(since, until, app, limit)
+
+    def undecided(
+        self, *, since: float = 0.0, app: str | None = None
+    ) -> Iterator[Sighting | Unreadable]:
+        """What nobody decided, from epoch second `since` on, in one look through the records.
+
+        `app` "" is what had no owner; None is every app.
+        """
+        with explained(self.path, "cannot read the decisions"):
+            yield from sightings.sightings(self._db, since, None if app is None else utf8(app))
 
     # --- usage ------------------------------------------------------------------------------
 
