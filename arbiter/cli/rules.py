@@ -25,6 +25,7 @@ from arbiter.cli.rulesexport import export
 from arbiter.cli.ruleshistory import history, undo
 from arbiter.cli.rulesimport import import_
 from arbiter.cli.rulesrestore import restore
+from arbiter.cli.rulesreview import review
 from arbiter.cli.rulestore import boot_id, open_store, unknown_user
 from arbiter.cli.ruleswords import when
 from arbiter.rules import (
@@ -47,6 +48,7 @@ rules.add_command(check)
 rules.add_command(import_)
 rules.add_command(export)
 rules.add_command(restore)
+rules.add_command(review)
 
 
 @rules.command()
