@@ -44,6 +44,19 @@ class Reason(enum.StrEnum):
     STOPPING = "stopping"
 
 
+UNDECIDED = (
+    Reason.OBSERVE,
+    Reason.ENFORCE,
+    Reason.DEADLINE,
+    Reason.UNATTENDED,
+    Reason.OVERFLOW,
+    Reason.EXITED,
+    Reason.STOPPING,
+)
+"""Reasons of what neither a rule nor a person decided. Not what began before arbiter: of those
+nobody knows who called whom."""
+
+
 # --- events ---------------------------------------------------------------------------------
 
 

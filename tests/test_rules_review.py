@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from reviewscene import BEGAN, CURL, FIREFOX, record, store_week, week
 from rule_strategies import UNHURRIED, texts
+from scripted_daemon import example_status
 
 from arbiter.cli import cli
 from arbiter.cli.reviewcards import LEAST_WIDTH, draw, short
 from arbiter.cli.reviewstate import Card, Keep, Mark, Quit, Review, TakeBack, denials
 from arbiter.cli.reviewterminal import summary
+from arbiter.cli.status import _lines as status_lines
 from arbiter.model import Hook
 from arbiter.protocol import clean
 from arbiter.records import Record
 from arbiter.rules import Entry, Layer, format_rule, parse
-from arbiter.rules.propose import propose
+from arbiter.rules.propose import MANY_HOSTS, MANY_PORTS, MANY_RULES, propose
 from arbiter.rules.seen import Program, Seen, programs
 from arbiter.store import Store
 from arbiter.store.sightings import Unreadable
@@ -390,6 +394,45 @@ def test_rules_for_every_program_are_never_allowed_all_at_once(tmp_path: Path) -
     assert "these rules hold for every program" in scene.screen()
     assert scene.press("A").kept == []
     assert "one by one" in scene.screen()
+
+
+# --- status ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "counters", "said"),
+    [
+        ("observe", {"by_observe": 412}, "412 let go"),
+        ("observe", {}, "0 let go"),
+        ("ask", {"by_deadline": 3, "by_unattended": 4, "by_rule": 9}, "7 without an answer"),
+        ("enforce", {"by_enforce": 2}, "2 without an answer"),
+        ("ask", {"by_rule": 9, "by_answer": 1, "by_older": 2, "by_undecodable": 1}, ""),
+    ],
+)
+def test_status_says_what_there_is_to_review_and_how(
+    mode: str, counters: dict[str, int], said: str
+) -> None:
+    status = msgspec.structs.replace(example_status(), mode=mode, counters=counters)
+    shown = dict(status_lines(status)).get("undecided", "")
+    assert shown == (f"{said}; `arbiter rules review` proposes rules for them" if said else "")
+
+
+# --- docs -----------------------------------------------------------------------------------
+
+
+def test_the_docs_name_every_key_every_json_key_and_every_threshold(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "learning.md").read_text()
+    for key in "adwnsbAq?":
+        assert re.search(rf"^\|.*`{re.escape(key)}`.*\|", text, re.MULTILINE), key
+    store_week(tmp_path / "a.db")
+    for name in json.loads(arbiter("rules", "review", "--json").out)[0]:
+        assert f"`{name}`" in text, name
+    said = " ".join(text.split())
+    assert f"more than {MANY_HOSTS} destinations" in said
+    assert f"more than {MANY_RULES} rules" in said.replace("still more", "more")
+    assert f"more than {MANY_PORTS} ports" in said
 
 
 # --- screens --------------------------------------------------------------------------------

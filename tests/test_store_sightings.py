@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arbiter.events import Reason
+from arbiter.events import UNDECIDED, Reason
 from arbiter.model import Hook
 from arbiter.records import Record, json_list
 from arbiter.rules import Query
 from arbiter.rules.seen import Sighting
 from arbiter.store import Store
-from arbiter.store.sightings import UNDECIDED, Unreadable
+from arbiter.store.sightings import Unreadable
 
 
 def record(

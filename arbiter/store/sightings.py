@@ -10,22 +10,10 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from arbiter.events import Reason
+from arbiter.events import UNDECIDED
 from arbiter.model import PROTO_NUMBERS, Hook
 from arbiter.rules.rule import Query, is_number
 from arbiter.rules.seen import Sighting
-
-UNDECIDED = (
-    Reason.OBSERVE,
-    Reason.ENFORCE,
-    Reason.DEADLINE,
-    Reason.UNATTENDED,
-    Reason.OVERFLOW,
-    Reason.EXITED,
-    Reason.STOPPING,
-)
-"""Reasons of what neither a rule nor a person decided. Not what began before arbiter: of those
-nobody knows who called whom."""
 
 _SAME = (
     "app, uid, user, parents, hook, proto, daddr, dport, names, sims, networks, metered, roaming"
