@@ -188,6 +188,7 @@ def test_what_has_no_known_program_is_never_summed_up() -> None:
         ("host=2001:db8:1:2:3::9 port=443", "2001:db8:1:2::/64 internet"),
         ("host=fe80::9 port=443", "fe80::/64 lan"),
         ("host=239.1.1.1 port=443", ""),
+        ("host=255.255.255.255 port=443", "lan"),
         ("host=internet port=443", ""),
     ],
 )
@@ -235,6 +236,16 @@ def test_with_several_persons_a_rule_is_for_whom_it_was_seen_of(people: tuple[in
     assert [format_rule(propose(p)[0].rule) for p in found][1] == (
         f"allow app={CURL} user=alice host=203.0.113.1 port=443 proto=tcp"
     )
+
+
+def test_accounts_of_services_are_no_persons() -> None:
+    (found,) = programs([sighting("alice", 1000)], nothing, [0, 998, 1000, 65534])
+    assert found.user == ""
+
+
+def test_the_busiest_program_comes_first() -> None:
+    sightings = [sighting("root", 0, app=app) for app in ("/a", "/b", "/b", "/c")]
+    assert [p.app for p in programs(sightings, nothing)] == ["/b", "/a", "/c"]
 
 
 def test_a_person_who_is_seen_but_decided_counts_as_one() -> None:

@@ -168,6 +168,28 @@ def test_rules_for_some_other_time_place_or_group_do_not_count(
     assert len(json.loads(arbiter("rules", "review", "--json").out)) == len(NARROW)
 
 
+def test_a_rule_for_a_group_decides_for_who_is_in_it(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    store_week(tmp_path / "a.db", record("/b", "192.0.2.5", 80, user="root", uid=0))
+    assert arbiter("rules", "add", "allow app=/b user=@root").code == 0
+    assert not json.loads(arbiter("rules", "review", "--json", "--app", "/b").out)
+
+
+@pytest.mark.parametrize(
+    ("span", "count"), [("59m", 0), ("61m", 1), ("2h", 1), ("1d", 1), ("2d", 2), ("1w", 2)]
+)
+def test_a_span_is_counted_back_from_now(
+    arbiter: Callable[..., Done], tmp_path: Path, span: str, count: int
+) -> None:
+    now = time.time()
+    with Store.open(tmp_path / "a.db") as store:
+        for hours in (1, 25):
+            ago = now - 3600 * hours - BEGAN
+            store.record([record(f"/app{hours}", "192.0.2.5", 80, at=ago)])
+    assert len(json.loads(arbiter("rules", "review", "--json", "--since", span).out)) == count
+
+
 def test_it_can_be_narrowed_to_an_app_and_a_time(
     arbiter: Callable[..., Done], tmp_path: Path
 ) -> None:
@@ -361,6 +383,12 @@ def test_back_goes_over_programs_and_stops_at_the_first(scene: Scene) -> None:
     assert "this is the first" in scene.screen()
 
 
+def test_after_the_last_it_goes_to_what_was_left_open(scene: Scene) -> None:
+    scene.review.card_at = 2
+    scene.press("s")
+    assert scene.review.card.program.app == CURL
+
+
 def test_at_the_end_it_waits_for_q(scene: Scene) -> None:
     scene.press("AAs")
     assert not scene.quit
@@ -384,7 +412,8 @@ def test_help_names_every_key_and_any_key_leaves_it(scene: Scene) -> None:
 def test_a_denial_that_would_no_longer_decide_is_shown(tmp_path: Path) -> None:
     scene = Scene(tmp_path / "s.db", denying="deny host=*.ads.example")
     assert "before" not in scene.screen(), "deb.debian.org is narrower, and is no such name"
-    assert "before rule 9: deny host=*.ads.example" in scene.press("ww").screen()
+    assert "before" not in scene.press("w").screen(), "*.debian.org is another domain"
+    assert "before rule 9: deny host=*.ads.example" in scene.press("w").screen()
     other = Scene(tmp_path / "t.db", denying=f"deny app={CURL} host=192.168.1.0/24")
     assert "before" not in other.press("ww").screen(), "it is the narrower one, and stays"
 

@@ -70,6 +70,7 @@ def test_what_a_rule_may_tell_apart_stays_apart(tmp_path: Path) -> None:
     found = told(tmp_path, record(), *(record(**other) for other in others))
     assert len(found) == 1 + len(others)
     assert all(isinstance(one, Sighting) and one.count == 1 for one in found)
+    assert len({one.query for one in found if isinstance(one, Sighting)}) == len(found)
 
 
 def test_only_what_nobody_decided_is_told(tmp_path: Path) -> None:
