@@ -52,9 +52,10 @@ UNDECIDED = (
     Reason.OVERFLOW,
     Reason.EXITED,
     Reason.STOPPING,
+    Reason.SNOOZE,
 )
-"""Reasons of what neither a rule nor a person decided. Not what began before arbiter: of those
-nobody knows who called whom."""
+"""Reasons of what neither a rule nor a person decided: who snoozes does not look at each. Not what
+began before arbiter: of those nobody knows who called whom."""
 
 
 # --- events ---------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_what_a_rule_may_tell_apart_stays_apart(tmp_path: Path) -> None:
         {"app": "/b"}, {"uid": 1}, {"user": "bob"}, {"parents": "[]"}, {"hook": "in"},
         {"proto": "udp"}, {"daddr": "2001:db8::1"}, {"dport": 80}, {"names": "[]"},
         {"sims": json_list(["8943000000000000001"])}, {"networks": "[]"}, {"metered": None},
-        {"metered": True}, {"roaming": False},
+        {"metered": True}, {"roaming": False}, {"profile": "work"},
     ]  # fmt: skip
     found = told(tmp_path, record(), *(record(**other) for other in others))
     assert len(found) == 1 + len(others)
@@ -119,6 +119,11 @@ def test_a_record_that_makes_no_rule_is_counted_and_said(
     assert bad.count == 4
     assert bad.why.isprintable() and "record" in bad.why
     assert len(found) == 2
+
+
+def test_counts_that_no_connection_ever_had_do_not_end_the_reading(tmp_path: Path) -> None:
+    (one,) = told(tmp_path, *(record(count=(1 << 63) - 1) for _ in range(3)))
+    assert one.count == (1 << 63) - 1
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -16,10 +16,15 @@ from arbiter.rules.rule import Query, is_number
 from arbiter.rules.seen import Sighting
 
 _SAME = (
-    "app, uid, user, parents, hook, proto, daddr, dport, names, sims, networks, metered, roaming"
+    "app, uid, user, parents, hook, proto, daddr, dport, names, sims, networks, metered, roaming,"
+    " profile"
 )
 """All that a rule may be held against: what agrees in it is decided alike."""
-_SUMS = "sum(count), sum(CASE decision WHEN 'deny' THEN count ELSE 0 END), min(time), max(time)"
+_SUMS = (
+    "CAST(total(count) AS INTEGER),"
+    " CAST(total(CASE decision WHEN 'deny' THEN count ELSE 0 END) AS INTEGER), min(time), max(time)"
+)
+"""`sum` would fail for counts that no connection ever had, and which somebody has written there."""
 _REASONS = ", ".join(f"'{reason.value}'" for reason in UNDECIDED)
 _SELECT = f"SELECT {_SAME}, {_SUMS} FROM decisions"  # noqa: S608  # names from our code
 _WHERE = f"WHERE reason IN ({_REASONS})"
@@ -49,9 +54,9 @@ def sightings(
         where += " AND app = :app"
     indexed = "" if where != _WHERE else "NOT INDEXED "
     for row in db.execute(f"{_SELECT} {indexed}{where} GROUP BY {_SAME}", values):
-        count, refused, first, last = row[13:]
+        count, refused, first, last = row[14:]
         try:
-            query = _query(*row[:13])
+            query = _query(*row[:14])
         except ValueError as error:
             yield Unreadable(count, str(error))
         else:
@@ -72,6 +77,7 @@ def _query(
     networks: str,
     metered: int | None,
     roaming: int | None,
+    profile: str,
 ) -> Query:
     """ValueError for what is not as arbiter writes it: a database may come from anywhere."""
     if _ESCAPED.search(app):
@@ -91,6 +97,7 @@ def _query(
         networks=_texts(networks),
         metered=None if metered is None else bool(metered),
         roaming=None if roaming is None else bool(roaming),
+        profile=profile,
         names=_texts(names),
     )
 
