@@ -414,6 +414,9 @@ def test_a_denial_that_would_no_longer_decide_is_shown(tmp_path: Path) -> None:
     assert "before" not in scene.screen(), "deb.debian.org is narrower, and is no such name"
     assert "before" not in scene.press("w").screen(), "*.debian.org is another domain"
     assert "before rule 9: deny host=*.ads.example" in scene.press("w").screen()
+    same = Scene(tmp_path / "u.db", denying="deny host=*.debian.org")
+    assert "before" not in same.screen(), "what is no wider than what was seen takes nothing"
+    assert "before rule 9" in same.press("w").screen()
     other = Scene(tmp_path / "t.db", denying=f"deny app={CURL} host=192.168.1.0/24")
     assert "before" not in other.press("ww").screen(), "it is the narrower one, and stays"
 

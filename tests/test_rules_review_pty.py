@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -216,6 +217,17 @@ def test_a_database_that_cannot_be_written_is_said_and_nothing_is_lost(
         other._db.execute("ROLLBACK")
     terminal.type("a")
     terminal.until("+ allow host=deb.debian.org")
+    assert rules(home) == [DEB]
+
+
+def test_a_daemon_that_does_not_take_the_rule_is_said(home: Path, terminal: Terminal) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(home / "socket"))
+        listener.listen()
+        terminal.type("a")
+        listener.settimeout(15)
+        listener.accept()[0].close()
+        terminal.until("it is stored, and not in force yet: the daemon at")
     assert rules(home) == [DEB]
 
 
