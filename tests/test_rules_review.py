@@ -245,11 +245,23 @@ def test_with_several_persons_rules_are_for_whom_it_was_seen_of(
     assert found[3]["widenings"][-1] == f"allow app={CURL}"
 
 
-def test_what_makes_no_rule_is_said(arbiter: Callable[..., Done], tmp_path: Path) -> None:
-    store_week(tmp_path / "a.db", record("/opt/\udcff/x", "192.0.2.5", 80, count=2))
+def test_what_cannot_be_read_is_counted_and_said(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    store_week(tmp_path / "a.db", record("/x", "nowhere", 80, count=2))
     done = arbiter("rules", "review", "--json")
-    assert "2 connections left out: the app's path is not UTF-8" in done.err
+    assert "2 connections left out: their records are not as arbiter writes them" in done.err
     assert len(json.loads(done.out)) == len(NARROW)
+
+
+def test_a_path_that_is_not_utf8_can_be_imported(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    store_week(tmp_path / "a.db", record("/opt/\udcff/x", "192.0.2.5", 80))
+    found = json.loads(arbiter("rules", "review", "--json").out)
+    (line,) = [one["line"] for one in found if "/opt/" in one["line"]]
+    assert arbiter("rules", "add", line).code == 0
+    assert len(json.loads(arbiter("rules", "review", "--json").out)) == len(found) - 1
 
 
 def test_a_missing_database_is_said(arbiter: Callable[..., Done]) -> None:
