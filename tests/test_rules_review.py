@@ -34,7 +34,7 @@ from arbiter.store import Store
 from arbiter.store.sightings import Unreadable
 
 ROOT = Path(__file__).parent.parent
-SCREENS = ROOT / "fixtures" / "screens"
+SCREENS = ROOT / "fixtures" / "screens" / "review"
 
 
 class Done(NamedTuple):
