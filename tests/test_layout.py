@@ -44,6 +44,7 @@ FLOORS = {
     "arbiter.profiles": 2,
     "arbiter.switching": 2,
     "arbiter.ways": 2,
+    "arbiter.nesting": 1,
     "arbiter.linkchange": 2,
     "arbiter.linknews": 2,
     "arbiter.exchange": 2,
