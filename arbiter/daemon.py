@@ -21,6 +21,7 @@ from arbiter.events import (
     Event,
     FindOwner,
     KeepProfile,
+    LinksChanged,
     PacketQueued,
     ProcessExited,
     Remember,
@@ -318,7 +319,8 @@ class Daemon:
             case _:
                 self._desk.do(effect)
 
-    def _links_changed(self, event: Event) -> None:
+    def _links_changed(self, event: LinksChanged) -> None:
+        self._finder.follow(event.links)
         self._dispatch(event)
         self._followers.links()
 

@@ -92,4 +92,5 @@ def link_of(link: FoundLink, spent: Spent | None) -> Link:
         budget=str(link.budget or ""),
         spent=spent,
         tunnel=link.kind is LinkKind.VPN,
+        tun=link.driver == "tun",
     )

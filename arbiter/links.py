@@ -72,6 +72,8 @@ class Interface(Struct, frozen=True):
     mac: str = ""
     """The permanent hardware address, lower case (IFLA_PERM_ADDRESS); "" for what is no hardware,
     and for hardware that invents an address each time it is plugged in."""
+    driver: str = ""
+    """IFLA_INFO_KIND: tun, wireguard, bridge, ...; "" for hardware."""
     gateways: tuple[tuple[bytes, str], ...] = ()
     """(gateway of a default route, its hardware address, lower case), the route preferred first;
     none that is not resolved. What its network can be known by: everybody on it can forge that."""
@@ -122,6 +124,8 @@ class FoundLink(Struct, frozen=True):
     over_budget: OverBudget = OverBudget.ASK
     file: str = ""
     """The file that speaks of it; "" for none."""
+    driver: str = ""
+    """As the interface's."""
     identity: str = ""
     """What its number is kept under: see `assemble` and `remember`."""
 
@@ -302,6 +306,7 @@ def _found(
         budget=file.budget if file else None,
         over_budget=file.over_budget if file else OverBudget.ASK,
         file=file.origin if file else "",
+        driver=interface.driver,
         identity=identity,
     )
 
