@@ -341,7 +341,16 @@ def test_every_block_of_a_scope_is_found_in_it() -> None:
         host = parse(f"allow host={text}").host
         assert isinstance(host, Network)
         assert scope_around(host) is ScopeName(scope), text
-    for text in ("0.0.0.0/0", "8.0.0.0/5", "::/0", "fc00::/6", "255.255.255.254/31", "8000::/1"):
+    for text in (
+        "0.0.0.0/0",
+        "0.0.0.0/1",
+        "0.0.0.0/31",
+        "8.0.0.0/5",
+        "::/0",
+        "fc00::/6",
+        "255.255.255.254/31",
+        "8000::/1",
+    ):
         host = parse(f"allow host={text}").host
         assert isinstance(host, Network)
         assert scope_around(host) is None, text

@@ -91,6 +91,8 @@ def scope_around(host: Address | Network) -> ScopeName | None:
     # ends of the address space: what is narrower lies in one or in none.
     if first is ScopeName.INTERNET and host.prefixlen < (16 if four else 10):
         return None
+    if host.packed == bytes(4):
+        return None  # 0.0.0.0 alone is loopback, and 0.0.0.0/1 also ends in it
     return first if scope_of(last) is first else None
 
 

@@ -1,4 +1,4 @@
-"""Rules that are equally specific, decide otherwise, and surely meet: the decision settles it. Pure.
+"""Rules that are equally specific, decide otherwise, and surely meet: the decision settles. Pure.
 
 Equally specific rules of one layer that meet have the same app, parent, user, host, protocol and
 hook: only their ports and their context can differ. Rules are grouped by what must be the same, and
@@ -41,7 +41,7 @@ class Ties:
         better = (
             other
             for other in self._near(entry)
-            # What ends first is an exception for a while, and meant so; another process's never meets.
+            # What ends first is an exception for a while, and meant so.
             if rank(other) < ours and meet(entry, other) and outlasts(other, entry)
         )
         return min(better, key=rank, default=None)
