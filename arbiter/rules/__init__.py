@@ -43,6 +43,7 @@ from arbiter.rules.rule import (
     ScopeName,
 )
 from arbiter.rules.scopes import scope_of
+from arbiter.rules.stale import Here, Uses, dead, unused
 from arbiter.rules.words import RuleError
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "FieldError",
     "Finding",
     "FindingKind",
+    "Here",
     "Host",
     "Index",
     "Layer",
@@ -66,9 +68,11 @@ __all__ = [
     "Rule",
     "RuleError",
     "ScopeName",
+    "Uses",
     "canonical_name",
     "check",
     "conditions",
+    "dead",
     "format_decision",
     "format_host",
     "format_lifetime",
@@ -84,5 +88,6 @@ __all__ = [
     "shown_host",
     "shown_name",
     "to_json",
+    "unused",
     "why_not",
 ]

@@ -39,6 +39,12 @@ class FindingKind(enum.StrEnum):
     REDUNDANT = "redundant"
     """Without it, the same would be decided."""
     OVER_BROAD = "over-broad"
+    UNUSED = "unused"
+    """It decided nothing for long; see stale.py."""
+    DEAD = "dead"
+    """It names what the machine does not have; see stale.py."""
+    NO_PROFILE = "no-profile"
+    """It is of a profile that is not there."""
 
 
 class Finding(Struct, frozen=True):

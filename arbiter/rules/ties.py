@@ -18,7 +18,7 @@ from arbiter.rules.rule import Entry, Rule
 
 LOOKED = 64
 """Entries of one decision that are held against one rule, from where their ports begin."""
-_CONTEXT = ("network", "sim", "roaming", "metered")
+_CONTEXT = ("profile", "network", "sim", "roaming", "metered")
 _UNSET = ("", None)
 
 

@@ -17,6 +17,7 @@ import msgspec
 from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.rules.seen import Sighting
+from arbiter.rules.stale import Uses
 from arbiter.store import changes, imports, rows, sightings, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
@@ -27,6 +28,7 @@ from arbiter.store.records import Records
 from arbiter.store.rows import Author, Change, Remembered
 from arbiter.store.sightings import Unreadable
 from arbiter.store.transaction import writing
+from arbiter.store.uses import uses
 from arbiter.usage import Batch, OpenFlow, Used
 
 _INSERT_RULE = (
@@ -355,6 +357,11 @@ class Store:
         """
         with explained(self.path, "cannot read the decisions"):
             yield from sightings.sightings(self._db, since, None if app is None else utf8(app))
+
+    def uses(self, ids: Iterable[int], since: float, now: float) -> Uses:
+        """When these rules came and decided last, and which expired in [since, now] (epoch)."""
+        with explained(self.path, "cannot read when rules were used"):
+            return uses(self._db, ids, since, now)
 
     # --- usage ------------------------------------------------------------------------------
 
