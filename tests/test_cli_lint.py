@@ -172,6 +172,9 @@ def test_what_expired_is_listed_and_is_no_fault(place: Path) -> None:
     with Store.open(place / "a.db") as store:
         store.retire([3], "expired", time.time() - 40 * DAY)
         store.retire([4], "expired", time.time() - 2 * DAY)
+    remember(place, "allow app=/usr/bin/rm for=1h", days_ago=1)
+    with Store.open(place / "a.db") as store:
+        store.remove(5, "alice", at=time.time() - DAY)
     code, found = check(place, "--strict")
     assert code == 0
     assert [(f["kind"], f["rule"], f["level"]) for f in found] == [
