@@ -64,7 +64,7 @@ def judge(rule: Rule, words: Mapping[str, str]) -> None:
     assert words.get("class", "") == (decision.traffic or "")
     assert ("for" in words) or rule.lifetime.kind.value == "forever"
     all_known = words.keys() <= written.KNOWN | written.DECISION
-    for query, minute in written.edges(rule):
+    for query, minute in written.edges(rule, words.get("port", "")):
         here = why_not(rule, query, (minute - 3 * 1440) * 60.0 + 7 * 86400) is None
         there = written.matches(words, query, minute)
         assert there or not here, f"wider than written: {formatted} for {query}"

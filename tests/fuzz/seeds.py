@@ -24,7 +24,7 @@ FIXTURES = ROOT / "fixtures"
 CORPUS = FIXTURES / "fuzz"
 LINES = (
     "allow app=/usr/bin/curl host=*.debian.org port=443 proto=tcp",
-    "allow host=192.0.2.0/24 port=443,8000-8080 proto=tcp for=15m",
+    "allow host=192.0.2.0/24 port=443,445,8000-8080 proto=tcp for=15m",
     "route via=wifi,unmetered,any class=bulk app=/usr/bin/rsync network=ssid:Home",
     'allow app="/opt/with \\"space\\"\\u{202e}/x" user=@netdev # a comment',
     "deny host=2001:db8::/32 metered=yes sim=89430123456789012345 roaming=no",

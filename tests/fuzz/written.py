@@ -201,11 +201,18 @@ def _minute(clock: str) -> int:
 # --- connections to ask about ---------------------------------------------------------------
 
 
-def edges(rule: Rule) -> Iterator[tuple[Query, int]]:
-    """Connections, and minutes of the week, inside the rule and just outside each condition."""
+def edges(rule: Rule, ports: str = "") -> Iterator[tuple[Query, int]]:
+    """Connections, and minutes of the week, inside the rule and just outside each condition.
+
+    `ports`: as they are written, so that what lies between them is asked for, too.
+    """
     minute = rule.times[0][0] if rule.times else 4321
     inside = _inside(rule)
     yield inside, minute
+    for number in {int(n) for n in re.findall(r"[0-9]+", ports)[:16]}:
+        for near in (number - 1, number, number + 1):
+            if 0 <= near <= 65535:
+                yield msgspec.structs.replace(inside, dport=near), minute
     for field, values in _around(rule).items():
         for value in values:
             yield msgspec.structs.replace(inside, **{field: value}), minute
