@@ -101,6 +101,9 @@ def _wire() -> Iterator[tuple[str, str, bytes]]:
             "example.org. HTTPS", "example.org. 60 HTTPS 1 . alpn=h2 ipv4hint=192.0.2.1"
         ),
     }
+    # The same answer, of class CH.
+    owner = b"\xc0\x0c\x00\x01\x00"
+    messages["other-class"] = messages["a"].replace(owner + b"\x01", owner + b"\x03")
     for name, wire in messages.items():
         yield "dns", name, wire
     for name, packets in _streams(messages["a"], messages["chain"]).items():
