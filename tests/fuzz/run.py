@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,8 @@ def main(args: list[str]) -> int:
         return 2
     bad = [name for name in options.target or TARGETS if not _run(name, options.seconds)]
     for name in bad:
-        print(f"fuzz: {name} broke a promise: see .fuzz/{name}-crash-*", file=sys.stderr)
+        inputs = ", ".join(str(path.relative_to(ROOT)) for path in WORK.glob(f"{name}-*"))
+        print(f"fuzz: {name}: {inputs or 'it did not run'}", file=sys.stderr)
     return 1 if bad else 0
 
 
@@ -67,19 +69,32 @@ def _installed() -> bool:
 
 
 def _run(name: str, seconds: int) -> bool:
-    learned = WORK / name
+    """Fuzz one target in a process of its own, and say what came of it."""
+    learned, log = WORK / name, WORK / f"{name}.log"
     learned.mkdir(parents=True, exist_ok=True)
-    print(f"fuzz: {name}, {seconds} s", flush=True)
-    done = subprocess.run(
-        [
-            *(sys.executable, __file__, "--only", name),
-            *(f"-max_total_time={seconds}", f"-timeout={SLOWEST}", "-rss_limit_mb=2048"),
-            *(f"-artifact_prefix={WORK}/{name}-", "-verbosity=0", "-max_len=4096"),
-            *(str(learned), str(ROOT / "fixtures" / "fuzz" / name)),
-        ],
-        check=False,
+    print(f"fuzz: {name}, {seconds} s: ", end="", flush=True)
+    with log.open("w") as file:
+        done = subprocess.run(
+            [
+                *(sys.executable, __file__, "--only", name),
+                *(f"-max_total_time={seconds}", f"-timeout={SLOWEST}", "-rss_limit_mb=2048"),
+                *(f"-artifact_prefix={WORK}/{name}-", "-max_len=4096", "-print_final_stats=1"),
+                *(str(learned), str(ROOT / "fixtures" / "fuzz" / name)),
+            ],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    text = log.read_text(errors="replace")
+    tried = re.search(r"number_of_executed_units: ([0-9]+)", text)
+    if done.returncode == 0 and tried:
+        print(f"{tried[1]} inputs, nothing found")
+        return True
+    found = re.search(r"=== Uncaught.*?(?=\n\n==|\Z)|ERROR: libFuzzer.*", text, re.DOTALL)
+    print(
+        f"a promise is broken, see {log.relative_to(ROOT)}\n{found[0] if found else text[-2000:]}"
     )
-    return done.returncode == 0
+    return False
 
 
 def fuzz(name: str, args: list[str]) -> int:

@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import rule_strategies as strategies
 import seeds
 import targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from arbiter.rules import Rule, format_rule, to_json
 
 FILES = sorted(path for path in seeds.CORPUS.glob("*/*") if path.is_file())
 BY_TARGET = {
@@ -70,6 +76,13 @@ def test_a_damaged_seed_keeps_the_promises(name: str, data: st.DataObject) -> No
     targets.TARGETS[name](data.draw(damaged(BY_TARGET[name])))
 
 
+@settings(max_examples=150, deadline=None)
+@given(rule=strategies.rules())
+def test_every_rule_is_read_as_it_is_written(rule: Rule) -> None:
+    targets.TARGETS["line"](format_rule(rule).encode())
+    targets.TARGETS["rule-json"](json.dumps(to_json(rule)).encode())
+
+
 def test_every_target_is_documented() -> None:
     text = (seeds.ROOT / "docs" / "fuzzing.md").read_text("utf-8")
     for name in targets.TARGETS:
@@ -98,3 +111,22 @@ def test_without_atheris_there_is_one_line_with_the_next_step(tmp_path: Path) ->
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "pip install atheris" in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
+def test_a_broken_promise_is_found_shown_and_kept(tmp_path: Path) -> None:
+    """In a copy that reads an address and does not expect that it is none."""
+    for part in ("arbiter", "tests", "fixtures"):
+        shutil.copytree(seeds.ROOT / part, tmp_path / part, symlinks=True)
+    broken = tmp_path / "arbiter" / "nametext.py"
+    text = broken.read_text()
+    assert text.count("except ValueError") == 1
+    broken.write_text(text.replace("except ValueError", "except OSError"))
+    command = [sys.executable, str(tmp_path / "tests/fuzz/run.py"), "--target", "hosts"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 1
+    assert "hosts, 5 s: a promise is broken" in done.stdout
+    assert "ValueError" in done.stdout
+    assert ".fuzz/hosts-crash-" in done.stderr
+    assert len(list((tmp_path / ".fuzz").glob("hosts-crash-*"))) == 1
