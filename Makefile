@@ -35,7 +35,8 @@ test: setup
 # Where atheris cannot be installed, run.py says so, and what to do instead.
 fuzz: setup
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || { echo 'fuzz: installing atheris'; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris \
+			-e '.[fuzz]' \
 			>/dev/null 2>&1 || true; }
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)
 

@@ -25,6 +25,8 @@ NO_ATHERIS = (
     "fuzz: atheris is not installed (it is not made for every Python): .venv/bin/pip install"
     " atheris; without it, make test ARGS=tests/fuzz tries inputs at random"
 )
+KEPT = ("crash", "timeout", "oom")
+"""How libFuzzer names inputs that it keeps."""
 SLOWEST = 20
 """Seconds that one input may take."""
 
@@ -48,8 +50,9 @@ def main(args: list[str]) -> int:
         return 2
     bad = [name for name in options.target or TARGETS if not _run(name, options.seconds)]
     for name in bad:
-        inputs = ", ".join(str(path.relative_to(ROOT)) for path in WORK.glob(f"{name}-*"))
-        print(f"fuzz: {name}: {inputs or 'it did not run'}", file=sys.stderr)
+        kept = [path for kind in KEPT for path in WORK.glob(f"{name}-{kind}-*")]
+        inputs = ", ".join(str(path.relative_to(ROOT)) for path in sorted(kept))
+        print(f"fuzz: {name}: {inputs or 'it did not run to its end'}", file=sys.stderr)
     return 1 if bad else 0
 
 
@@ -91,9 +94,8 @@ def _run(name: str, seconds: int) -> bool:
         print(f"{tried[1]} inputs, nothing found")
         return True
     found = re.search(r"=== Uncaught.*?(?=\n\n==|\Z)|ERROR: libFuzzer.*", text, re.DOTALL)
-    print(
-        f"a promise is broken, see {log.relative_to(ROOT)}\n{found[0] if found else text[-2000:]}"
-    )
+    what = "a promise is broken" if found else "it ended early"
+    print(f"{what}, see {log.relative_to(ROOT)}\n{found[0] if found else text[-2000:]}")
     return False
 
 
