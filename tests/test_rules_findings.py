@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
@@ -46,7 +47,7 @@ def entry(
 
 
 CURL = "app=/usr/bin/curl"
-CONTEXT = ("network", "sim")
+CONTEXT = ("profile", "network", "sim")
 FOUND = [
     # lines (the first is rule 1), kind, odd one, because of
     ((f"allow {CURL}", f"allow {CURL}"), "redundant", 1, 2),
@@ -264,7 +265,7 @@ def witness(one: Entry, other: Entry) -> tuple[Query, float]:
     group = rule.user.startswith("@")
     user = rule.user.lstrip("@")
     first = {key: next((getattr(r, key) for r in rules if getattr(r, key)), "") for key in CONTEXT}
-    flags = {
+    flags: dict[str, Any] = {
         key: next((getattr(r, key) for r in rules if getattr(r, key) is not None), None)
         for key in ("roaming", "metered")
     }
@@ -280,6 +281,7 @@ def witness(one: Entry, other: Entry) -> tuple[Query, float]:
         proto=rule.proto if rule.proto is not None else 6,
         hook=rule.hook or Hook.OUT,
         processes=tuple(each.process for each in (one, other) if each.process),
+        profile=str(first["profile"]),
         sims=(str(first["sim"]),),
         networks=(str(first["network"]),),
         groups=(user,),

@@ -6,7 +6,9 @@ from arbiter.rules import Entry, Here, Layer, Uses, dead, parse, unused
 from arbiter.rules.stale import DAY
 
 NOW = 100 * DAY
-HERE = Here(app="no {}".format, user="nobody {}".format, link="nowhere {}".format)
+HERE = Here(
+    app="no {}".format, user="nobody {}".format, link="nowhere {}".format, profile="none {}".format
+)
 
 
 def entry(id: int, line: str, layer: Layer = Layer.REMEMBERED) -> Entry:
@@ -14,12 +16,13 @@ def entry(id: int, line: str, layer: Layer = Layer.REMEMBERED) -> Entry:
 
 
 def test_everything_that_a_rule_names_is_looked_for_once() -> None:
-    line = "route via=lte,unmetered,any app=/a parent=/b user=@c"
+    line = "route via=lte,unmetered,any app=/a parent=/b user=@c profile=d"
     assert [found.text for found in dead([entry(1, line)], HERE)] == [
         "rule 1: no /a",
         "rule 1: no /b",
         "rule 1: nobody @c",
         "rule 1: nowhere lte",
+        "rule 1: none d",
     ]
     assert len(dead([entry(1, "deny app=/a parent=/a")], HERE)) == 1
     assert dead([entry(1, "allow host=lan")], HERE) == []

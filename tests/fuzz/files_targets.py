@@ -25,16 +25,16 @@ def _utf8(data: bytes) -> str:
 
 
 def policy(data: bytes) -> None:
-    """A policy file; the first byte says whether a package brings it."""
-    shipped, text = data[:1] > b"@", _utf8(data[1:])
-    file, errors = examine(text, "/x.toml", shipped=shipped)
-    assert (file is None) == bool(errors)
-    for error in errors:
-        _placed(error, text)
-    if file is None:
-        return
-    policy_file(file, text)
-    assert not (shipped and (file.rules or file.adopt))
+    """A policy file, of an administrator and of a package."""
+    text = _utf8(data)
+    for shipped in (False, True):
+        file, errors = examine(text, "/x.toml", shipped=shipped)
+        assert (file is None) == bool(errors)
+        for error in errors:
+            _placed(error, text)
+        if file is not None:
+            policy_file(file, text)
+            assert not (shipped and (file.rules or file.adopt))
 
 
 def policy_file(file: PolicyFile, text: str) -> None:

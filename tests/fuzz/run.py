@@ -73,6 +73,8 @@ def _installed() -> bool:
 
 def _run(name: str, seconds: int) -> bool:
     """Fuzz one target in a process of its own, and say what came of it."""
+    from seeds import folders
+
     learned, log = WORK / name, WORK / f"{name}.log"
     learned.mkdir(parents=True, exist_ok=True)
     print(f"fuzz: {name}, {seconds} s: ", end="", flush=True)
@@ -82,7 +84,7 @@ def _run(name: str, seconds: int) -> bool:
                 *(sys.executable, __file__, "--only", name),
                 *(f"-max_total_time={seconds}", f"-timeout={SLOWEST}", "-rss_limit_mb=2048"),
                 *(f"-artifact_prefix={WORK}/{name}-", "-max_len=4096", "-print_final_stats=1"),
-                *(str(learned), str(ROOT / "fixtures" / "fuzz" / name)),
+                *(str(folder) for folder in (learned, *folders(name))),
             ],
             stdout=file,
             stderr=subprocess.STDOUT,

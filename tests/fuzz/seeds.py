@@ -1,8 +1,9 @@
-"""The seed corpus, fixtures/fuzz/TARGET/NAME: made of the other fixtures, scapy and dnspython.
+"""The seed corpus: other fixtures as they are (OTHERS), and fixtures/fuzz/TARGET/NAME.
 
     python tests/fuzz/seeds.py      writes it anew; files that begin with `found-` stay
 
-What the fuzzer once found stays as `found-…`: such an input is a test of its own.
+These are made by hand, and of other fixtures, scapy and dnspython. What the fuzzer once found stays
+as `found-…`: such an input is a test of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,17 @@ from scapy.packet import Raw
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "fixtures"
 CORPUS = FIXTURES / "fuzz"
+OTHERS = {
+    "policy": ("policies/good", "policies/bad"),
+    "link": ("links/good", "links/bad"),
+    "lines": ("imports",),
+    "toml": ("imports",),
+    "opensnitch": ("imports/opensnitch",),
+    "littlesnitch": ("imports/iap",),
+    "anything": ("imports", "imports/opensnitch", "imports/iap"),
+    "protocol": ("messages",),
+}
+"""Folders of fixtures that are seeds of a target."""
 LINES = (
     "allow app=/usr/bin/curl host=*.debian.org port=443 proto=tcp",
     "allow host=192.0.2.0/24 port=443,445,8000-8080 proto=tcp for=15m",
@@ -30,7 +42,7 @@ LINES = (
     "deny host=2001:db8::/32 metered=yes sim=89430123456789012345 roaming=no",
     "deny host=münchen.example time=mon-fri@18:00-24:00+sat-sun hook=out parent=/bin/sh",
     "allow network=gateway:02:00:5E:10:00:0a user=1000 proto=132 host=::ffff:10.0.0.0/104",
-    "deny app=script:/usr/bin/python3:/srv/x.py host=lan for=boot",
+    "deny app=script:/usr/bin/python3:/srv/x.py host=lan profile=home for=boot",
 )
 OBJECTS: tuple[dict[str, Any], ...] = (
     {"decision": "allow", "app": "/usr/bin/curl", "host": "lan", "port": [443, "8000-8080"]},
@@ -55,37 +67,21 @@ def _rules() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _files() -> Iterator[tuple[str, str, bytes]]:
-    for path in sorted((FIXTURES / "policies" / "good").glob("*.toml")):
-        yield "policy", path.stem, (b"A" if path.stem[:5] == "admin" else b"z") + path.read_bytes()
     table = '[[rule]]\ndecision = "allow"\nhost = "10.0.0.0/8"\nport = [22, "80-90"]\nuser = 1000\n'
-    yield "policy", "table", b"A" + table.encode() + b'time = "sat"\nmetered = true\n'
-    for path in sorted((FIXTURES / "links" / "good").glob("*.toml")):
-        yield "link", path.stem, path.read_bytes()
-    yield (
-        "settings",
-        "some",
-        (
-            b'mode = "ask"\nfallback = "deny"\ndeadline = 20\nmark_base = 0x7F000000\n'
-            b'queue_num = 7\nlink_down = "wait"\nclass_bulk = "dscp=cs1 priority=2"\n'
-        ),
+    yield "policy", "table", table.encode() + b'time = "sat"\nmetered = true\n'
+    settings = (
+        b'mode = "ask"\nfallback = "deny"\ndeadline = 20\nmark_base = 0x7F000000\n'
+        b'queue_num = 7\nlink_down = "wait"\nclass_bulk = "dscp=cs1 priority=2"\n'
     )
+    yield "settings", "some", settings
 
 
 def _imports() -> Iterator[tuple[str, str, bytes]]:
-    folder = FIXTURES / "imports"
-    yield "lines", "office", (folder / "office.rules").read_bytes()
-    yield "toml", "office", (folder / "office.toml").read_bytes()
     listed = [*OBJECTS, {"rule": LINES[1], "id": 7, "expires": 2e9, "by": "alice"}, LINES[0]]
     yield "json", "objects", json.dumps(listed).encode()
-    for path in sorted((folder / "opensnitch").glob("*.json")):
-        text = json.loads(path.read_text())
-        yield "opensnitch", path.stem, json.dumps(text).encode()
-    for path in sorted((folder / "iap").iterdir()):
-        yield "littlesnitch", path.name, path.read_bytes()
-    iap = json.loads((folder / "iap" / "InternetAccessPolicy.json").read_text())
+    iap = json.loads((FIXTURES / "imports" / "iap" / "InternetAccessPolicy.json").read_text())
     yield "plist", "iap", json.dumps(iap).encode()
     yield "anything", "line", LINES[0].encode()
-    yield "anything", "snitch", json.dumps(text).encode()
     yield "anything", "json", json.dumps(OBJECTS[:1]).encode()
 
 
@@ -114,14 +110,9 @@ def _wire() -> Iterator[tuple[str, str, bytes]]:
     for number, row in enumerate(row for row in rows if any(w in row["name"] for w in wanted)):
         if number % 4 == 0:
             yield "packet", row["name"].replace(" ", "-"), bytes.fromhex(row["hex"])
-    for path in sorted((FIXTURES / "messages").glob("*.json")):
-        value = json.loads(path.read_text())
-        yield "protocol", path.stem, json.dumps(value).encode() + b"\n"
-    yield (
-        "hosts",
-        "hosts",
-        b"127.0.0.1 localhost\n::1 ip6-localhost # x\n10.0.0.1 nas nas.example\n",
-    )
+    yield "protocol", "two", b'{"type":"changed"}\n{"type":"query","what":"status"}\n'
+    hosts = b"127.0.0.1 localhost\n::1 ip6-localhost # x\n10.0.0.1 nas nas.example\n"
+    yield "hosts", "hosts", hosts
     yield "hosts", "resolv", b"nameserver 192.0.2.53\nnameserver fe80::1%eth0\nsearch example\n"
 
 
@@ -150,6 +141,13 @@ def _streams(one: bytes, other: bytes) -> dict[str, list[bytes]]:
         "tcp4": [bytes(ends4 / segment) for segment in tcp],
         "tcp6": [bytes(ends6 / segment) for segment in tcp],
     }
+
+
+def folders(target: str) -> list[Path]:
+    """Where the seeds of a target are."""
+    own = CORPUS / target
+    others = [FIXTURES / other for other in OTHERS.get(target, ())]
+    return [own, *others] if own.is_dir() else others
 
 
 def write() -> None:

@@ -22,23 +22,27 @@ from hypothesis import strategies as st
 
 from arbiter.rules import Rule, format_rule, to_json
 
-FILES = sorted(path for path in seeds.CORPUS.glob("*/*") if path.is_file())
+CORPUS = {path for path in seeds.CORPUS.glob("*/*") if path.is_file()}
 BY_TARGET = {
-    name: [path.read_bytes() for path in FILES if path.parent.name == name]
+    name: sorted(
+        path for folder in seeds.folders(name) for path in folder.glob("*") if path.is_file()
+    )
     for name in targets.TARGETS
 }
+EACH = [(name, path) for name, paths in BY_TARGET.items() for path in paths]
 
 
 def test_the_corpus_is_what_its_script_makes_and_what_was_found() -> None:
     made = {seeds.CORPUS / target / name: data for target, name, data in seeds.seeds()}
-    kept = {path: path.read_bytes() for path in FILES if not path.name.startswith("found-")}
+    kept = {path: path.read_bytes() for path in CORPUS if not path.name.startswith("found-")}
     assert kept == made, "run: python tests/fuzz/seeds.py"
-    assert {path.parent.name for path in FILES} == set(targets.TARGETS)
+    assert {path.parent.name for path in CORPUS} <= set(targets.TARGETS)
+    assert all(BY_TARGET.values())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_a_seed_keeps_the_promises(path: Path) -> None:
-    targets.TARGETS[path.parent.name](path.read_bytes())
+@pytest.mark.parametrize(("name", "path"), EACH, ids=lambda one: getattr(one, "name", one))
+def test_a_seed_keeps_the_promises(name: str, path: Path) -> None:
+    targets.TARGETS[name](path.read_bytes())
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
@@ -73,7 +77,7 @@ def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_damaged_seed_keeps_the_promises(name: str, data: st.DataObject) -> None:
-    targets.TARGETS[name](data.draw(damaged(BY_TARGET[name])))
+    targets.TARGETS[name](data.draw(damaged([path.read_bytes() for path in BY_TARGET[name]])))
 
 
 @settings(max_examples=60, deadline=None)

@@ -48,6 +48,8 @@ def _dnspython_agrees(data: bytes, found: Answers) -> None:
         and rrset.rdclass == dns.rdataclass.IN
         for rdata in rrset
     }
+    if message.errors:
+        return  # where it gave up, and what comes after it is not read
     (asked,) = message.question
     if asked.rdtype not in (64, 65):
         assert found.name == asked.name.to_text().rstrip(".").lower()
@@ -97,7 +99,12 @@ def packet(data: bytes) -> None:
 
 
 def protocol(data: bytes) -> None:
-    """Messages of either side, however they are cut into pieces."""
+    """Messages of either side, however they are cut into pieces; and all bytes as one message."""
+    _messages(data)
+    _messages(data.replace(b"\n", b" ") + b"\n")
+
+
+def _messages(data: bytes) -> None:
     for make in (client_decoder, daemon_decoder):
         whole = make().feed(data)
         pieces = make()

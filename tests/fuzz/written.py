@@ -20,7 +20,7 @@ from arbiter.rules import Address, Domain, Name, Network, Query, Rule
 KNOWN = frozenset(
     {
         *("app", "parent", "user", "host", "port", "proto", "hook"),
-        *("network", "sim", "roaming", "metered", "time"),
+        *("profile", "network", "sim", "roaming", "metered", "time"),
     }
 )
 """Conditions that are judged here."""
@@ -106,6 +106,7 @@ def matches(words: Mapping[str, str], query: Query, minute: int) -> bool:
         "port": lambda text: query.proto in _WITH_PORTS and _port(text, query.dport),
         "proto": lambda text: (_PROTOS.get(text) or int(text)) == query.proto,
         "hook": lambda text: text == query.hook.value,
+        "profile": lambda text: text == query.profile,
         "network": lambda text: _network(text) in query.networks,
         "sim": lambda text: text.rstrip("Ff") in query.sims,
         "roaming": lambda text: {"yes": True, "no": False}[text] is query.roaming,
@@ -233,6 +234,7 @@ def _inside(rule: Rule) -> Query:
         dport=rule.ports[0][0] if rule.ports else 1,
         proto=rule.proto if rule.proto is not None else 6,
         hook=rule.hook or Hook.OUT,
+        profile=rule.profile,
         networks=(rule.network,) if rule.network else (),
         sims=(rule.sim,) if rule.sim else (),
         roaming=rule.roaming,
@@ -256,6 +258,7 @@ def _around(rule: Rule) -> dict[str, list[Any]]:
         "dport": sorted(ports),
         "proto": [0, 1, 2, 6, 17, 58, 132, 255],
         "hook": list(Hook),
+        "profile": ["", "x", f"{rule.profile}x", rule.profile.upper()],
         "networks": [(), ("ssid:x",), (f"{rule.network}x", rule.network)],
         "sims": [(), ("1",), (rule.sim, "1")],
         "roaming": [None, True, False],
