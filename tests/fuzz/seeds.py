@@ -40,7 +40,7 @@ LINES = (
     "route via=wifi,unmetered,any class=bulk app=/usr/bin/rsync network=ssid:Home",
     'allow app="/opt/with \\"space\\"\\u{202e}/x" user=@netdev # a comment',
     "deny host=2001:db8::/32 metered=yes sim=89430123456789012345 roaming=no",
-    "deny host=münchen.example time=mon-fri@18:00-24:00+sat-sun hook=out parent=/bin/sh",
+    "deny host=münchen.a_b.example time=mon-fri@18:00-24:00+sat-sun hook=out parent=/bin/sh",
     "allow network=gateway:02:00:5E:10:00:0a user=1000 proto=132 host=::ffff:10.0.0.0/104",
     "deny app=script:/usr/bin/python3:/srv/x.py host=lan profile=home for=boot",
 )

@@ -138,8 +138,9 @@ def _host(text: str, query: Query) -> bool:
         pass  # a name
     wild = text.startswith("*.")
     name = text.removeprefix("*.").removesuffix(".").lower()
-    if not name.isascii():
-        name = idna.encode(name, uts46=True).decode()
+    if not name.isascii():  # label by label: DNS has ASCII ones that IDNA would refuse
+        labels = idna.uts46_remap(name, std3_rules=False).split(".")
+        name = ".".join(one if one.isascii() else idna.alabel(one).decode() for one in labels)
     if wild:
         return any(each.endswith(f".{name}") for each in query.names)
     return name in query.names
