@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help setup run lab test bench check format clean distclean
+.PHONY: help setup run lab test fuzz bench check format clean distclean
 
 help:
 	@echo 'make run     decide the connections of this machine, asking in this terminal; Ctrl-C ends it'
 	@echo 'make lab     a shell on a make-believe machine with two links, to try everything safely'
 	@echo 'make test    all tests, those on the real kernel in network namespaces too'
+	@echo 'make fuzz    hostile input for every decoder, guided by coverage: ARGS="--seconds 30 --target dns"'
 	@echo 'make check   format, lint, types and tests: what CI runs'
 	@echo 'make bench   what connect() costs with a remembered rule, beside the bare kernel'
 	@echo 'make setup   only install what is missing; the others do it by themselves'
@@ -31,6 +32,14 @@ lab: setup
 test: setup
 	@sh packaging/as-root.sh --or-namespace $(BIN)/python $(BIN)/python -m pytest $(ARGS)
 
+# Where atheris cannot be installed, run.py says so, and what to do instead.
+fuzz: setup
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || { echo 'fuzz: installing atheris'; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris \
+			-e '.[fuzz]' \
+			>/dev/null 2>&1 || true; }
+	@$(BIN)/python tests/fuzz/run.py $(ARGS)
+
 bench: setup
 	@sh packaging/as-root.sh $(BIN)/python bench/connect.py $(ARGS)
 
@@ -45,7 +54,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist *.egg-info .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +
 
 distclean: clean

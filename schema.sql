@@ -63,7 +63,8 @@ CREATE TABLE rule_changes (
 CREATE INDEX rule_changes_rule ON rule_changes (rule_id);
 
 -- One row per decided connection. Columns are the fields of arbiter/records.py, where each is
--- described; `by` is called by_user here, because BY is a word of SQL.
+-- described; `by` is called by_user here, because BY is a word of SQL; `profile` is the active one, and
+-- stands where an upgrade puts it.
 CREATE TABLE decisions (
     id       INTEGER PRIMARY KEY,
     time     REAL NOT NULL,
@@ -101,7 +102,7 @@ CREATE TABLE decisions (
     networks TEXT NOT NULL DEFAULT '[]', -- JSON array of network= values
     metered  INTEGER,                 -- of the default link: 1, 0, or NULL where nobody knew
     roaming  INTEGER
-) STRICT;
+, profile TEXT NOT NULL DEFAULT '') STRICT;
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);
 CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL; -- last used
@@ -145,3 +146,30 @@ CREATE TABLE open_flows (
     sim         TEXT NOT NULL,
     PRIMARY KEY (saddr, daddr, sport, dport, proto, id)
 ) STRICT, WITHOUT ROWID;
+
+-- Profiles (arbiter/profiles.py): names that rules may carry, and the networks that bring them.
+CREATE TABLE profiles (
+    name    TEXT PRIMARY KEY,
+    created REAL NOT NULL,
+    by_user TEXT NOT NULL,
+    by_uid  INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE profile_networks (
+    network TEXT PRIMARY KEY,         -- as network= of a rule's line says it
+    profile TEXT NOT NULL REFERENCES profiles (name)
+) STRICT, WITHOUT ROWID;
+
+-- One row per change of the active profile: that of the last row is active.
+CREATE TABLE profile_switches (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    time         REAL NOT NULL,
+    profile_from TEXT NOT NULL,       -- '' for none
+    profile_to   TEXT NOT NULL,
+    why          TEXT NOT NULL,       -- on ssid:Home | chosen | undo of switch 7 | ...
+    by_user      TEXT NOT NULL,       -- arbiter where the machine came onto a network
+    by_uid       INTEGER,
+    frontend     TEXT NOT NULL DEFAULT '',
+    undoes       INTEGER REFERENCES profile_switches (id),
+    place        TEXT                 -- of the last row: the profile of the bound network that the
+    -- machine came onto last, '' for none, NULL where nobody has looked since a person chose
+) STRICT;

@@ -123,7 +123,7 @@ class Asking(Core):
 
     def _silence(self, ask: OpenAsk, obstacle: str) -> Decision:
         packet, owner, _, _ = ask.example
-        way = self.ways.take(self._fallback, packet, 0.0, self.ways.run_of(owner))
+        way = self.ways.way(self._fallback, packet, owner, 0.0)
         return DENY if obstacle or way.verdict == DENIED else self._fallback
 
     def _retry_asks(self, now: Now) -> list[Effect]:
@@ -171,7 +171,7 @@ class Asking(Core):
     def _way_of(self, ask: OpenAsk, judgement: Judgement) -> Way:
         packet, owner, _, _ = ask.example
         decided = judgement.entry.created if judgement.entry is not None else NEVER
-        return self.ways.take(judgement.decision, packet, decided, self.ways.run_of(owner))
+        return self.ways.way(judgement.decision, packet, owner, decided)
 
     def _waiting(self, ask: OpenAsk) -> list[Held]:
         """The packets that wait for an ask, in the order they came: a QUIC flight, or a flow's

@@ -19,6 +19,7 @@ from arbiter.rulebook import ProcessId, RuleBook
 from arbiter.rules import Entry
 from arbiter.settings import Fallback, LinkDown, Mode, Settings
 from arbiter.snoozes import Snoozes
+from arbiter.switching import Switching
 from arbiter.verdicts import Verdicts
 from arbiter.ways import Obstacle, Ways
 
@@ -35,6 +36,7 @@ class Core:
         self.counters: Counter[str] = Counter()
         self.ways = Ways()
         self.names = NameCache()
+        self.profiles = Switching()
         self.advice = AdviceBook()
         self.snoozes = Snoozes()
         self._verdicts = Verdicts(self.held, self.ways, self.counters)

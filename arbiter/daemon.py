@@ -20,6 +20,8 @@ from arbiter.events import (
     Effect,
     Event,
     FindOwner,
+    KeepProfile,
+    LinksChanged,
     PacketQueued,
     ProcessExited,
     Remember,
@@ -304,6 +306,8 @@ class Daemon:
         match effect:
             case Remember():
                 self._spawn(self._memory.remember(effect))
+            case KeepProfile():
+                self._spawn(self._memory.keep_profile(effect))
             case Retire(ids, reason):
                 self._spawn(self._memory.retire(ids, reason))
             case WatchProcess(pid, start):
@@ -315,7 +319,8 @@ class Daemon:
             case _:
                 self._desk.do(effect)
 
-    def _links_changed(self, event: Event) -> None:
+    def _links_changed(self, event: LinksChanged) -> None:
+        self._finder.follow(event.links)
         self._dispatch(event)
         self._followers.links()
 

@@ -23,6 +23,7 @@ from arbiter.model import (
     Verdict,
 )
 from arbiter.policyfiles import AdviceBook
+from arbiter.profiles import Book, Standing
 from arbiter.rules import Entry, Rule
 
 
@@ -41,6 +42,20 @@ class Reason(enum.StrEnum):
     EXITED = "exited"
     SNOOZE = "snooze"
     STOPPING = "stopping"
+
+
+UNDECIDED = (
+    Reason.OBSERVE,
+    Reason.ENFORCE,
+    Reason.DEADLINE,
+    Reason.UNATTENDED,
+    Reason.OVERFLOW,
+    Reason.EXITED,
+    Reason.STOPPING,
+    Reason.SNOOZE,
+)
+"""Reasons of what neither a rule nor a person decided: who snoozes does not look at each. Not what
+began before arbiter: of those nobody knows who called whom."""
 
 
 # --- events ---------------------------------------------------------------------------------
@@ -117,6 +132,13 @@ class LinksChanged(Struct, frozen=True, gc=False):
     links: tuple[Link, ...]
 
 
+class ProfilesRead(Struct, frozen=True, gc=False):
+    """The store says this of profiles, and who chose the active one last."""
+
+    now: Now
+    book: Book
+
+
 class NamesLearned(Struct, frozen=True, gc=False):
     """A DNS answer is on its way to whoever asked."""
 
@@ -180,6 +202,7 @@ Event = (
     | PromptsChanged
     | ProcessExited
     | LinksChanged
+    | ProfilesRead
     | NamesLearned
     | HostsRead
     | AdviceChanged
@@ -272,6 +295,15 @@ class Retire(Struct, frozen=True, gc=False):
     reason: str
 
 
+class KeepProfile(Struct, frozen=True, gc=False):
+    """Write down the place and, with a `why`, that the active profile was `before` and is another
+    one; of no effect where somebody chose meanwhile: then `ProfilesRead` must follow."""
+
+    before: str
+    standing: Standing
+    why: str
+
+
 class UseClasses(Struct, frozen=True, gc=False):
     """For the first time something is decided with a traffic class: let the kernel know them."""
 
@@ -314,6 +346,7 @@ Effect = (
     | TellSnoozes
     | Reply
     | Remember
+    | KeepProfile
     | UseClasses
     | Retire
     | WatchProcess

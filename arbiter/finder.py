@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from arbiter.events import Event, OwnerFound
 from arbiter.kernel.owner import OwnerLookup
 from arbiter.memory import now
-from arbiter.model import NoOwner, NoOwnerReason, Owner, Packet
+from arbiter.model import Link, NoOwner, NoOwnerReason, Owner, Packet
 
 
 class Finder:
@@ -23,6 +23,10 @@ class Finder:
     ) -> None:
         self._owners, self._dispatch, self._spawn = owners, dispatch, spawn
         self._scanner = ThreadPoolExecutor(1, thread_name_prefix="arbiter-scan")
+
+    def follow(self, links: Iterable[Link]) -> None:
+        """These are the links: whose owners may be their programs."""
+        self._owners.use_tuns({link.interface: link.index for link in links if link.tun})
 
     def find(self, packet: Packet) -> bool:
         """On the hot path. False where it goes on in the thread."""

@@ -133,7 +133,8 @@ class FrontDesk:
         used = self._used(subject.app.id) if subject is not None else {}
         links = views.link_views(self._pipeline.ways, ask.example, used, self._left(), ask.via)
         advice = views.advice_view(self._pipeline.advice, ask.example)
-        return views.ask_message(ask, peer, links, self._cwds.get(ask_id, ""), advice)
+        cwd, profile = self._cwds.get(ask_id, ""), self._pipeline.profiles.active
+        return views.ask_message(ask, peer, links, cwd, advice, profile)
 
     # --- from clients -----------------------------------------------------------------------
 

@@ -89,6 +89,7 @@ class Health:
         )
         return protocol.Status(
             mode=settings.mode.value,
+            profile=pipeline.profiles.active,
             fallback=settings.fallback.value,
             backend=self._backend.name,
             when_absent=settings.when_absent.value,

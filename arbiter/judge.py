@@ -9,6 +9,8 @@ from arbiter.model import (
     ALLOW,
     Action,
     Decision,
+    Flow,
+    Hook,
     NoOwner,
     Owner,
     Packet,
@@ -19,7 +21,8 @@ from arbiter.rules import Entry, Index, Query
 
 class Context(NamedTuple):
     """Where the machine is when a packet comes (`sim=`, `network=`, `metered=` and `roaming=` of a
-    rule are held against it, see rules.Query), and what its destination is called."""
+    rule are held against it, see rules.Query), which profile is active, and what its destination is
+    called."""
 
     sims: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
@@ -27,6 +30,7 @@ class Context(NamedTuple):
     roaming: bool | None = None
     names: tuple[str, ...] = ()
     """By which the destination's address was looked up, the newest first."""
+    profile: str = ""
 
 
 NOWHERE = Context()
@@ -38,6 +42,10 @@ class Judgement(NamedTuple):
 
     decision: Decision
     entry: Entry | None
+
+
+SEVERAL_USERS = "its socket and its processes are of several users: no rule for a user counts"
+"""In the note of a record: whose it is was not told to the rules, see `answerer`."""
 
 
 def answerer(owner: Owner | NoOwner) -> int | None:
@@ -52,53 +60,59 @@ def answerer(owner: Owner | NoOwner) -> int | None:
     return owner.uid if len(uids) == 1 else None
 
 
+def query(
+    flow: Flow,
+    hook: Hook,
+    context: Context,
+    app: str = "",
+    parents: tuple[str, ...] = (),
+    uid: int | None = None,
+    user: str = "",
+    processes: tuple[tuple[int, int], ...] = (),
+    groups: tuple[str, ...] = (),
+    gids: tuple[int, ...] = (),
+) -> Query:
+    """One question to the rules: this app sends this, here."""
+    return Query(
+        app=app,
+        parents=parents,
+        uid=uid,
+        user=user,
+        daddr=flow.daddr,
+        dport=flow.dport,
+        proto=flow.proto,
+        hook=hook,
+        processes=processes,
+        sims=context.sims,
+        networks=context.networks,
+        metered=context.metered,
+        roaming=context.roaming,
+        profile=context.profile,
+        groups=groups,
+        gids=gids,
+        names=context.names,
+    )
+
+
 def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) -> Iterable[Query]:
     """One question to the rules for each different app that holds the socket.
 
     Which processes of that app hold it matters to rules that end with a process.
     """
-    flow = packet.flow
     uid = answerer(owner)
     user = owner.user if uid is not None else ""
     if isinstance(owner, NoOwner):
-        yield Query(
-            app="",
-            parents=(),
-            uid=uid,
-            user=user,
-            daddr=flow.daddr,
-            dport=flow.dport,
-            proto=flow.proto,
-            hook=packet.hook,
-            sims=context.sims,
-            networks=context.networks,
-            metered=context.metered,
-            roaming=context.roaming,
-            names=context.names,
-        )
+        yield query(packet.flow, packet.hook, context, uid=uid, user=user)
         return
+    groups, gids = (owner.groups, owner.gids) if uid is not None else ((), ())
     holders: dict[tuple[str, tuple[str, ...]], list[Process]] = {}
     for process in owner.processes:
         parents = tuple(ancestor.app.id for ancestor in process.ancestors)
         holders.setdefault((process.app.id, parents), []).append(process)
-    for (app, parents), processes in holders.items():
-        yield Query(
-            app=app,
-            parents=parents,
-            uid=uid,
-            user=user,
-            daddr=flow.daddr,
-            dport=flow.dport,
-            proto=flow.proto,
-            hook=packet.hook,
-            processes=tuple((process.pid, process.start) for process in processes),
-            sims=context.sims,
-            networks=context.networks,
-            metered=context.metered,
-            roaming=context.roaming,
-            groups=owner.groups if uid is not None else (),
-            gids=owner.gids if uid is not None else (),
-            names=context.names,
+    for (app, parents), found in holders.items():
+        processes = tuple((process.pid, process.start) for process in found)
+        yield query(
+            packet.flow, packet.hook, context, app, parents, uid, user, processes, groups, gids
         )
 
 
@@ -109,15 +123,20 @@ def judge(
     wall: float,
     context: Context = NOWHERE,
 ) -> Judgement | None:
-    """The remembered decision on a packet, or None where a person must be asked.
+    """The remembered decision on a packet, or None where a person must be asked."""
+    found = (index.lookup(one, wall) for one in queries(packet, owner, context))
+    return join(found, owner.established and not packet.opens)
 
-    A socket that several apps hold may go only where each of them may: one denial denies, one
-    app without a rule asks, and the first that is routed names the link.
+
+def join(found: Iterable[Entry | None], older: bool) -> Judgement | None:
+    """The decision on a socket, of those on each app that holds it; None to ask a person.
+
+    It may go only where each of them may: one denial denies, one app without a rule asks, and the
+    first that is routed names the link. `older`: the kernel holds it as open already.
     """
     entries: list[Entry] = []
     undecided = False
-    for query in queries(packet, owner, context):
-        entry = index.lookup(query, wall)
+    for entry in found:
         if entry is None:
             undecided = True
         elif entry.rule.decision.action is Action.DENY:
@@ -125,12 +144,9 @@ def judge(
         else:
             entries.append(entry)
     if undecided:
-        if owner.established and not packet.opens:
-            # The kernel holds this TCP connection as open already: it began before arbiter did,
-            # or its conntrack entry was lost. Asking would cut the ssh session of the person
-            # who is to answer.
-            return Judgement(ALLOW, None)
-        return None
+        # A TCP connection that began before arbiter did, or whose conntrack entry was lost. Asking
+        # would cut the ssh session of the person who is to answer.
+        return Judgement(ALLOW, None) if older else None
     entries.sort(key=lambda entry: entry.rule.decision.action is not Action.ROUTE)
     return Judgement(entries[0].rule.decision, entries[0])
 
@@ -148,8 +164,8 @@ def subject(
     """
     if isinstance(owner, NoOwner):
         return None
-    for query in queries(packet, owner, context):
-        if index.lookup(query, wall) is None:
-            holders = [p for p in owner.processes if (p.pid, p.start) in query.processes]
+    for one in queries(packet, owner, context):
+        if index.lookup(one, wall) is None:
+            holders = [p for p in owner.processes if (p.pid, p.start) in one.processes]
             return holders[0]
     return owner.processes[0]

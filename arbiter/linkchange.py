@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from arbiter.links import FoundLink
+from arbiter.links import FoundLink, LinkKind
 from arbiter.model import Link, Spent
 from arbiter.protocol import LinkState, clean
 
@@ -87,7 +87,10 @@ def link_of(link: FoundLink, spent: Spent | None) -> Link:
         roaming=link.roaming,
         sim=link.sim,
         networks=link.networks,
+        finding=link.finding,
         price=str(link.price or ""),
         budget=str(link.budget or ""),
         spent=spent,
+        tunnel=link.kind is LinkKind.VPN,
+        tun=link.driver == "tun",
     )

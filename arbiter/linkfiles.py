@@ -251,9 +251,10 @@ def _server(text: str) -> bytes:
     except ValueError:
         raise _Wrong(f"{shown(text)!r} is no address") from None
     if address.is_loopback or address.is_multicast or address.is_unspecified:
-        raise _Wrong(f"{address} is not on any link")
+        raise _Wrong(f"{shown(text)} is not on any link")
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
-        raise _Wrong(f"{address}: leave out %{shown(address.scope_id)}, it is this link's anyway")
+        scope = shown(address.scope_id)  # whatever somebody wrote
+        raise _Wrong(f"{shown(text)}: leave out %{scope}, it is this link's anyway")
     return address.packed
 
 

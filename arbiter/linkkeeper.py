@@ -14,7 +14,7 @@ from msgspec import structs
 from arbiter.accounts import Accounts, acct_file, not_silent
 from arbiter.bus import FactsWatch
 from arbiter.classes import Marking
-from arbiter.events import Event, LinksChanged
+from arbiter.events import LinksChanged
 from arbiter.kernel import acct, firewall, linkloss, linksysctl, routes
 from arbiter.kernel.filewatch import FileWatch
 from arbiter.kernel.firewall.plan import check_interface
@@ -82,7 +82,7 @@ class LinkKeeper:
         routing: RoutePlan,
         config: Path,
         state: Path,
-        dispatch: Callable[[Event], None],
+        dispatch: Callable[[LinksChanged], None],
         accounts: Accounts,
     ) -> None:
         self._plan, self._backend, self._routing = plan, backend, routing

@@ -85,6 +85,19 @@ def link_names(links: Sequence[tuple[int, str, str, str]]) -> dict[int, str]:
     return names
 
 
+def names_had(known: Mapping[str, int]) -> frozenset[str]:
+    """Every name that the links of `Numbers.assign` surely may have had, present or not.
+
+    An interface's own name is among them only where nothing else identifies the link.
+    """
+    names: set[str] = set()
+    for identity, number in known.items():
+        kind, _, rest = identity.partition(" ")
+        names |= {rest} if kind in ("file", "interface") else {_DEFAULT_NAMES.get(kind, kind)}
+        names.add(f"link{number}")
+    return frozenset(names)
+
+
 def _wishes(number: int, kind: str, interface: str) -> Iterator[str]:
     yield _DEFAULT_NAMES.get(kind, kind)
     yield interface

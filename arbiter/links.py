@@ -72,6 +72,8 @@ class Interface(Struct, frozen=True):
     mac: str = ""
     """The permanent hardware address, lower case (IFLA_PERM_ADDRESS); "" for what is no hardware,
     and for hardware that invents an address each time it is plugged in."""
+    driver: str = ""
+    """IFLA_INFO_KIND: tun, wireguard, bridge, ...; "" for hardware."""
     gateways: tuple[tuple[bytes, str], ...] = ()
     """(gateway of a default route, its hardware address, lower case), the route preferred first;
     none that is not resolved. What its network can be known by: everybody on it can forge that."""
@@ -114,12 +116,16 @@ class FoundLink(Struct, frozen=True):
     apn: str = ""
     networks: tuple[str, ...] = ()
     """What it is connected to, as a rule's `network=` says it."""
+    finding: bool = False
+    """Whether a gateway has no hardware address yet, or does not answer just now."""
     dns: tuple[bytes, ...] = ()
     price: Price | None = None
     budget: Budget | None = None
     over_budget: OverBudget = OverBudget.ASK
     file: str = ""
     """The file that speaks of it; "" for none."""
+    driver: str = ""
+    """As the interface's."""
     identity: str = ""
     """What its number is kept under: see `assemble` and `remember`."""
 
@@ -294,11 +300,13 @@ def _found(
         operator=facts.operator,
         apn=facts.apn,
         networks=_networks(interface, facts),
+        finding=_finding(interface, gateway.values()),
         dns=(file.dns if file else ()) or facts.dns,
         price=file.price if file else None,
         budget=file.budget if file else None,
         over_budget=file.over_budget if file else OverBudget.ASK,
         file=file.origin if file else "",
+        driver=interface.driver,
         identity=identity,
     )
 
@@ -318,6 +326,15 @@ def _metered(interface: Interface, file: LinkFile | None, facts: NetFacts) -> tu
         service = "NetworkManager's guess" if facts.metered_guessed else "NetworkManager"
         return facts.metered, service
     return interface.kind in _COSTLY, "guess"
+
+
+_ADDRESSLESS = frozenset({LinkKind.CELLULAR, LinkKind.VPN, LinkKind.DIALUP})
+"""Kinds whose gateways have no hardware address, and never will."""
+
+
+def _finding(interface: Interface, gateways: Iterable[bytes]) -> bool:
+    found = {gateway for gateway, _ in interface.gateways}
+    return interface.kind not in _ADDRESSLESS and any(g and g not in found for g in gateways)
 
 
 def _networks(interface: Interface, facts: NetFacts) -> tuple[str, ...]:

@@ -6,13 +6,24 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
 from arbiter import protocol, views
-from arbiter.events import Event, Remember, Remembered, RememberFailed, Report, RulesChanged
+from arbiter.events import (
+    Event,
+    KeepProfile,
+    ProfilesRead,
+    Remember,
+    Remembered,
+    RememberFailed,
+    Report,
+    RulesChanged,
+)
 from arbiter.model import Now, Peer
+from arbiter.profiles import word
 from arbiter.rules import Index
 from arbiter.store import StoreError, Writer
 
@@ -38,6 +49,8 @@ class Memory:
         self._change: int | None = None
         """The newest change of a rule that was read."""
         self._reports: list[tuple[Report, str]] = []
+        self._kept = 0
+        """How often the pipeline's word on profiles went to the store."""
 
     # --- rules ------------------------------------------------------------------------------
 
@@ -49,6 +62,7 @@ class Memory:
         """
         at = time.time()
         try:
+            await self._load_profiles()
             # Before the rules: a change in between is read twice, and none is missed.
             change = await asyncio.wrap_future(self._writer.last_change())
             if change == self._change:
@@ -74,6 +88,33 @@ class Memory:
             log.info("rules: %d in force, %d new, %d gone", len(found), len(added), len(removed))
             self._dispatch(RulesChanged(now(), added, removed))
         return ""
+
+    async def _load_profiles(self) -> None:
+        """Bring the pipeline up to what the store says of profiles. Raises StoreError."""
+        kept = -1
+        while kept != self._kept:  # the pipeline went on while it was read: read what it wrote
+            kept = self._kept
+            book = await asyncio.wrap_future(self._writer.profiles())
+        for problem in set(book.unreadable) - set(self._bad_profiles):
+            log.error("%s", problem)
+        self._bad_profiles = book.unreadable
+        self._dispatch(ProfilesRead(now(), book))
+
+    def keep_profile(self, effect: KeepProfile) -> Coroutine[None, None, None]:
+        """Write down where the machine is and which profile is active. The store does it in the
+        order of the calls, and not once somebody chose another profile: then that is read."""
+        self._kept += 1
+        if effect.why:
+            log.info("profile %s: %s", word(effect.standing.active), effect.why)
+        done = self._writer.keep_profile(effect.before, effect.standing, effect.why, time.time())
+        return self._profile_kept(done)
+
+    async def _profile_kept(self, done: Future[bool]) -> None:
+        try:
+            if not await asyncio.wrap_future(done):
+                await self._load_profiles()
+        except StoreError as error:
+            log.error("%s; at the next start another profile may be active", error)
 
     async def remember(self, effect: Remember) -> None:
         """Put a rule on disk, and tell what came of it."""
@@ -145,10 +186,11 @@ class Memory:
 
     unreadable: tuple[str, ...] = ()
     """Rules of the store that are not in force because they cannot be read."""
+    _bad_profiles: tuple[str, ...] = ()
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the store now, each with its next step."""
-        return (*self._writer.problems(), *self.unreadable)
+        return (*self._writer.problems(), *self._bad_profiles, *self.unreadable)
 
     async def close(self) -> None:
         """Write what waits, end the rules of this session, and close."""

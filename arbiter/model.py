@@ -1,9 +1,8 @@
 """The frozen values every room speaks of. Floor 0: imports nothing of arbiter.
 
-Addresses are packed network-order bytes (4 or 16 long), because that is what the kernel
-speaks; `address_text` is the one place where they become words. Times are seconds as float;
-`Now` carries both clocks. None of these values can be part of a reference cycle, so the garbage
-collector need not look at them (`gc=False`): several are made for every connection.
+Addresses are packed network-order bytes (4 or 16 long), because that is what the kernel speaks;
+`address_text` is the one place where they become words. Times are seconds as float; `Now` carries
+both clocks. None of these can be in a reference cycle: no collector need look (`gc=False`).
 """
 
 from __future__ import annotations
@@ -212,6 +211,8 @@ class Owner(Struct, frozen=True, gc=False):
     """Names of the groups that the user is in."""
     gids: tuple[int, ...] = ()
     """The numbers of the same groups."""
+    tunnels: tuple[int, ...] = ()
+    """Indexes of the interfaces whose outer packets the processes send: a VPN program's."""
 
     @property
     def apps(self) -> tuple[App, ...]:
@@ -241,6 +242,8 @@ class NoOwner(Struct, frozen=True, gc=False):
     user: str = ""
     detail: str = ""
     established: bool = False
+    tunnels: tuple[int, ...] = ()
+    """Indexes of the interfaces whose own outer packet this is, as the kernel says."""
 
 
 # --- decisions ------------------------------------------------------------------------------
@@ -256,8 +259,6 @@ class Action(enum.StrEnum):
 
 ANY_LINK = "any"
 """In `via`: the default route, whatever it is."""
-
-
 METERED, UNMETERED = "metered", "unmetered"
 """In `via`: every link that is (not) billed by what it carries."""
 RESERVED_LINKS = frozenset({ANY_LINK, METERED, UNMETERED})
@@ -356,11 +357,16 @@ class Link(Struct, frozen=True, gc=False):
     """The ICCID of the SIM in it; "" for none, or where nobody knows. "" never matches."""
     networks: tuple[str, ...] = ()
     """What it is connected to, as `network=` says it: gateway:…, ssid:…, sim:…."""
+    finding: bool = False
+    """A gateway's hardware address is still being found out: more may be known soon."""
     price: str = ""
     """`0.02 EUR/MB`, or ""."""
     budget: str = ""
     """`500 MB/month`, or ""."""
     spent: Spent | None = None
+    tunnel: bool = False
+    """A VPN: what it carries leaves inside packets of its own, over another link."""
+    tun: bool = False  # and a program holds its other end, by /dev/net/tun
 
     def reaches(self, daddr: bytes) -> bool:
         """Whether it can carry a packet to that packed address now."""

@@ -31,6 +31,7 @@ from arbiter.events import (
     OwnerFound,
     PacketQueued,
     ProcessExited,
+    ProfilesRead,
     PromptsChanged,
     Reason,
     Refuse,
@@ -62,6 +63,7 @@ from arbiter.model import (
     Packet,
     Undecodable,
 )
+from arbiter.profiles import Book
 from arbiter.protocol import RefusedReason, WithdrawReason
 from arbiter.rulebook import ProcessId
 from arbiter.rules import Entry
@@ -109,6 +111,8 @@ class Pipeline(Asking):
                 return []
             case LinksChanged(now, links):
                 return self._links_changed(now, links)
+            case ProfilesRead(now, book):
+                return self._profiles_read(now, book)
             case RunVia():
                 return self._run_via(event)
             case SnoozeWanted():
@@ -120,8 +124,7 @@ class Pipeline(Asking):
                 return []
             case AdviceChanged(now, advice):
                 self.advice = advice
-                for ask in self.asks:
-                    ask.shown = None  # it shows the advice
+                self._show_anew()
                 return self._retry(now)
             case Stopping(now):
                 return self._stopping(now)
@@ -293,9 +296,26 @@ class Pipeline(Asking):
         self.ways.change(links)
         told = news(before, self.ways.links) if self._linked else ()
         self._linked = True
+        self._show_anew()  # an ask shows the links
+        switched = self.profiles.look(self.ways.links.values())
+        self.ways.hold(self.profiles.active)
+        return [*(Notify(None, text) for text in told), *switched, *self._retry(now)]
+
+    def _profiles_read(self, now: Now, book: Book) -> list[Effect]:
+        before = self.profiles.active
+        effects = self.profiles.read(book)
+        if self._linked:
+            effects += self.profiles.look(self.ways.links.values())
+        if self.profiles.active == before:
+            return effects
+        self.ways.hold(self.profiles.active)
+        self._show_anew()
+        return [*effects, *self._retry(now)]
+
+    def _show_anew(self) -> None:
+        """Asks show what has changed: they are sent again."""
         for ask in self.asks:
-            ask.shown = None  # it shows the links: send it again
-        return [*(Notify(None, text) for text in told), *self._retry(now)]
+            ask.shown = None
 
     def _learn(self, event: NamesLearned) -> list[Effect]:
         """Nothing that waits is tried again for it: who asked connects only after this."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -67,6 +68,8 @@ class Record(Struct, frozen=True):
     metered: bool | None = None
     """Whether the link it would leave over by default was metered; None where nobody knew."""
     roaming: bool | None = None
+    profile: str = ""
+    """The active profile; "" for none."""
 
 
 def json_list(texts: Iterable[str]) -> str:
@@ -74,8 +77,24 @@ def json_list(texts: Iterable[str]) -> str:
     return json.dumps(list(texts), ensure_ascii=True)
 
 
+def read_list(array: str) -> tuple[str, ...]:
+    """The texts of a JSON array. Raises ValueError for anything else."""
+    found: object = json.loads(array)
+    if not (isinstance(found, list) and all(isinstance(text, str) for text in found)):
+        raise ValueError("it is no list of texts")
+    return tuple(found)
+
+
 def utf8(text: str) -> str:
     r"""`text` as valid UTF-8: a lone surrogate, which is an undecodable byte, becomes `\udcXX`."""
     if text.isascii():
         return text
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+_ESCAPED = re.compile(r"\\udc[89a-f][0-9a-f]")
+
+
+def from_utf8(text: str) -> str:
+    r"""What `utf8` was given, unless that had the six letters `\udcXX` in it, and no byte."""
+    return _ESCAPED.sub(lambda found: chr(int(found[0][2:], 16)), text)

@@ -12,6 +12,7 @@ from arbiter.model import (
     DENIED,
     DENY,
     DROPPED,
+    MARK_DENIED,
     MARK_LINK,
     MARK_LINK_SHIFT,
     Action,
@@ -35,7 +36,7 @@ class Verdicts:
 
     def way(self, held: Held, decision: Decision, decided: float) -> Way:
         """How a decision of epoch second `decided` would be carried out now."""
-        return self._ways.take(decision, held.packet, decided, self._ways.run_of(held.owner))
+        return self._ways.way(decision, held.packet, held.owner, decided)
 
     def way_of(self, held: Held, judgement: Judgement) -> Way:
         """The same for what the rules say."""
@@ -66,8 +67,8 @@ class Verdicts:
         self._count(decision, reason)
         waited = now.mono - held.since
         link = (way.verdict.mark & MARK_LINK) >> MARK_LINK_SHIFT
-        if link:
-            self._ways.remember(packet.flow)
+        if not way.verdict.mark & MARK_DENIED:
+            self._ways.sent(packet, held.owner, link)
         text = "; ".join(part for part in (note, way.note) if part)
         report = Report(
             now.wall,

@@ -9,6 +9,7 @@ from arbiter import protocol
 from arbiter.answers import offered
 from arbiter.asks import Example, OpenAsk
 from arbiter.events import Report
+from arbiter.judge import SEVERAL_USERS, answerer
 from arbiter.livebook import Live
 from arbiter.model import (
     App,
@@ -89,6 +90,7 @@ def ask_message(
     links: tuple[protocol.LinkView, ...],
     cwd: str = "",
     advice: protocol.AdviceView | None = None,
+    profile: str = "",
 ) -> protocol.Ask:
     """An ask as this peer sees it: the scopes are those that its answer can make.
 
@@ -96,7 +98,7 @@ def ask_message(
     """
     scopes = tuple(protocol.Scope(id, conditions(rule)) for id, rule in offered(ask, peer).items())
     for room in ROOMS:
-        message = _ask(ask, room, scopes, links, cwd, advice)
+        message = _ask(ask, room, scopes, links, cwd, advice, profile)
         if len(protocol.encode(message)) <= MAX_ASK:
             break
     return message
@@ -109,6 +111,7 @@ def _ask(
     links: tuple[protocol.LinkView, ...],
     cwd: str,
     advice: protocol.AdviceView | None,
+    profile: str,
 ) -> protocol.Ask:
     packet, owner, subject, names = ask.example
     flow = packet.flow
@@ -135,6 +138,7 @@ def _ask(
         no_owner=_no_owner(owner),
         links=links,
         advice=advice,
+        profile=profile,
         obstacle=bool(ask.obstacle),
         via=ask.via,
         stale=ask.stale,
@@ -290,15 +294,21 @@ def record_of(report: Report, link: str = "") -> Record:
         hook=packet.hook.value,
         outdev=packet.outdev,
         waited=report.waited,
-        note="; ".join(text for text in (report.note, _shared(owner)) if text),
+        note="; ".join(text for text in (report.note, _whose(owner), _shared(owner)) if text),
         link=link,
         names=json_list(report.context.names),
         sims=json_list(report.context.sims),
         networks=json_list(report.context.networks),
         metered=report.context.metered,
         roaming=report.context.roaming,
+        profile=report.context.profile,
         **fields,  # type: ignore[arg-type]  # names and types are Record's, checked by its test
     )
+
+
+def _whose(owner: Owner | NoOwner | None) -> str:
+    """That the rules were not told whose it is; `questions.of_record` asks them the same way."""
+    return SEVERAL_USERS if isinstance(owner, Owner) and answerer(owner) is None else ""
 
 
 def _shared(owner: Owner | NoOwner | None) -> str:

@@ -32,6 +32,7 @@ from arbiter.model import (
     Verdict,
     VerdictKind,
 )
+from arbiter.nesting import Nesting, named_before
 
 NEVER = math.inf
 """As `decided`: of a connection that is open already, which no budget cuts."""
@@ -86,6 +87,7 @@ class Ways:
         """Address → the link that has it, or had it last: one that goes down loses its own."""
         self._routed: OrderedDict[Flow, None] = OrderedDict()
         """TCP flows that were sent over a link of their rule's; see `was_routed`."""
+        self._nesting = Nesting()
         self._runs: dict[int, dict[int, Run]] = {}
         """By pid and uid: whatever a user says of a process is of that user's connections only."""
         self._of_user: Counter[int] = Counter()
@@ -95,8 +97,9 @@ class Ways:
         self.links = {link.name: link for link in links}
         self._by_index = {link.index: link for link in self.links.values() if link.index}
         self._by_number = {link.number: link for link in self.links.values()}
+        self._nesting.change(self.links.values())
         up = [link for link in self.links.values() if link.up]
-        self._here = Context(
+        self._here = self._here._replace(
             sims=tuple(dict.fromkeys(link.sim for link in up if link.sim)),
             networks=tuple(dict.fromkeys(name for link in up for name in link.networks)),
         )
@@ -107,6 +110,11 @@ class Ways:
                 self._homes.move_to_end(address)
         while len(self._homes) > MAX_HOMES:
             self._homes.popitem(last=False)
+
+    def hold(self, profile: str) -> None:
+        """This profile is active now; "" for none."""
+        self._here = self._here._replace(profile=profile)
+        self._contexts = {}
 
     def context(self, packet: Packet, run: Run | None = None) -> Context:
         """Where the machine is, and how the link is that the packet leaves over by default, or
@@ -135,15 +143,29 @@ class Ways:
 
     # --- the way of one packet --------------------------------------------------------------
 
-    def take(
-        self, decision: Decision, packet: Packet, decided: float, run: Run | None = None
+    def way(
+        self, decision: Decision, packet: Packet, owner: Owner | NoOwner | None, decided: float
     ) -> Way:
-        """How a decision of epoch second `decided` is carried out for a packet now.
+        """How a decision of epoch second `decided` is carried out for an owner's packet now."""
+        tunnels = owner.tunnels if owner is not None else ()
+        return self.take(decision, packet, decided, self.run_of(owner), tunnels)
 
-        A route goes over the first link of its list that carries this family and whose budget
-        lets it; with none it is denied, because a strict flow never leaves elsewhere, and a
-        program that is refused over IPv6 tries IPv4. `run` narrows a decision to its link, and
-        never widens it.
+    def take(
+        self,
+        decision: Decision,
+        packet: Packet,
+        decided: float,
+        run: Run | None = None,
+        tunnels: tuple[int, ...] = (),
+    ) -> Way:
+        """The same. A route goes over the first link of its list that carries this family and
+        whose budget lets it; with none it is denied, because a strict flow never leaves elsewhere,
+        and a program that is refused over IPv6 tries IPv4. `run` narrows a decision to its link,
+        and never widens it.
+
+        `tunnels`, by index, never carry their own outer packet. It takes another link of the list;
+        where the tunnel is the last one there it leaves as if there were no tunnel: it *is* that
+        link, as a wire is.
         """
         if decision.action is Action.DENY:
             return _DENIED
@@ -153,9 +175,33 @@ class Ways:
                 rule = f"it is routed via={','.join(decision.via)}"
                 return Way(DENIED, f"run-via {run.via} asks for another link, and {rule}")
             decision = narrowed
+        if tunnels:
+            return self._below(decision, packet, decided, tunnels)
         if decision.action is Action.ALLOW:
             return self._allow(packet, decided)
         return self._route(decision.via, packet, decided)
+
+    def _below(
+        self, decision: Decision, packet: Packet, decided: float, tunnels: tuple[int, ...]
+    ) -> Way:
+        """The way of an outer packet of `tunnels`."""
+        barred = self._nesting.on_top_of(tunnels)
+        if decision.action is Action.ALLOW:
+            if packet.outdev not in barred:
+                return self._allow(packet, decided)
+            return self._route((ANY_LINK,), packet, decided, barred)
+        via = decision.via
+        own = frozenset(link.name for link in self.links.values() if link.index in tunnels)
+        barred |= named_before(via, own, self.links)
+        if via[-1] in own:
+            way = self._route((*via[:-1], ANY_LINK), packet, decided, barred)
+            return way._replace(note=f"a packet of {via[-1]} itself: {way.note}")
+        way = self._route(via, packet, decided, barred)
+        others = [self.links[name] for name in via if name in self.links and name not in own]
+        around = [link.name for link in others if link.index in barred]
+        if way.obstacle is Obstacle.DOWN and around:
+            return Way(DENIED, f"{around[0]} is carried by this tunnel: it would go in a circle")
+        return way
 
     def _allow(self, packet: Packet, decided: float) -> Way:
         link = self._by_index.get(packet.outdev)
@@ -179,9 +225,15 @@ class Ways:
         link = self.links.get(name)
         return link is not None and link.up
 
-    def _route(self, via: tuple[str, ...], packet: Packet, decided: float) -> Way:
+    def _route(
+        self,
+        via: tuple[str, ...],
+        packet: Packet,
+        decided: float,
+        barred: frozenset[int] = frozenset(),
+    ) -> Way:
         over: list[str] = []
-        for link in self._candidates(via, packet):
+        for link in self._candidates(via, packet, barred):
             if link is None:
                 return Way(_ACCEPT[0], "over the default route")
             stopped = self._within_budget(link, decided)
@@ -196,27 +248,33 @@ class Ways:
         what = f"no link of {','.join(via)} carries IPv{packet.flow.family} there now"
         return Way(DENIED, what, Obstacle.DOWN)
 
-    def _candidates(self, via: tuple[str, ...], packet: Packet) -> Iterator[Link | None]:
+    def _candidates(
+        self, via: tuple[str, ...], packet: Packet, barred: frozenset[int]
+    ) -> Iterator[Link | None]:
         """The links that carry the packet now, in the order to try them; None for a default route
-        that is no link."""
+        that is no link. `barred`, by index: for an outer packet, what cannot carry it."""
         for name in via:
             if name == ANY_LINK:
-                yield from self._any(packet)
+                yield from self._any(packet, barred)
             elif name in (METERED, UNMETERED):
-                yield from (link for link in self._of_class(name) if _reaches(link, packet))
-            elif name in self.links and _reaches(self.links[name], packet):
-                yield self.links[name]
+                links = self._of_class(name)
+                yield from (link for link in links if _fits(link, packet, barred))
+            elif name in self.links:
+                link = self.links[name]
+                if link.index not in barred and link.reaches(packet.flow.daddr):
+                    yield link
 
-    def _any(self, packet: Packet) -> Iterator[Link | None]:
+    def _any(self, packet: Packet, barred: frozenset[int]) -> Iterator[Link | None]:
         """The link of the default route, by its number: so its connections are known when it is
         lost. The kernel may have chosen one that is gone by now: then the next it prefers."""
         first = self._by_index.get(packet.outdev)
-        if first is None or _reaches(first, packet):
+        bar = packet.outdev in barred
+        if not bar and (first is None or first.reaches(packet.flow.daddr)):
             yield first
-        elif first.up or first.near(packet.flow.daddr):
+        elif not bar and first is not None and (first.up or first.near(packet.flow.daddr)):
             yield None  # the kernel knows a way there, if none beyond: a LAN's
         else:
-            yield from (link for link in self.links.values() if _reaches(link, packet))
+            yield from (link for link in self.links.values() if _fits(link, packet, barred))
 
     def _of_class(self, word: str) -> Iterator[Link]:
         # What nobody knows about may cost: it is no unmetered link.
@@ -233,13 +291,17 @@ class Ways:
             return Way(DENIED, note)
         return None if decided >= spent.since else Way(DENIED, note, Obstacle.OVER)
 
-    def remember(self, flow: Flow) -> None:
-        """A flow was sent over a link that it may not leave."""
-        if flow.proto == _TCP:
-            self._routed[flow] = None
-            self._routed.move_to_end(flow)
+    def sent(self, packet: Packet, owner: Owner | NoOwner | None, number: int) -> None:
+        """A packet was let go, over link `number` of its mark (0: by the default route)."""
+        if number and packet.flow.proto == _TCP:
+            self._routed[packet.flow] = None
+            self._routed.move_to_end(packet.flow)
             if len(self._routed) > MAX_ROUTED:
                 self._routed.popitem(last=False)
+        if owner is not None and owner.tunnels:
+            link = self.used(packet, number)
+            below = link.index if link is not None else packet.outdev
+            self._nesting.carried(owner.tunnels, packet.flow.daddr, below)
 
     def was_routed(self, flow: Flow) -> bool:
         """Whether a TCP flow that comes without a handshake is one that was routed.
@@ -310,8 +372,10 @@ class Ways:
         return Decision(Action.ROUTE, (run.via,), decision.traffic)
 
 
-def _reaches(link: Link, packet: Packet) -> bool:
-    return link.reaches(packet.flow.daddr)
+def _fits(link: Link, packet: Packet, barred: frozenset[int]) -> bool:
+    """Whether a link that no rule names carries it. A tunnel carries another one only where a rule
+    or the kernel's route says so: else two could carry each other."""
+    return link.reaches(packet.flow.daddr) and not (barred and link.tunnel)
 
 
 _ACCEPT = tuple(

@@ -1,6 +1,9 @@
-"""Draw a captured terminal as a picture: `tmux capture-pane -ep | python docs/picture.py NAME.svg`.
+"""Draw a captured terminal as a picture.
 
-docs/prompt.svg was made so, from `arbiter run --prompt terminal` in the lab.
+    tmux capture-pane -ep | python docs/picture.py NAME.svg TITLE
+
+docs/prompt.svg was made so, from `arbiter run --prompt terminal` in the lab, and docs/review.svg
+from `arbiter rules review` of what was observed there.
 """
 
 from __future__ import annotations
@@ -24,4 +27,4 @@ def picture(captured: str, title: str) -> str:
 
 if __name__ == "__main__":
     with open(sys.argv[1], "w") as out:
-        out.write(picture(sys.stdin.read(), "arbiter run --prompt terminal"))
+        out.write(picture(sys.stdin.read(), sys.argv[2]))

@@ -149,7 +149,8 @@ def facts(ask: Ask) -> list[tuple[str, str]]:
             out.append(("from", parents(process)))
     else:
         out.append(("user", user(ask)))
-    out.append(("why", tidy(ask.why)))
+    profile = f" (profile {tidy(ask.profile, NAME_LIMIT)})" if ask.profile else ""
+    out.append(("why", tidy(ask.why) + profile))
     if ask.advice is not None:
         out.append(("it says", advice_words(ask.advice)))
     return out
@@ -184,6 +185,7 @@ def details(ask: Ask) -> list[tuple[str, str]]:
         out += [("  warning", tidy(process.note))] if process.note else []
     out += [("no owner", tidy(ask.no_owner))] if ask.no_owner else []
     out.append(("why", tidy(ask.why)))
+    out += [("profile", tidy(ask.profile))] if ask.profile else []
     if ask.advice is not None:
         essential = "essential" if ask.advice.essential else "optional"
         out.append(("it says", f"{advice_words(ask.advice)} ({essential})"))

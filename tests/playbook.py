@@ -79,10 +79,12 @@ def process(path: str = "/usr/bin/curl", pid: int = 4242, uid: int = 1000) -> Pr
     )
 
 
-def owner(*processes: Process, uid: int = 1000, established: bool = False) -> Owner:
+def owner(
+    *processes: Process, uid: int = 1000, established: bool = False, tunnels: tuple[int, ...] = ()
+) -> Owner:
     user = {0: "root", 1000: "alice", 1001: "bob"}[uid]
     held = processes or (process(uid=uid),)
-    return Owner(uid=uid, user=user, processes=held, inode=7, established=established)
+    return Owner(uid, user, held, inode=7, established=established, tunnels=tunnels)
 
 
 NOBODY = NoOwner(NoOwnerReason.KERNEL)

@@ -85,6 +85,9 @@ ports = st.lists(port_pairs, min_size=1, max_size=5).map(lambda pairs: merged(tu
 lifetimes = st.sampled_from(
     [Lifetime(kind) for kind in LifetimeKind if kind is not LifetimeKind.SPAN]
 ) | st.builds(Lifetime, st.just(LifetimeKind.SPAN), st.integers(1, MAX_SPAN))
+profiles = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", fullmatch=True).filter(
+    lambda name: name != "none"
+)
 sims = st.text("0123456789", min_size=18, max_size=20)
 networks = (
     st.binary(min_size=6, max_size=6).map(lambda mac: f"gateway:{mac.hex(':')}")
@@ -122,6 +125,7 @@ def rules(draw: st.DrawFn) -> Rule:
         ports=draw(ports) if with_ports else (),
         proto=draw(st.none() | protos),
         hook=draw(st.none() | st.sampled_from(Hook)),
+        profile=draw(st.just("") | profiles),
         network=draw(st.just("") | networks),
         sim=draw(st.just("") | sims),
         roaming=draw(flags),
@@ -156,6 +160,7 @@ RANGES: tuple[tuple[tuple[int, int], ...], ...] = (
 )
 PROCESSES = ((7, 70), (8, 80))
 SIMS = ("8943000000000000001", "8943000000000000002")
+PROFILES = ("home", "travel")
 NETWORKS = ("ssid:Home", "gateway:02:00:00:00:00:01", f"sim:{SIMS[0]}")
 TIMES = (100.0, 200.0, 300.0)
 WEEKLY = (((4319, 4323),), ((0, 4320),), ((4322, 4326), (5000, WEEK)))
@@ -205,6 +210,7 @@ def small_entries(draw: st.DrawFn, ids: st.SearchStrategy[int]) -> Entry:
         ports=ranges,
         proto=draw(st.sampled_from([None, 6, 17] if ranges else [None, *PROTOS])),
         hook=_maybe(draw, (Hook.OUT, Hook.IN), None),
+        profile=_seldom(draw, PROFILES, ""),
         network=_seldom(draw, NETWORKS, ""),
         sim=_seldom(draw, SIMS, ""),
         roaming=_seldom(draw, (True, False), None),
@@ -239,6 +245,7 @@ def small_queries(draw: st.DrawFn) -> Query:
         proto=draw(st.sampled_from(PROTOS)),
         hook=draw(st.sampled_from([Hook.OUT, Hook.IN])),
         processes=tuple(draw(st.lists(st.sampled_from(PROCESSES), max_size=2))),
+        profile=_maybe(draw, PROFILES, ""),
         sims=tuple(draw(st.lists(st.sampled_from(SIMS), max_size=2))),
         networks=tuple(draw(st.lists(st.sampled_from(NETWORKS), max_size=3))),
         metered=draw(st.sampled_from([None, True, False])),

@@ -47,7 +47,7 @@ def decides(rules: list[dict[str, Any]], flow: Flow, *, later: bool = False) -> 
     """allow, deny, or "" where no rule matches and it would ask; `later`: all spans have ended."""
     loaded = {rule["name"]: rule for rule in rules}
     found = ""
-    for name in sorted(loaded, key=lambda name: name.encode()):
+    for name in sorted(loaded, key=lambda name: name.encode("utf-8", "surrogatepass")):
         rule = loaded[name]
         if not rule.get("enabled") or rule["duration"] == "once":
             continue

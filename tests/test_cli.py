@@ -242,7 +242,7 @@ def test_status_is_one_object_with_stable_keys_and_a_table_for_people(
     assert shown == json.loads(STATUS)
     assert set(shown) == {
         *("type", "mode", "fallback", "backend", "when_absent", "queue", "uptime", "rules"),
-        *("asks", "held", "prompts", "counters", "problems"),
+        *("asks", "held", "prompts", "counters", "profile", "problems"),
     }
     done = arbiter("status")
     assert done.code == 0
@@ -574,7 +574,7 @@ def test_explain_names_the_winner_why_and_what_it_beat_over_ipv6_too(
         assert "beats rule 2: deny host=2001:db8::/32" in done.out
         assert "rule 3 does not match (deny port=25)" in done.out
     (shown,) = json.loads(arbiter(*query, "--host", "2001:db8::7", "--json").out)
-    assert set(shown) == {"decision", "rule", "why", "beaten", "not_matching"}
+    assert shown["query"]["host"] == "2001:db8::7" and shown["query"]["port"] == 443
     assert (shown["decision"], shown["rule"]["id"]) == ("allow", 1)
     assert [entry["id"] for entry in shown["beaten"]] == [2]
     assert shown["not_matching"][0]["why_not"]

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from arbiter.cli import cli, rulescheck
 from arbiter.packages import Dpkg
 from arbiter.policyfiles import load
-from arbiter.policyfiles.check import AppFacts, Kind, Level, of_file, paths_of
+from arbiter.policyfiles.check import AppFacts, Kind, Level, beside, of_file, paths_of
 
 ROOT = Path(__file__).parents[1]
 GOOD = ROOT / "fixtures/policies/good"
@@ -36,7 +36,7 @@ def found(*args: str | Path) -> list[dict[str, Any]]:
 def warnings(text: str, *, shipped: bool = True, **facts: AppFacts) -> list[tuple[int, Kind]]:
     file = load(text, "x", shipped=shipped)
     apps = {path: facts.get(path.rpartition("/")[2], AppFacts()) for path in paths_of(file)}
-    findings = of_file(file, apps)
+    findings = [*of_file(file, apps), *beside([file])]
     assert {finding.level for finding in findings} <= {Level.WARNING}
     assert all(finding.text.isprintable() for finding in findings)
     return [(finding.line, finding.kind) for finding in findings]
@@ -200,6 +200,40 @@ def test_rules_of_one_file_that_repeat_or_contradict_are_said() -> None:
     assert warnings(text, shipped=False) == [(3, Kind.DUPLICATE), (4, Kind.CONTRADICTION)]
 
 
+def test_rules_of_files_are_looked_at_beside_each_other(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('rules = ["deny app=unit:x.service host=lan"]')
+    (tmp_path / "b.toml").write_text(
+        "rules = [\n"
+        '"deny app=unit:x.service host=10.0.0.1",\n'
+        '"allow app=unit:x.service host=lan",\n'
+        '"deny app=unit:x.service time=mon-wed",\n'
+        '"allow app=unit:x.service time=wed@08:00-09:00",\n'
+        "]"
+    )
+    a, b = tmp_path / "a.toml", tmp_path / "b.toml"
+    assert [(f["file"], f["line"], f["kind"]) for f in found(tmp_path)] == [
+        (str(b), 2, "redundant"),
+        (str(b), 3, "contradiction"),
+        (str(b), 5, "shadowed"),
+    ]
+    assert f"the rule at {a}:1 (deny app=unit:x.service host=lan)" in found(tmp_path)[0]["text"]
+    assert check(tmp_path).exit_code == 0
+    assert check("--strict", tmp_path).exit_code == 1
+    assert found(a) == []
+
+
+def test_what_another_machine_has_is_looked_for_only_where_that_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('rules = ["deny user=no-such-one", "route via=nolink,any app=unit:x.service"]')
+    assert found(path) == []
+    here = ("--here", "--config", tmp_path, "--state", tmp_path, "--db", tmp_path / "no.db", path)
+    said = found(*here)
+    assert [(f["kind"], f["level"]) for f in said] == [("dead", "warning")] * 2
+    assert "there is no user no-such-one" in said[0]["text"]
+    assert "no link is or was called nolink" in said[1]["text"]
+    assert check(*here).exit_code == 0
+
+
 def test_other_oddities_are_said() -> None:
     assert warnings(package()) == [(0, Kind.NO_CONNECTION)]
     essential = package(CONNECTION, 'relevance = "essential"')
@@ -224,23 +258,3 @@ def test_every_kind_of_finding_is_documented() -> None:
     docs = (ROOT / "docs/policy-files.md").read_text("utf-8")
     for kind in Kind:
         assert f"| `{kind}` | {'error' if kind in ('invalid', 'unsafe') else 'warning'} |" in docs
-
-
-def test_without_a_path_the_rules_in_force_are_checked(tmp_path: Path) -> None:
-    db = str(tmp_path / "a.db")
-    lines = (
-        "allow app=/usr/bin/env",
-        "allow app=/usr/bin/env host=192.0.2.1",
-        "deny app=/no/such/program",
-    )
-    for line in lines:
-        assert CliRunner().invoke(cli, ["rules", "add", line, "--db", db]).exit_code == 0
-    argv = ["rules", "check", "--db", db, "--config", str(tmp_path)]
-    done = CliRunner().invoke(cli, argv)
-    assert done.exit_code == 0, done.output
-    assert "rule 2" in done.output and "[redundant]" in done.output
-    assert "rule 3: there is no /no/such/program any more [dead]" in done.output
-    assert done.output.endswith("3 rules, 2 findings\n")
-    assert CliRunner().invoke(cli, [*argv, "--strict"]).exit_code == 1
-    found = json.loads(CliRunner().invoke(cli, [*argv, "--json"]).output)
-    assert [(f["kind"], f["rule"]) for f in found] == [("redundant", 2), ("dead", 3)]

@@ -92,6 +92,13 @@ def test_an_address_of_a_name_that_was_not_asked_for_is_not_learned(record: str)
     assert learned(wire).addresses == packed("192.0.2.1")
 
 
+def test_a_record_of_another_class_is_not_learned() -> None:
+    wire = message("example.org. A", "example.org. 60 A 192.0.2.1")
+    owner = b"\xc0\x0c" + struct.pack("!H", 1)
+    assert wire.count(owner + b"\0\1") == 1
+    assert learned(wire.replace(owner + b"\0\1", owner + b"\0\3")).addresses == ()
+
+
 def test_an_alias_of_another_name_leads_nowhere() -> None:
     wire = message(
         "evil.example. A", "bank.example. 60 CNAME evil.example.", "evil.example. 60 A 192.0.2.66"

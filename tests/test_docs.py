@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import click
 from click.testing import CliRunner
+from sessions import like, session
 
 from arbiter.cli import COMMANDS, cli
 from arbiter.rules import LifetimeKind, ScopeName, format_rule, parse
@@ -76,6 +78,43 @@ def test_a_misspelt_command_names_the_nearest() -> None:
     done = CliRunner().invoke(cli, ["pendin"])
     assert done.exit_code == 2
     assert "Did you mean 'pending'?" in done.output
+
+
+def test_the_session_of_the_profiles_page_is_real(tmp_path: Path) -> None:
+    env = {"ARBITER_DB": str(tmp_path / "a.db"), "ARBITER_SOCKET": str(tmp_path / "socket")}
+    env |= {"ARBITER_CONFIG": str(tmp_path)}
+    steps = session(DOCS / "profiles.md")
+    assert len(steps) >= 9
+    for command, shown in steps:
+        name, *argv = shlex.split(command)
+        assert name == "arbiter"
+        done = CliRunner(env=env).invoke(cli, argv)
+        assert done.exit_code == 0, done.output
+        assert like(shown, done.output), f"$ {command}\n{done.output}"
+
+
+def test_what_is_saved_as_the_profiles_page_says_can_be_restored(tmp_path: Path) -> None:
+    text = (DOCS / "profiles.md").read_text()
+    (block,) = re.findall(r"^```\n(.*?)```", text.split("## Save and restore")[1], re.DOTALL | re.M)
+    env = {"ARBITER_DB": str(tmp_path / "a.db"), "ARBITER_SOCKET": str(tmp_path / "socket")}
+    runner = CliRunner(env=env)
+    place = {"profile": "home", "network": "ssid:Home", "sim": "89430123456789012345"}
+    for key, value in place.items():
+        assert (
+            runner.invoke(cli, ["rules", "add", f"allow app=/{key} {key}={value}"]).exit_code == 0
+        )
+    for line in block.splitlines():
+        command, _, file = line.partition(" > ")
+        argv = [
+            str(tmp_path / w) if w.endswith((".rules", ".toml")) else w for w in command.split()[1:]
+        ]
+        done = runner.invoke(cli, argv)
+        assert done.exit_code == 0, done.output
+        if file:
+            (tmp_path / file).write_text(done.stdout)
+            assert done.stdout.count("app") == 1, done.stdout
+        elif "restore" in argv:
+            assert done.stdout.startswith("0 rules added, 0 changed, 1 there already, 0 removed")
 
 
 def test_every_example_rule_is_a_rule() -> None:

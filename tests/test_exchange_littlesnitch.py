@@ -79,6 +79,8 @@ def test_it_does_not_guess_the_executable() -> None:
         ({"Host": "lan"}, "Host", "no equal"),
         ({"Host": "1.2.3"}, "Host", "no equal"),
         ({"Host": "fe80::1%en0"}, "Host", "no equal"),
+        ({"Host": "a.example.-org"}, "Host", "the label '-org' is in no host name"),
+        ({"Host": "a.0x7f"}, "Host", "taken for an address"),
         ({"Host": "*, a.example.org"}, "Host", "alone"),
         ({"Host": ""}, "Host", "there is none"),
         ({"Host": 5}, "Host", "there is none"),
@@ -98,6 +100,26 @@ def test_what_has_no_equal_is_said_with_its_place(
     (remark,) = imported(connection(**more)).cannot()
     assert remark.place == f"f: connection 1, {place}"
     assert why in remark.text
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"Connections": [connection()["Connections"][0]] * 257},
+        {
+            "Connections": [
+                connection(Host="a.example,b.example,c.example,d.example,e.example")["Connections"][
+                    0
+                ]
+            ]
+            * 256
+        },
+    ],
+)
+def test_what_no_policy_file_can_hold_is_refused(data: dict[str, Any]) -> None:
+    batch = imported(data)
+    assert not batch.policies
+    assert len(batch.cannot()) == 1
 
 
 def test_any_and_nothing_are_no_conditions() -> None:

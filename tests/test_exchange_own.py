@@ -389,7 +389,7 @@ def test_rules_of_one_place_are_selected() -> None:
         Entry(n, parse(line), Layer.REMEMBERED, 1.0, "x")
         for n, line in enumerate(("allow app=/a", "allow network=ssid:H", "deny network=ssid:I"))
     ]
-    assert [e.id for e in select(entries, network="ssid:H", spans=True)[0]] == [1]
+    assert [e.id for e in select(entries, [("network", "ssid:H")], spans=True)[0]] == [1]
 
 
 def test_the_example_of_the_docs_is_imported() -> None:

@@ -96,6 +96,8 @@ def test_the_good_files_are_read_together_in_the_order_of_their_names() -> None:
     ("line", "words"),
     [
         ("number = 0", "from 1 to 31"),
+        ('dns = ["fe80::1%\\u202e"]', "it is this link's anyway"),
+        ('dns = ["::1%\\u202e"]', "is not on any link"),
         ("number = true", "from 1 to 31"),
         ("number = 2.0", "from 1 to 31"),
         ('number = "2"', "from 1 to 31"),
@@ -140,6 +142,7 @@ def test_a_bad_value_is_refused_at_its_line_with_what_would_be_good(line: str, w
     assert words in str(error)
     assert error.line == 5
     assert error.key == f"link.{line.split()[0]}"
+    assert str(error).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -383,6 +383,23 @@ def test_networks_are_named_as_rules_name_them() -> None:
     assert unknown.networks == ()
 
 
+def test_where_a_link_is_may_be_known_soon_while_a_gateway_is_silent() -> None:
+    silent = interface("wlan0", 2, LinkKind.WIFI)
+    both = replace(silent, routes=(DEFAULT4, SUBNET4, DEFAULT6))
+    one, two = ((GATEWAY4, "02:00:00:00:00:01"),), (DEFAULT6.gateway, "02:00:00:00:00:01")
+    for where, finding in (
+        (silent, True),
+        (replace(silent, gateways=one), False),
+        (replace(both, gateways=one), True),
+        (replace(both, gateways=(*one, two)), False),
+        (replace(silent, routes=(SUBNET4,)), False),
+        (replace(silent, kind=LinkKind.VPN), False),
+        (replace(silent, kind=LinkKind.CELLULAR), False),
+    ):
+        (link,) = assemble([where], (file_of("x", "wlan0"),))
+        assert link.finding is finding
+
+
 def test_roaming_is_unknown_for_a_modem_nobody_speaks_of_and_no_question_elsewhere() -> None:
     found = assemble([interface("wwan0", 2, LinkKind.CELLULAR), interface("eth0", 3)])
     assert [link.roaming for link in found] == [None, False]

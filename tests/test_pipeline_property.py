@@ -15,12 +15,14 @@ from arbiter.events import (
     FindOwner,
     OwnerFound,
     PacketQueued,
+    ProfilesRead,
     Report,
     SetVerdict,
     ShowAsk,
     WithdrawAsk,
 )
 from arbiter.model import Link, Undecodable
+from arbiter.profiles import Book, Profile, Standing
 from arbiter.settings import Fallback, Mode, Settings, WhenAbsent, WhenUnattended
 
 DEADLINE = 10.0
@@ -40,6 +42,8 @@ LINES = (
     "route via=lte host=198.51.100.0/24",
     "deny proto=udp",
     "allow app=/usr/bin/curl for=5s",
+    "deny app=/usr/bin/curl profile=home",
+    "allow profile=travel port=53",
 )
 
 
@@ -131,9 +135,15 @@ class Promise(RuleBasedStateMachine):
     def rules_change(self, line: str, removed: list[int]) -> None:
         self.play.rules(line, removed=tuple(removed))
 
+    @rule(active=st.sampled_from(["", "home", "travel"]))
+    def somebody_chooses_a_profile(self, active: str) -> None:
+        book = Book((Profile("home", ("ssid:Home",)), Profile("travel")), Standing(active, None))
+        self.play.send(ProfilesRead(self.play.now, book))
+
     @rule(up=st.booleans(), there=st.booleans())
     def links_change(self, up: bool, there: bool) -> None:
-        self.play.links(*([Link("lte", 2, "wwan0", up)] if there else []))
+        here = ("ssid:Home",) if up else ()
+        self.play.links(*([Link("lte", 2, "wwan0", up, networks=here)] if there else []))
 
     @rule(pid=st.sampled_from([1, 2, 900, 4242, 4300]))
     def process_exits(self, pid: int) -> None:

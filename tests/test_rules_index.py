@@ -60,6 +60,7 @@ def query(
     networks: tuple[str, ...] = ("ssid:Home", f"sim:{SIM}"),
     metered: bool | None = True,
     roaming: bool | None = False,
+    profile: str = "home",
     names: tuple[str, ...] = ("www.deb.example.org", "mirror.example.net"),
 ) -> Query:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -70,6 +71,7 @@ def query(
         networks=networks,
         metered=metered,
         roaming=roaming,
+        profile=profile,
         names=names,
         groups=("netdev", "alice"),
         gids=(108, 1000),
@@ -117,6 +119,8 @@ PRECEDENCE = [
     "deny app=/usr/bin/curl user=alice",
     "deny app=/usr/bin/curl user=@netdev hook=out",
     "deny app=/usr/bin/curl user=@108",
+    f"deny app=/usr/bin/curl hook=out profile=home network=ssid:Home sim={SIM} roaming=no "
+    "metered=yes time=thu",
     f"deny app=/usr/bin/curl hook=out network=ssid:Home sim={SIM} roaming=no metered=yes time=thu",
     f"deny app=/usr/bin/curl hook=out network=ssid:Home sim={SIM} roaming=no metered=yes",
     "deny app=/usr/bin/curl hook=out metered=yes",
@@ -128,7 +132,7 @@ PRECEDENCE = [
     "allow app=/usr/bin/curl network=ssid:Home metered=yes",
     f"deny app=/usr/bin/curl sim={SIM}",
     "route via=unmetered,any app=/usr/bin/curl metered=yes",
-    "allow class=bulk app=/usr/bin/curl roaming=no",
+    "allow class=bulk app=/usr/bin/curl profile=home",
     "deny app=/usr/bin/curl",
     "route via=lte app=/usr/bin/curl",
     "allow app=/usr/bin/curl",
@@ -307,6 +311,14 @@ MATCHING = [
         query(networks=(f"sim:{SIM}", f"sim:{OTHER_SIM}")),
         True,
     ),
+    ("allow profile=home", query(), True),
+    ("allow profile=Home", query(), False),
+    ("allow profile=travel", query(), False),
+    ("allow profile=home", query(profile=""), False),
+    ("allow profile=home network=ssid:Home", query(), True),
+    ("allow profile=home network=ssid:Home", query(networks=()), False),
+    ("allow profile=home network=ssid:Home", query(profile="travel"), False),
+    ("allow profile=home", query(app=""), True),
     ("allow metered=yes", query(metered=True), True),
     ("allow metered=no", query(metered=True), False),
     ("allow metered=yes", query(metered=False), False),
@@ -321,7 +333,7 @@ MATCHING = [
     ("allow roaming=no", query(roaming=None), False),
     ("allow roaming=yes metered=no", query(roaming=True, metered=False), True),
     ("allow roaming=yes metered=no", query(roaming=False, metered=True), False),
-    ("allow", query(sims=(), networks=(), metered=None, roaming=None), True),
+    ("allow", query(sims=(), networks=(), profile="", metered=None, roaming=None), True),
 ]
 
 
@@ -475,6 +487,11 @@ WHY = [
         "roaming=no",
         "it names four conditions of context, the other one",
     ),
+    (
+        f"profile=home network=ssid:Home sim={SIM} roaming=no metered=yes time=thu",
+        f"network=ssid:Home sim={SIM} roaming=no metered=yes time=thu",
+        "it names six conditions of context, the other five",
+    ),
     ("roaming=no time=thu", "time=thu", "it names two conditions of context, the other one"),
 ]
 
@@ -552,6 +569,16 @@ def test_explain_says_deny_wins_and_names_a_lone_winner() -> None:
             r'allow network="ssid:\x1b[2J"',
             query(),
             r'this machine is not on network "ssid:\x1b[2J"',
+        ),
+        (
+            "allow profile=travel",
+            query(),
+            "it is of profile travel, and profile home is active",
+        ),
+        (
+            "allow profile=travel",
+            query(profile=""),
+            "it is of profile travel, and no profile is active",
         ),
         ("allow metered=no", query(), "it would leave over a metered link"),
         ("allow metered=yes", query(metered=False), "it would not leave over a metered link"),

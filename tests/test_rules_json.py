@@ -14,8 +14,8 @@ from arbiter.rules.line import KEYS
 
 WHOLE = (
     "route via=lte,any class=bulk app=/usr/bin/curl parent=/bin/sh user=@netdev "
-    "host=*.debian.org port=443,8000-8080 proto=tcp hook=out network=ssid:Home "
-    "sim=89430123456789012345 roaming=no metered=yes time=sat,sun for=15m"
+    "host=*.debian.org port=443,8000-8080 proto=tcp hook=out profile=home "
+    "network=ssid:Home sim=89430123456789012345 roaming=no metered=yes time=sat,sun for=15m"
 )
 OBJECT = {
     "decision": "route",
@@ -28,6 +28,7 @@ OBJECT = {
     "port": [443, "8000-8080"],
     "proto": "tcp",
     "hook": "out",
+    "profile": "home",
     "network": "ssid:Home",
     "sim": "89430123456789012345",
     "roaming": False,

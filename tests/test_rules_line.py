@@ -30,7 +30,8 @@ from arbiter.rules import (
     parse,
     parse_lifetime,
 )
-from arbiter.rules.rule import MAX_SPAN, SIM
+from arbiter.rules.places import SIM
+from arbiter.rules.rule import MAX_SPAN
 
 
 def _span(seconds: int) -> Lifetime:
@@ -104,12 +105,13 @@ CANONICAL = [
         Rule(Decision(Action.ROUTE, ("unmetered", "metered", "any"), TrafficClass.INTERACTIVE)),
     ),
     (
-        "deny app=/a hook=out network=ssid:Home sim=89430123456789012345 roaming=yes metered=no "
-        "for=boot",
+        "deny app=/a hook=out profile=home network=ssid:Home sim=89430123456789012345 roaming=yes "
+        "metered=no for=boot",
         Rule(
             DENY,
             app="/a",
             hook=Hook.OUT,
+            profile="home",
             network="ssid:Home",
             sim="89430123456789012345",
             roaming=True,
@@ -305,6 +307,13 @@ ERRORS = [
     ("allow sim=sim:89430123456789012345", 10, "18 to 20 digits", "89430123456789012345"),
     ("allow sim=8943012345678901234\u0665", 10, "18 to 20 digits", ""),
     ("allow sim=894301234567890123456", 10, "18 to 20 digits", ""),
+    ("allow profile=none", 14, "none is the word for no profile", ""),
+    ("allow profile=-x", 14, "begins with a letter or digit", ""),
+    ('allow profile="my home"', 14, "1 to 32 letters", ""),
+    ("allow profile=h\u00f6me", 14, "1 to 32 letters", ""),
+    (f"allow profile={'a' * 33}", 14, "1 to 32 letters", ""),
+    ("allow profile=", 6, "profile= has no value", ""),
+    ("allow profil=home", 6, "profil is no condition", "profile="),
     ("allow roaming=true", 14, "true is neither yes nor no", "yes"),
     ("allow roaming=No", 14, "No is neither yes nor no", "no"),
     ("allow metered=false", 14, "false is neither yes nor no", "no"),
@@ -451,8 +460,8 @@ def test_a_pretty_error_holds_nothing_that_a_terminal_would_obey() -> None:
     assert all(part.isprintable() for part in caught.value.pretty(line).split("\n"))
 
 
-_WORDS = r"""allow deny route via= any lte class= bulk network= ssid: gateway: sim: sim= roaming=
-metered= yes no time= mon-fri@ sat 08:00-09:00 +
+_WORDS = r"""allow deny route via= any lte class= bulk profile= network= ssid: gateway: sim: sim=
+roaming= metered= yes no time= mon-fri@ sat 08:00-09:00 +
 02:00:5e:10:00:0A 8943012345678901234F app= parent= user= host= port=
 proto= hook= for= lan 10.0.0.0/8 *. example.org ü ::1 443 1-2 tcp icmp out once 1h30m forever
 " \ # = , - / \n \u{ \x41 } 0 é"""
@@ -482,6 +491,7 @@ KEYS: dict[str, Callable[[Rule], object]] = {
     "hook=": lambda rule: rule.hook,
     "via=": lambda rule: rule.decision.via,
     "class=": lambda rule: rule.decision.traffic,
+    "profile=": lambda rule: rule.profile,
     "network=": lambda rule: rule.network,
     "sim=": lambda rule: rule.sim,
     "roaming=": lambda rule: rule.roaming is not None,

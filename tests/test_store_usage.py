@@ -313,9 +313,12 @@ RULE = (
 
 
 RECORD = (
-    "INSERT INTO decisions VALUES (5, 8.5, 'out', 'tcp', '192.0.2.1', 40000, '192.0.2.7', 443, 3,"
-    " 60, 1000, 'alice', '/usr/bin/curl', 'path', 42, 4242, '/usr/bin/curl', '[\"curl\"]', '[]',"
-    " '', 'allow', 'rule', 1, 2, 'alice', 'cli', 0.5, 1, 'a note')"
+    "INSERT INTO decisions (id, time, hook, proto, saddr, sport, daddr, dport, outdev, length, uid,"
+    " user, app, app_kind, pid, start, exe, argv, parents, no_owner, decision, reason, rule_id,"
+    " layer, by_user, frontend, waited, count, note) VALUES (5, 8.5, 'out', 'tcp', '192.0.2.1',"
+    " 40000, '192.0.2.7', 443, 3, 60, 1000, 'alice', '/usr/bin/curl', 'path', 42, 4242,"
+    " '/usr/bin/curl', '[\"curl\"]', '[]', '', 'allow', 'rule', 1, 2, 'alice', 'cli', 0.5, 1,"
+    " 'a note')"
 )
 
 
@@ -354,7 +357,7 @@ def version(path: Path) -> int:
     return found
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_records_of_an_earlier_version_are_kept_and_say_less(path: Path, version: int) -> None:
     with Store.open(made(path, version)) as store:
         (record,) = store.decisions()

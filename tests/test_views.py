@@ -239,6 +239,11 @@ def test_scopes_at_their_bound_leave_room_for_the_rest(length: int) -> None:
         assert "app" in [scope.id for scope in message.scopes]
 
 
+def test_the_active_profile_is_shown() -> None:
+    assert shown(open_ask()).profile == ""
+    assert ask_message(open_ask(), ROOT, LINKS, profile="home").profile == "home"
+
+
 def test_an_ordinary_command_line_is_shown_whole() -> None:
     argv = ("curl", "-sS", "--data", "x" * 400, *(f"http://host{n}/" for n in range(28)))
     plain = msgspec.structs.replace(process(), argv=argv)
@@ -292,12 +297,12 @@ def test_a_record_names_the_rule_and_whose_it_is() -> None:
 
 def test_a_record_keeps_the_link_and_what_the_rules_were_held_against() -> None:
     context = Context(
-        ("8943",), ("ssid:Home", "sim:8943"), True, None, ("deb.example", "cdn.example")
+        ("8943",), ("ssid:Home", "sim:8943"), True, None, ("deb.example", "cdn.example"), "home"
     )
     record = record_of(report(decision=ALLOW, context=context), "lte")
     assert (record.link, record.names) == ("lte", '["deb.example", "cdn.example"]')
     assert (record.sims, record.networks) == ('["8943"]', '["ssid:Home", "sim:8943"]')
-    assert (record.metered, record.roaming) == (True, None)
+    assert (record.metered, record.roaming, record.profile) == (True, None, "home")
 
 
 def test_a_record_of_a_shared_socket_names_the_other_holders() -> None:

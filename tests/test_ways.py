@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from playbook import HERE, NOBODY, SERVER6, owner, packet, process
 
 from arbiter.judge import Context
@@ -21,6 +22,8 @@ from arbiter.model import (
     Ancestor,
     Decision,
     Link,
+    NoOwner,
+    NoOwnerReason,
     OverBudget,
     Spent,
     TrafficClass,
@@ -299,3 +302,158 @@ def test_any_leaves_a_lan_to_the_kernel_where_its_link_leads_no_further() -> Non
     assert made.take(route("any"), packet(1, outdev=WIFI), 0).note == "over the default route"
     made = ways(link("wifi", up=False, reach4=()), link("lte"))
     assert made.take(route("any"), packet(1, outdev=WIFI), 0).note == "over lte"
+
+
+# --- a tunnel's own packets -----------------------------------------------------------------
+
+VPN, VPN2 = 5, 6
+TUNNELS = {"vpn": (11, VPN), "vpn2": (12, VPN2)}
+
+
+def tunnel(name: str, **more: Any) -> Link:
+    number, index = TUNNELS[name]
+    return Link(name, number, f"wg{number}", index=index, tunnel=True, metered=False, **more)
+
+
+NESTED = (link("wifi"), link("lte"), tunnel("vpn"), tunnel("vpn2"))
+
+
+@pytest.mark.parametrize(
+    ("via", "expected"),
+    [
+        (("vpn",), "wifi"),
+        (("vpn", "lte"), "lte"),
+        (("lte", "vpn"), "lte"),
+        (("vpn", "any"), "wifi"),
+        (("vpn", "usb"), ""),
+        (("usb", "vpn"), "wifi"),
+        (("vpn", "vpn2"), "vpn2"),
+        (("vpn2", "vpn"), "wifi"),
+        (("vpn2",), "vpn2"),
+        (("vpn2", "lte", "vpn"), "lte"),
+        (("unmetered",), "wifi"),
+        (("metered", "vpn"), "lte"),
+        (("lte",), "lte"),
+    ],
+)
+def test_a_tunnels_outer_packet_takes_another_link_and_the_last_words_tunnel_is_that_link(
+    via: tuple[str, ...], expected: str
+) -> None:
+    way = ways(*NESTED).take(route(*via), packet(1, outdev=WIFI), 0, tunnels=(VPN,))
+    if not expected:
+        assert (way.verdict, way.obstacle) == (DENIED, Obstacle.DOWN)
+        return
+    assert number(way.verdict.mark) == {"wifi": 7, "lte": 1, "vpn2": 12}[expected]
+    itself = "a packet of vpn itself: " if via[-1] == "vpn" else ""
+    assert way.note == f"{itself}over {expected}"
+
+
+def test_the_same_packet_of_anybody_else_goes_into_the_tunnel() -> None:
+    way = ways(*NESTED).take(route("vpn"), packet(1, outdev=WIFI), 0)
+    assert way.note == "over vpn"
+
+
+def test_a_class_without_another_link_does_not_let_the_tunnel_out_elsewhere() -> None:
+    made = ways(link("wifi", up=False), link("lte"), tunnel("vpn"), tunnel("vpn2"))
+    way = made.take(route("unmetered"), packet(1, outdev=LTE), 0, tunnels=(VPN,))
+    assert (way.verdict, way.obstacle) == (DENIED, Obstacle.DOWN)
+
+
+def test_a_denial_and_a_run_hold_for_outer_packets() -> None:
+    made = ways(*NESTED)
+    assert made.take(DENY, packet(1, outdev=WIFI), 0, tunnels=(VPN,)).verdict == DENIED
+    run = Run((1, 1), 0, "lte")
+    assert made.take(ALLOW, packet(1, outdev=WIFI), 0, run, (VPN,)).note == "over lte"
+
+
+def test_an_allowed_outer_packet_goes_by_default_unless_that_leads_into_the_tunnel() -> None:
+    made = ways(*NESTED)
+    assert made.take(ALLOW, packet(1, outdev=WIFI), 0, tunnels=(VPN,)) == made.take(
+        ALLOW, packet(1, outdev=WIFI), 0
+    )
+    assert made.take(ALLOW, packet(1, outdev=VPN), 0, tunnels=(VPN,)).note == "over wifi"
+    assert made.take(route("vpn"), packet(1, outdev=VPN), 0, tunnels=(VPN,)).note == (
+        "a packet of vpn itself: over wifi"
+    )
+    assert made.take(route("vpn"), packet(1, outdev=VPN2), 0, tunnels=(VPN,)).note == (
+        "a packet of vpn itself: over vpn2"
+    ), "the kernel's route leads there"
+    alone = ways(tunnel("vpn"), tunnel("vpn2"))
+    way = alone.take(route("vpn"), packet(1, outdev=VPN), 0, tunnels=(VPN,))
+    assert (way.verdict, way.obstacle) == (DENIED, Obstacle.DOWN)
+
+
+def test_a_budget_holds_for_outer_packets() -> None:
+    made = ways(link("wifi", spent=over(OverBudget.DENY)), link("lte"), tunnel("vpn"))
+    way = made.take(route("vpn"), packet(1, outdev=WIFI), 0, tunnels=(VPN,))
+    assert way.verdict == DENIED
+    assert way.note.startswith("a packet of vpn itself: wifi is over its budget")
+    assert made.take(route("vpn", "lte"), packet(1, outdev=WIFI), 0, tunnels=(VPN,)).note == (
+        "over lte"
+    )
+
+
+def sent_by(index: int) -> NoOwner:
+    return NoOwner(NoOwnerReason.KERNEL, tunnels=(index,))
+
+
+@pytest.mark.parametrize("by_default", [False, True])
+def test_two_tunnels_never_carry_each_other(by_default: bool) -> None:
+    made = ways(*NESTED)
+    first = packet(1, outdev=VPN2 if by_default else WIFI)
+    decision = ALLOW if by_default else route("vpn2")
+    way = made.way(decision, first, sent_by(VPN), 0)
+    assert way.verdict.mark & MARK_DECIDED
+    made.sent(first, sent_by(VPN), number(way.verdict.mark))
+    back = made.way(route("vpn"), packet(2, outdev=WIFI), sent_by(VPN2), 0)
+    assert (back.verdict, back.obstacle) == (DENIED, None)
+    assert back.note == "vpn is carried by this tunnel: it would go in a circle"
+    assert made.way(route("vpn", "lte"), packet(2, outdev=WIFI), sent_by(VPN2), 0).note == (
+        "over lte"
+    )
+    assert made.way(ALLOW, packet(2, outdev=VPN), sent_by(VPN2), 0).note == "over wifi"
+    made.change(link for link in NESTED if link.name != "vpn2")
+    made.change(NESTED)
+    assert made.way(route("vpn"), packet(2), sent_by(VPN2), 0).note == "over vpn"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([VPN, VPN2]),
+            st.one_of(
+                st.just(ALLOW),
+                st.lists(
+                    st.sampled_from(["vpn", "vpn2", "wifi", "lte", "any", "metered", "unmetered"]),
+                    min_size=1,
+                    unique=True,
+                ).map(lambda via: route(*via)),
+            ),
+            st.sampled_from([WIFI, LTE, VPN, VPN2]),
+            st.binary(min_size=4, max_size=4),
+        ),
+        max_size=8,
+    ),
+    st.sets(st.sampled_from(["wifi", "lte", "vpn", "vpn2"])),
+)
+def test_whatever_is_decided_no_tunnel_carries_itself(
+    packets: list[tuple[int, Decision, int, bytes]], down: set[str]
+) -> None:
+    made = ways(*(link_up(each, each.name not in down) for each in NESTED))
+    below: dict[tuple[int, bytes], int] = {}
+    for index, decision, outdev, remote in packets:
+        what = packet(1, daddr=remote, outdev=outdev)
+        way = made.way(decision, what, sent_by(index), NEVER)
+        if way.verdict == DENIED:
+            continue
+        made.sent(what, sent_by(index), number(way.verdict.mark))
+        used = made.used(what, number(way.verdict.mark))
+        assert used is not None
+        below[index, remote] = used.index
+    edges = {(tunnel, carrier) for (tunnel, _), carrier in below.items()}
+    assert not edges & {(VPN, VPN), (VPN2, VPN2)}
+    assert not edges >= {(VPN, VPN2), (VPN2, VPN)}
+
+
+def link_up(made: Link, up: bool) -> Link:
+    return structs.replace(made, up=up)

@@ -20,6 +20,7 @@ COMMANDS = {
     "answer": "Answer one ask: allow, deny, or route via=LINK.",
     "events": "Follow what happens: asks, answers, connections, links.",
     "rules": "Add, list and remove remembered rules.",
+    "profiles": "Sets of rules bound to a network or a SIM, and which is active.",
     "links": "The ways out that a rule can name: state, price, usage.",
     "run-via": "Run a program and its children over one link, without a rule.",
     "explain": "Say what the rules decide about a connection, and why.",

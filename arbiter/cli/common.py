@@ -185,13 +185,14 @@ def in_force(path: Path) -> None:
     Nothing if none runs: it reads them when it starts. What keeps them from being in force is
     said, and does not end the program: they are stored.
     """
-    problem = _in_force(path)
+    problem = put_in_force(path)
     if problem:
         shown = protocol.clean(problem)
         click.echo(f"arbiter: the change is stored, and not in force yet: {shown}", err=True)
 
 
-def _in_force(path: Path) -> str:
+def put_in_force(path: Path) -> str:
+    """The same without a word: gives what keeps the rules from being in force, "" if nothing."""
     decoder = protocol.daemon_decoder()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(TIMEOUT)

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import ipaddress
 import pwd
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from arbiter.accounts import local_zone
 from arbiter.cli import complete
-from arbiter.cli.common import (
-    config_option,
-    db_option,
-    fail,
-    json_option,
-    show_json,
-)
-from arbiter.cli.rules import rule_object
-from arbiter.cli.rulestore import boot_id, open_store
+from arbiter.cli.common import config_option, db_option, fail, json_option, show_json
+from arbiter.cli.explainask import Given, Rules
+from arbiter.cli.profilewords import profile_or_none
+from arbiter.cli.rulestore import open_store
+from arbiter.flowtext import EXAMPLE, Named, read_flow
+from arbiter.judge import Context, query
 from arbiter.kernel.procfs import user_groups
-from arbiter.model import PROTO_NUMBERS, Hook, proto_name
-from arbiter.policyfiles import entries as of_files
-from arbiter.policystate import read_policies
-from arbiter.rules import Index, Query, RuleError, canonical_name, format_rule, why_not
+from arbiter.model import PROTO_NUMBERS, Flow, Hook
+from arbiter.questions import Question
+from arbiter.rules import RuleError, canonical_name
 from arbiter.rules.context import read_network, read_sim
 from arbiter.rules.rule import is_number, user_fault
 
 _YES_NO = click.Choice(["yes", "no"])
+_CONTEXT = ("sims", "networks", "named", "roaming", "metered")
+_OWNER = ("app", "parents", "user")
+_PLACE = ("host", "names", "port", "proto", "hook")
+_FORMS = {
+    "pid": (*_PLACE, *_CONTEXT),
+    "connection": ("names", *_CONTEXT),
+    "record": (),
+    "pcap": (*_OWNER, "openers", *_CONTEXT),
+}
+"""Options that say what is asked about otherwise than by its parts, and what may stand beside."""
+_COMMON = frozenset({"config", "db", "as_json"})
+_WHY = {
+    "pid": "the process says it",
+    "connection": "the connection and the machine say it",
+    "record": "the record says it",
+    "pcap": "the capture says it",
+}
 
 
 @click.command()
@@ -40,7 +53,7 @@ _YES_NO = click.Choice(["yes", "no"])
     help="The app's id: /usr/bin/curl, unit:NAME, ...",
 )
 @click.option("--parent", "parents", multiple=True, help="An ancestor's app id; repeatable.")
-@click.option("--host", required=True, help="The destination address.")
+@click.option("--host", default="", help="The destination address.")
 @click.option("--name", "names", multiple=True, help="A name it was looked up by; repeatable.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The destination port.")
 @click.option("--proto", default="tcp", show_default=True, help="tcp, udp, icmp, ..., or 0-255.")
@@ -52,12 +65,37 @@ _YES_NO = click.Choice(["yes", "no"])
     multiple=True,
     help="A network it is on: gateway:MAC, ssid:NAME or sim:ICCID; repeatable.",
 )
+@click.option(
+    *("--profile", "named"),
+    callback=profile_or_none,
+    metavar="NAME|none",
+    help="The active profile; by default the one that is.",
+)
 @click.option("--roaming", type=_YES_NO, help="Is the default link roaming? Else unknown.")
 @click.option("--metered", type=_YES_NO, help="Is the default link metered? Else unknown.")
-@config_option("The directory of policy.d.")
+@click.option(
+    "--pid",
+    type=click.IntRange(1, 2**31 - 1),
+    help="A process that runs: all its connections, or with --host what it may do.",
+)
+@click.option("--connection", help="One that is open: 'tcp LOCAL:PORT > PEER:PORT', or ss's line.")
+@click.option("--record", help="One that was decided: the number of its record, or last.")
+@click.option(
+    "--pcap",
+    type=click.Path(path_type=Path, readable=False),
+    help="A capture (pcap, pcapng; - for stdin): all connections that begin in it.",
+)
+@click.option(
+    *("--from", "openers"),
+    multiple=True,
+    help="With --pcap: only connections that this address opened; repeatable.",
+)
+@config_option("The directory of arbiter.toml, links.d and policy.d.")
 @db_option
 @json_option
+@click.pass_context
 def explain(
+    ctx: click.Context,
     app: str,
     parents: tuple[str, ...],
     host: str,
@@ -68,81 +106,136 @@ def explain(
     hook: str,
     sims: tuple[str, ...],
     networks: tuple[str, ...],
+    named: str | None,
     roaming: str | None,
     metered: str | None,
+    pid: int | None,
+    connection: str | None,
+    record: str | None,
+    pcap: Path | None,
+    openers: tuple[str, ...],
     config: Path,
     db: Path,
     as_json: bool,
 ) -> None:
     """Say what the rules decide about a connection: which rule wins, why, and what it beat.
 
-    Policy files count, too. Nothing is looked up: say what the destination is called with --name,
-    and where the machine is and what its default link costs with --sim, --network, --roaming and
-    --metered.
+    Say which by its parts (--app, --host, --port ...), by a process (--pid), as an open
+    connection (--connection), as one that was decided (--record), or as a capture (--pcap).
 
-    Exit code 0 if a rule decides it, 1 if a person would be asked.
+    Policy files count, too. By parts and of a capture nothing is looked up: say what the
+    destination is called with --name, and where the machine is and what its default link costs
+    with --sim, --network, --roaming and --metered. For what is open now they are looked up, and
+    these options stand in their place. The active profile counts, or the one of --profile.
+
+    Exit code 0 if rules decide it, 1 if a person would be asked.
     """
+    _check_form(ctx)
     uid, name = _user(user)
     groups, gids = user_groups(uid) if uid is not None else ((), ())
-    sims, networks = _places(sims, networks)
-    query = Query(
-        app=app,
-        parents=parents,
-        uid=uid,
-        user=name,
-        daddr=_address(host),
-        dport=port,
-        proto=_proto(proto),
-        hook=Hook(hook),
-        sims=sims,
-        networks=networks,
-        metered=None if metered is None else metered == "yes",
-        roaming=None if roaming is None else roaming == "yes",
-        groups=groups,
-        gids=gids,
-        names=tuple(_read(lambda text, _: canonical_name(text), "--name", n) for n in names),
+    used, on = _places(sims, networks)
+    called = tuple(_read(lambda text, _: canonical_name(text), "--name", n) for n in names)
+    given = Given(
+        used if sims or networks else None,
+        on if sims or networks else None,
+        None if metered is None else metered == "yes",
+        None if roaming is None else roaming == "yes",
+        called or None,
     )
-    now, zone = time.time(), local_zone()
+    # All that can be wrong with the options is said before anything is opened.
+    flow = Flow(_proto(proto), b"", 0, _address("--host", host), port) if host else None
+    opened = _connection(connection) if connection is not None else None
+    hosts = tuple(_address("--from", text) for text in openers)
     with open_store(db, readonly=True) as store:
-        entries = store.rules(now, boot_id(), None)
-    files, problems = read_policies(config / "policy.d")
-    for problem in problems:
-        click.echo(f"arbiter: {problem}", err=True)
-    entries = [*entries, *of_files(files)[0]]
-    match = Index(entries, zone).explain(query, now)
-    others = [(e, why_not(e, query, now, zone)) for e in entries]
-    near = [(e, why) for e, why in others if why is not None and e.rule.app in ("", app)]
+        rules = Rules(store, config)
+        active = store.profiles.book().standing.active if named is None else named
+        given = given._replace(profile=active)
+        # Each form needs much that the others do not: it is imported where it is used.
+        if record is not None:
+            from arbiter.cli.explainrecord import ask_record
+
+            decided = ask_record(rules, store, record, as_json)
+        elif pcap is not None:
+            from arbiter.cli.explaincapture import Reading, Who, ask_capture
+
+            who = Who(app, parents, uid, name, groups, gids)
+            reading = Reading(rules, pcap, who, given.over(Context()), hosts)
+            decided = ask_capture(rules, reading, as_json)
+        elif pid is None and opened is None:
+            assert flow is not None, "what has no other form has a --host"
+            asked = query(
+                flow, Hook(hook), given.over(Context()), app, parents, uid, name, (), groups, gids
+            )
+            decided = _by_parts(rules, Question(flow, (asked,), Hook(hook)), as_json)
+        else:
+            from arbiter.cli.explainlive import (
+                Here,
+                ask_connection,
+                ask_connections,
+                ask_process,
+            )
+
+            here = Here(given, config, store, rules.now)
+            if opened is not None:
+                decided = ask_connection(rules, here, opened, as_json)
+            elif pid is not None and flow is not None:
+                decided = ask_process(rules, here, pid, flow, Hook(hook), as_json)
+            else:
+                assert pid is not None
+                decided = ask_connections(rules, here, pid, as_json)
+    if not decided:
+        sys.exit(1)
+
+
+def _by_parts(rules: Rules, question: Question, as_json: bool) -> bool:
+    answer = rules.ask(question)
     if as_json:
-        show_json(
-            [
-                {
-                    "decision": format_rule(match.entry.rule).split(" ", 1)[0] if match else None,
-                    "rule": rule_object(match.entry) if match else None,
-                    "why": match.why if match else "no rule matches: a person would be asked",
-                    "beaten": [rule_object(entry) for entry in match.beaten] if match else [],
-                    "not_matching": [rule_object(e) | {"why_not": why} for e, why in near],
-                }
-            ]
-        )
-    elif match is None:
-        click.echo(f"no rule decides {proto_name(query.proto)} {host} port {port}: you are asked")
+        show_json([rules.object(answer)])
     else:
-        click.echo(f"{format_rule(match.entry.rule)}")
-        click.echo(f"  {match.why}")
-        for entry in match.beaten:
-            click.echo(f"  beats {entry.called}: {format_rule(entry.rule)}")
-    if not as_json:
-        for entry, why in near[:10]:
-            click.echo(f"  {entry.called} does not match ({format_rule(entry.rule)}): {why}")
-    if match is None:
-        raise SystemExit(1)
+        rules.say(answer)
+    return answer.judgement is not None
 
 
-def _address(text: str) -> bytes:
+def _check_form(ctx: click.Context) -> None:
+    """One way to say what is asked about, and what goes with it; else ends with a usage error."""
+    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    given = [
+        name
+        for name in ctx.params
+        if name not in _COMMON and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    forms = [name for name in _FORMS if name in given]
+    if len(forms) > 1:
+        both = " and ".join(flags[name] for name in forms)
+        fail(f"{both} ask about different things: give one of them", 2)
+    form = forms[0] if forms else ""
+    for name in given if form else ():
+        if name != form and name not in _FORMS[form]:
+            fail(f"{flags[name]} does not go with {flags[form]}: {_WHY[form]}", 2)
+    if form == "pid" and "host" not in given:
+        for name in given:
+            if name in _PLACE:
+                fail(f"{flags[name]} with --pid is about one destination: give its --host, too", 2)
+    if not form and "openers" in given:
+        fail("--from is about a capture: give it with --pcap", 2)
+    if not form and "host" not in given:
+        others = ", ".join(flags[name] for name in _FORMS)
+        fail(f"what is asked about? Give --host, or one of {others}", 2)
+
+
+def _connection(text: str) -> Named:
+    try:
+        return read_flow(text)
+    except ValueError as error:
+        shown = f"{text[:100]!r}".strip("'")
+        fail(f"--connection '{shown}': {error}; write it as {EXAMPLE}", 2)
+
+
+def _address(option: str, text: str) -> bytes:
     try:
         return ipaddress.ip_address(text.strip("[]")).packed
     except ValueError:
-        fail(f"--host {text!r} is not an address; give one such as 192.0.2.7 or 2001:db8::7", 2)
+        fail(f"{option} {text!r} is not an address; give one such as 192.0.2.7 or 2001:db8::7", 2)
 
 
 def _places(

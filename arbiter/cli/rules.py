@@ -20,10 +20,13 @@ from arbiter.cli.common import (
     socket_option,
     table,
 )
+from arbiter.cli.profilewords import profile_name, unknown_profile
 from arbiter.cli.rulescheck import check
 from arbiter.cli.rulesexport import export
 from arbiter.cli.ruleshistory import history, undo
 from arbiter.cli.rulesimport import import_
+from arbiter.cli.rulesrestore import restore
+from arbiter.cli.rulesreview import review
 from arbiter.cli.rulestore import boot_id, open_store, unknown_user
 from arbiter.cli.ruleswords import when
 from arbiter.rules import (
@@ -45,6 +48,8 @@ def rules() -> None:
 rules.add_command(check)
 rules.add_command(import_)
 rules.add_command(export)
+rules.add_command(restore)
+rules.add_command(review)
 
 
 @rules.command()
@@ -75,10 +80,11 @@ def add(line: str, instead_of: int | None, db: Path, socket_path: Path, as_json:
     useless = never_matches(rule)
     if useless:
         fail(f"this rule would never match: {useless}", 2)
-    for doubt in filter(None, (over_broad(rule), unknown_user(rule.user))):
-        click.echo(f"arbiter: note: {doubt}", err=True)
     by, uid = person()
     with open_store(db) as store:
+        unknown = unknown_profile(rule.profile, store.profiles.names())
+        for doubt in filter(None, (over_broad(rule), unknown_user(rule.user), unknown)):
+            click.echo(f"arbiter: note: {doubt}", err=True)
         done = store.remember(
             rule,
             by=by,
@@ -97,17 +103,19 @@ def add(line: str, instead_of: int | None, db: Path, socket_path: Path, as_json:
 
 
 @rules.command("list")
+@click.option("--profile", callback=profile_name, help="Only rules with this profile=.")
 @db_option
 @json_option
-def show(db: Path, as_json: bool) -> None:
-    """List the rules in force."""
+def show(profile: str | None, db: Path, as_json: bool) -> None:
+    """List the rules in force, those of profiles that are not active too."""
     with open_store(db, readonly=True) as store:
         entries = store.rules(time.time(), boot_id(), None)
         unreadable = store.unreadable
+    entries = [entry for entry in entries if profile in (None, entry.rule.profile)]
     if as_json:
         show_json([rule_object(entry) for entry in entries])
     elif not entries:
-        click.echo("no rules are remembered")
+        click.echo("no rules are remembered" + (f" with profile={profile}" if profile else ""))
     else:
         rows = (
             (str(e.id), format_rule(e.rule), e.by, e.frontend, when(e.created), _ends(e))

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from arbiter.cli.common import (
+    STATE,
     config_option,
     db_option,
     fail,
@@ -17,9 +18,20 @@ from arbiter.cli.common import (
     show_json,
 )
 from arbiter.cli.ruleslint import check_rules
+from arbiter.cli.rulesmachine import Machine
 from arbiter.packages import find
 from arbiter.policyfiles import PolicyFile, PolicyFileError, examine
-from arbiter.policyfiles.check import AppFacts, Finding, Kind, Level, of_errors, of_file, paths_of
+from arbiter.policyfiles.check import (
+    AppFacts,
+    Finding,
+    Kind,
+    Level,
+    beside,
+    missing,
+    of_errors,
+    of_file,
+    paths_of,
+)
 from arbiter.policystate import ETC, SHIPPED, UnsafeError, owner_faults, policy_files, read_text
 from arbiter.protocol import clean
 
@@ -47,37 +59,75 @@ _ADMINS_KEYS = frozenset({"rule", "rules", "adopt"})
     show_default=True,
     help="Where the programs are that the files speak of, such as a package's build tree.",
 )
+@click.option(
+    "--here",
+    is_flag=True,
+    help="Say, too, which users, groups and links of the files this machine has not.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
-@config_option("Without PATH: the directory of policy.d.")
+@click.option(
+    "--unused-for",
+    type=click.IntRange(1, 36500),
+    default=30,
+    show_default=True,
+    metavar="DAYS",
+    help="Without PATH: how long a rule decides nothing before it is said.",
+)
+@config_option("The directory of policy.d and links.d.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, readable=False),
+    default=STATE,
+    envvar="ARBITER_STATE",
+    show_default=True,
+    show_envvar=True,
+    help="The daemon's state directory: it keeps which links there were.",
+)
 @db_option
 @json_option
 def check(
     paths: tuple[Path, ...],
     kind: str,
     root: Path,
+    here: bool,
     strict: bool,
+    unused_for: int,
     config: Path,
+    state: Path,
     db: Path,
     as_json: bool,
 ) -> None:
     """Check policy files, or folders of them; neither daemon nor root is needed.
 
     Without PATH: check the rules in force against each other, and say which never decide, need not
-    be there, or speak of programs that are gone.
+    be there, contradict others, were not used for long, or speak of programs, users and links that
+    are gone. What expired in that time is listed.
 
     Installed files (in /etc/arbiter/policy.d and /usr/share/arbiter/policy.d) are also checked for
     who may write them, and shipped ones for whether their package owns the program.
 
-    Exit codes: 0 the files can be used, 1 there are errors.
+    Exit codes: 0 what is checked can be used, 1 there are errors.
     """
     if not paths:
-        sys.exit(1 if check_rules(db, config, as_json) and strict else 0)
-    files = [file for path in paths for file in _files_of(path)]
-    findings = [finding for file in dict.fromkeys(files) for finding in _check(file, kind, root)]
+        warnings, faults = check_rules(db, config, state, unused_for, as_json)
+        if faults:
+            fail("\n".join(faults))
+        sys.exit(1 if warnings and strict else 0)
+    names = list(dict.fromkeys(file for path in paths for file in _files_of(path)))
+    files: list[PolicyFile] = []
+    findings = [finding for name in names for finding in _check(name, kind, root, files)]
+    findings += beside(files)
+    if here:
+        machine = Machine(config, state, db)
+        findings += missing(files, machine.here(None, apps=False))
+        if machine.problem:
+            click.echo(f"arbiter: note: {clean(machine.problem)}", err=True)
+    order = {str(name): place for place, name in enumerate(names)}
+    findings.sort(key=lambda finding: (order[finding.file], finding.line))
     if as_json:
         show_json(findings)
     else:
-        _show(findings, len(dict.fromkeys(files)))
+        _show(findings, len(names))
     bad = findings if strict else [f for f in findings if f.level is Level.ERROR]
     sys.exit(1 if bad else 0)
 
@@ -91,7 +141,8 @@ def _files_of(path: Path) -> list[Path]:
     return files
 
 
-def _check(path: Path, kind: str, root: Path) -> list[Finding]:
+def _check(path: Path, kind: str, root: Path, good: list[PolicyFile]) -> list[Finding]:
+    """What is to be said of one file by itself; one that can be used is added to `good`."""
     folder = path.parent.resolve()
     installed = folder in (ETC, SHIPPED)
     owners = {0} if installed else None
@@ -108,6 +159,7 @@ def _check(path: Path, kind: str, root: Path) -> list[Finding]:
     file, errors = examine(text, str(path), shipped=kind == "package")
     if file is None:
         return of_errors(errors)
+    good.append(file)
     found = {app: _look(app, root) for app in paths_of(file)}
     unsafe = _ownership(file) if folder == SHIPPED else []
     return [*of_errors(unsafe, Kind.UNSAFE), *of_file(file, found)]

@@ -8,15 +8,11 @@ from pathlib import Path
 import click
 
 from arbiter.cli.common import db_option, fail
-from arbiter.cli.rulesimport import LAYER, bound
+from arbiter.cli.rulesimport import LAYER, one_place
 from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.exchange import WRITERS, select
 from arbiter.rules.rule import Layer
 from arbiter.rules.words import quote
-
-
-def _place(context: click.Context, parameter: click.Parameter, word: str | None) -> str:
-    return "" if word is None else bound(f"{parameter.name}={word}")[1]
 
 
 @click.command("export")
@@ -29,14 +25,18 @@ def _place(context: click.Context, parameter: click.Parameter, word: str | None)
     help="toml and json keep when a rule expires, too.",
 )
 @click.option("--layer", type=LAYER, default="remembered", show_default=True, help="Which rules.")
-@click.option("--network", callback=_place, metavar="…", help="Only rules with this network=.")
-@click.option("--sim", callback=_place, metavar="ICCID", help="Only rules with this sim=.")
+@click.option(
+    "--profile", callback=one_place, metavar="NAME", help="Only rules with this profile=."
+)
+@click.option("--network", callback=one_place, metavar="…", help="Only rules of this network.")
+@click.option("--sim", callback=one_place, metavar="ICCID", help="Only rules of this SIM.")
 @db_option
-def export(format: str, layer: str, network: str, sim: str, db: Path) -> None:
+def export(format: str, layer: str, profile: str, network: str, sim: str, db: Path) -> None:
     """Write the rules in force to stdout, oldest first; `rules import` reads them back.
 
-    Rules that belong to one process, one run of arbiter or this boot are left out, and so are
-    time spans in the format lines; each is named on stderr.
+    A SIM's rules are those with its sim=, or with network=sim: and its number. Rules that belong to
+    one process, one run of arbiter or this boot are left out, and so are time spans in the format
+    lines; each is named on stderr.
     """
     with open_store(db, readonly=True) as store:
         entries = store.rules(time.time(), boot_id(), None)
@@ -44,10 +44,10 @@ def export(format: str, layer: str, network: str, sim: str, db: Path) -> None:
     if unreadable:
         fail("\n".join((*unreadable, "nothing was exported")))
     entries = [entry for entry in entries if entry.layer is Layer[layer.upper()]]
-    kept, left = select(entries, network=network, sim=sim, spans=format != "lines")
-    words = [
-        f"{key}={quote(value)}" for key, value in (("network", network), ("sim", sim)) if value
-    ]
+    places = [("profile", profile), ("network", network), ("sim", sim)]
+    bound = [(key, value) for key, value in places if value]
+    kept, left = select(entries, bound, spans=format != "lines")
+    words = [f"{key}={quote(value)}" for key, value in bound]
     about = f"Those bound to {' and '.join(words)} only." if words else ""
     click.echo(WRITERS[format](kept, about), nl=False)
     for text in left:

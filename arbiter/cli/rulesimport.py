@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
-from msgspec import Struct
 
 from arbiter import protocol
 from arbiter.cli.common import (
@@ -19,42 +17,53 @@ from arbiter.cli.common import (
     show_json,
     socket_option,
 )
+from arbiter.cli.importwords import (
+    counted,
+    doubts,
+    outcome_object,
+    passed_over,
+    planned_objects,
+    profiles_there,
+    show_planned,
+    show_remarks,
+)
+from arbiter.cli.profilewords import profile_name
 from arbiter.cli.rulesfiles import UnreadableError, read_sources
-from arbiter.cli.rulestore import boot_id, open_store, unknown_user
+from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.exchange import (
     FORMATS,
     Batch,
     Binding,
     Format,
-    Item,
-    Remark,
-    RemarkKind,
     read,
     read_binding,
     settle,
 )
 from arbiter.model import ALLOW
-from arbiter.rules import Rule, format_rule, never_matches, over_broad
+from arbiter.rules import Rule, never_matches
 from arbiter.store import Author, Planned, Store, Wanted
 
 LAYER = click.Choice(["remembered"])
 """The layer that a database holds; the others are policy files."""
-_MOST_SHOWN = 50
-"""Remarks of one kind that are printed; --json has all."""
 
 
 def _binding(
     _: click.Context, __: click.Parameter, words: tuple[str, ...]
 ) -> list[tuple[str, str]]:
-    return [bound(word) for word in words]
+    return [_bound(word) for word in words]
 
 
-def bound(word: str) -> tuple[str, str]:
-    """`sim=…` or `network=…`, or a usage error."""
+def _bound(word: str) -> tuple[str, str]:
+    """`profile=…`, `sim=…` or `network=…`, or a usage error."""
     try:
         return read_binding(word)
     except Binding as error:
         raise click.BadParameter(f"{word!r}: {error}") from None
+
+
+def one_place(_: click.Context, parameter: click.Parameter, word: str | None) -> str:
+    """The value of an option that is called as the condition; "" where it is not given."""
+    return "" if word is None else _bound(f"{parameter.name}={word}")[1]
 
 
 @click.command("import")
@@ -73,9 +82,10 @@ def bound(word: str) -> tuple[str, str]:
     "bindings",
     multiple=True,
     callback=_binding,
-    metavar="sim=ICCID|network=…",
+    metavar="profile=NAME|sim=ICCID|network=…",
     help="Give every rule this condition, too.",
 )
+@click.option("--profile", callback=profile_name, help="As --bind profile=NAME.")
 @click.option("--app", default="", help="The program that an Internet Access Policy is about.")
 @click.option(
     "--output",
@@ -92,6 +102,7 @@ def import_(
     named: str,
     layer: str,
     bindings: list[tuple[str, str]],
+    profile: str | None,
     app: str,
     output: Path | None,
     skip: bool,
@@ -115,8 +126,10 @@ def import_(
     except UnreadableError as error:
         fail(protocol.clean(str(error)))
     batch = read(sources, None if named == "auto" else Format(named), app)
+    bindings += [("profile", profile)] if profile else []
     batch = settle(batch, bindings, now=now)
-    remarks = [*batch.remarks, *_passed_over(passed), *_doubts(batch.items)]
+    remarks = [*batch.remarks, *passed_over(passed)]
+    remarks += doubts(batch.items, profiles_there(batch, db))
     stop = bool(batch.cannot()) and not skip
     planned: list[Planned] = []
     if batch.items:
@@ -124,19 +137,19 @@ def import_(
     if batch.items and not (dry_run or stop):
         in_force(socket_path)
     if as_json:
-        policies = [_object("policy", name, text=text) for name, text in batch.policies]
-        said = [_object(one.kind.value, one.place, text=one.text) for one in remarks]
-        show_json([*_objects(planned, batch.items), *policies, *said])
+        policies = [outcome_object("policy", name, text=text) for name, text in batch.policies]
+        said = [outcome_object(one.kind.value, one.place, text=one.text) for one in remarks]
+        show_json([*planned_objects(planned, batch.items), *policies, *said])
     else:
-        _show_remarks(remarks)
+        show_remarks(remarks)
         if not stop and (batch.items or not batch.policies):
-            _show(planned, batch.items, dry_run=dry_run)
+            show_planned(planned, batch.items, dry_run=dry_run)
     if not stop:
         _give_policies(batch, None if dry_run else output, quiet=as_json)
     if stop:
         many = len(batch.cannot())
         fail(
-            f"nothing was imported: {_count(many, 'rule')} cannot be (listed as `cannot`); mend "
+            f"nothing was imported: {counted(many, 'rule')} cannot be (listed as `cannot`); mend "
             "the file, or leave them out with --skip"
         )
 
@@ -158,55 +171,7 @@ def _import(
     )
 
 
-# --- remarks --------------------------------------------------------------------------------
-
-
-def _passed_over(names: Sequence[str]) -> Iterable[Remark]:
-    for name in names:
-        yield Remark(RemarkKind.LEFT_OUT, name, "its name is not that of a file of rules")
-
-
-def _doubts(items: Sequence[Item]) -> Iterable[Remark]:
-    users: dict[str, str] = {}
-    for item in items:
-        user = item.rule.user
-        if user not in users:
-            users[user] = unknown_user(user)
-        for doubt in filter(None, (over_broad(item.rule), users[user])):
-            yield Remark(RemarkKind.WARNING, item.place, doubt)
-
-
-def _show_remarks(remarks: Sequence[Remark]) -> None:
-    for kind in RemarkKind:
-        of_kind = [remark for remark in remarks if remark.kind is kind]
-        for remark in of_kind[:_MOST_SHOWN]:
-            text = protocol.clean(f"{kind.value}: {remark.place}: {remark.text}")
-            click.echo(text, err=True)
-        if len(of_kind) > _MOST_SHOWN:
-            more = len(of_kind) - _MOST_SHOWN
-            click.echo(f"{kind.value}: and {more} more; --json has all of them", err=True)
-
-
-# --- what was done --------------------------------------------------------------------------
-
-
-class _Done(Struct, frozen=True):
-    """How many rules had which outcome."""
-
-    added: int
-    replaced: int
-    same: int
-
-
-def _outcome(one: Planned) -> str:
-    if one.same:
-        return "same"
-    return "replace" if one.replaces else "add"
-
-
-def _counts(planned: Sequence[Planned]) -> _Done:
-    outcomes = [_outcome(one) for one in planned]
-    return _Done(outcomes.count("add"), outcomes.count("replace"), outcomes.count("same"))
+# --- what is advice ---------------------------------------------------------------------------
 
 
 def _give_policies(batch: Batch, output: Path | None, *, quiet: bool) -> None:
@@ -227,42 +192,3 @@ def _give_policies(batch: Batch, output: Path | None, *, quiet: bool) -> None:
             fail(f"{path}: {error.strerror}; check: ls -ld '{output}'")
         if not quiet:
             click.echo(f"wrote {path}; `arbiter rules check` looks at it")
-
-
-def _show(planned: Sequence[Planned], items: Sequence[Item], *, dry_run: bool) -> None:
-    done = _counts(planned)
-    if dry_run:
-        for one, item in zip(planned, items, strict=True):
-            ids = ", ".join(map(str, (one.same,) if one.same else one.replaces))
-            word = f"{_outcome(one)} {ids}".strip()
-            place = protocol.clean(item.place)
-            click.echo(f"{word}: {format_rule(item.rule)}  # {place}")
-    would = "would be " if dry_run else ""
-    click.echo(
-        f"{_count(done.added, 'rule')} {would}added, {done.replaced} {would}changed, "
-        f"{done.same} there already"
-    )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _objects(planned: Sequence[Planned], items: Sequence[Item]) -> list[dict[str, object]]:
-    return [
-        _object(
-            _outcome(one),
-            item.place,
-            rule=format_rule(item.rule),
-            expires=item.expires,
-            id=one.same or one.id or None,
-            replaces=list(one.replaces),
-        )
-        for one, item in zip(planned, items, strict=True)
-    ]
-
-
-def _object(outcome: str, place: str, **more: object) -> dict[str, object]:
-    """One outcome as JSON: always the same keys."""
-    empty: dict[str, object] = {"rule": None, "expires": None, "id": None, "replaces": []}
-    return {"outcome": outcome, "place": place, **empty, "text": "", **more}

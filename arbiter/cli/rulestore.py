@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from arbiter.cli.common import fail
+from arbiter.rules.rule import is_number
+from arbiter.rules.words import quote
 from arbiter.store import Store, StoreError
 
 
@@ -32,14 +34,14 @@ def boot_id() -> str:
 
 def unknown_user(user: str) -> str:
     """What to say about a rule for a user whom this machine does not know; "" if it does."""
-    if not user or user.isdigit():
+    if not user or is_number(user.removeprefix("@")):
         return ""
+    what, name = ("group", user[1:]) if user.startswith("@") else ("user", user)
     try:
-        if user.startswith("@"):
-            grp.getgrnam(user[1:])
+        if what == "group":
+            grp.getgrnam(name)
         else:
-            pwd.getpwnam(user)
-    except KeyError:
-        what, name = ("group", user[1:]) if user.startswith("@") else ("user", user)
-        return f"there is no {what} {name!r} on this machine now"
+            pwd.getpwnam(name)
+    except (KeyError, ValueError):  # ValueError: a name with NUL or with what is no byte
+        return f"there is no {what} {quote(name)} on this machine now"
     return ""

@@ -17,7 +17,6 @@ from typing import Any
 import click
 import msgspec
 
-from arbiter import settings as settings_room
 from arbiter.cli.common import (
     CONFIG,
     SOCKET,
@@ -26,6 +25,7 @@ from arbiter.cli.common import (
     fail,
     sudo_uid,
 )
+from arbiter.cli.settingsfile import read_settings
 from arbiter.settings import Backend, Mode, Settings, SettingsError
 from arbiter.startup import Paths
 
@@ -93,13 +93,10 @@ def run(
 
 
 def _settings(config: Path, given: dict[str, Any]) -> Settings:
-    path = config / "arbiter.toml"
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        settings = read_settings(config)
     except (OSError, UnicodeDecodeError) as error:
-        fail(f"{path} cannot be read: {error}")
-    try:
-        settings = settings_room.load(text, str(path))
+        fail(f"{config / 'arbiter.toml'} cannot be read: {error}")
     except SettingsError as error:
         fail(str(error), 2)
     made = msgspec.convert(msgspec.to_builtins(settings) | given, Settings)

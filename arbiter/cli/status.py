@@ -8,6 +8,8 @@ import click
 
 from arbiter import protocol
 from arbiter.cli.common import daemon, fail, json_option, show_json, socket_option
+from arbiter.events import UNDECIDED, Reason
+from arbiter.settings import Mode
 
 
 @click.command()
@@ -37,6 +39,7 @@ def _lines(status: protocol.Status) -> list[tuple[str, str]]:
         ("firewall", f"{status.backend}, queue {status.queue}; absent: {status.when_absent}"),
         ("up", _span(status.uptime)),
         ("rules", str(status.rules)),
+        ("profile", protocol.clean(status.profile) or "none"),
         (
             "waiting",
             f"asks {status.asks}, packets {status.held}; prompts connected: {status.prompts}",
@@ -45,9 +48,22 @@ def _lines(status: protocol.Status) -> list[tuple[str, str]]:
             "decided",
             f"{count('allow', 0)} allowed, {count('deny', 0)} denied, {count('route', 0)} routed",
         ),
+        *_undecided(status),
         ("queued", f"{count('queued', 0)} packets, {lost} lost by the kernel"),
         ("records", f"{count('records_lost', 0)} lost"),
     ]
+
+
+def _undecided(status: protocol.Status) -> list[tuple[str, str]]:
+    """What a review would propose rules for; nothing where there is nothing to review."""
+    counts = {reason: status.counters.get(f"by_{reason.value}", 0) for reason in UNDECIDED}
+    passed = counts.pop(Reason.OBSERVE)
+    rest = sum(counts.values())
+    told = [f"{passed} let go"] if passed or status.mode == Mode.OBSERVE else []
+    told += [f"{rest} without an answer"] if rest else []
+    if not told:
+        return []
+    return [("undecided", f"{', '.join(told)}; `arbiter rules review` proposes rules for them")]
 
 
 def _span(seconds: float) -> str:

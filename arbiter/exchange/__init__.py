@@ -12,7 +12,7 @@ not at all: what cannot be expressed is a remark with its place and reason, and 
 from arbiter.exchange.formats import FORMATS, Format, Source, detect, read
 from arbiter.exchange.items import MAX_FILE, Batch, Item, Remark, RemarkKind
 from arbiter.exchange.own import WRITERS
-from arbiter.exchange.settle import Binding, read_binding, select, settle
+from arbiter.exchange.settle import Binding, belongs, of_place, read_binding, select, settle
 
 __all__ = [
     "FORMATS",
@@ -25,7 +25,9 @@ __all__ = [
     "Remark",
     "RemarkKind",
     "Source",
+    "belongs",
     "detect",
+    "of_place",
     "read",
     "read_binding",
     "select",

@@ -17,12 +17,14 @@ from xml.parsers.expat import ExpatError
 from arbiter.exchange.items import Batch, Remark, RemarkKind, cannot, clipped, refused
 from arbiter.exchange.jsontext import JsonError, check_depth
 from arbiter.exchange.own import toml_string
+from arbiter.policyfiles import examine
+from arbiter.policyfiles.hosts import read as read_host
+from arbiter.policyfiles.load import MAX_CONNECTIONS
 from arbiter.rules import RuleError, parse
 from arbiter.tomlfile import shown_value
 
 MAX_POLICY = 1 << 20
 """Bytes of one policy; real ones have a few thousand."""
-MAX_CONNECTIONS = 1000
 MAX_HOSTS = 64
 """Destinations of one connection, as in a policy file."""
 MAX_WORDS = 200
@@ -102,8 +104,14 @@ def read_policy(data: object, origin: str, app: str) -> Batch:
     if data.get("Services"):
         text = "services of macOS are not of this system"
         remarks.append(Remark(RemarkKind.LEFT_OUT, f"{origin}: Services", text))
-    policies = ((f"{_name(app)}.toml", "\n".join(parts)),) if len(parts) > 1 else ()
-    return Batch(remarks=tuple(remarks), policies=policies)
+    if len(parts) == 1:
+        return Batch(remarks=tuple(remarks))
+    name, text = f"{_name(app)}.toml", "\n".join(parts)
+    file, errors = examine(text, name)
+    if file is None:  # its own reader has the last word: more destinations than a file holds, say
+        remarks.append(cannot(origin, f"no policy file can say this: {errors[0].text}"))
+        return Batch(remarks=tuple(remarks))
+    return Batch(remarks=tuple(remarks), policies=((name, text),))
 
 
 def _name(app: str) -> str:
@@ -169,6 +177,10 @@ def _hosts(value: object) -> Iterable[str]:
             last = host.rpartition(".")[2]
             if not _NAME.fullmatch(host) or len(host) > 253 or last.isdigit():
                 _bad_host(host)
+            try:
+                read_host(host)
+            except ValueError as error:
+                raise _WrongError("Host", clipped(f"{host!r}: {error}")) from None
             yield host
 
 

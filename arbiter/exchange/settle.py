@@ -8,19 +8,23 @@ from arbiter.exchange.items import Batch, Item, Remark, RemarkKind, cannot, unke
 from arbiter.rules import Entry, LifetimeKind, Rule, RuleError, conditions, format_rule, parse
 from arbiter.rules.words import quote
 
-BINDABLE = ("sim", "network")
+BINDABLE = ("profile", "sim", "network")
 
 
 class Binding(ValueError):  # noqa: N818  # it is the person's word that is wrong, not a state
-    """Words that name no SIM and no network."""
+    """Words that name no profile, no SIM and no network."""
 
 
 def read_binding(text: str) -> tuple[str, str]:
-    """`sim=ICCID` or `network=…` as a person writes it: key and value, canonical. Or Binding."""
+    """`profile=NAME`, `sim=ICCID` or `network=…` as a person writes it: key and value, canonical.
+
+    Raises Binding.
+    """
     key, equals, value = text.partition("=")
     if not equals or key not in BINDABLE:
         raise Binding(
-            "it is sim=ICCID, network=ssid:NAME, network=gateway:MAC or network=sim:ICCID"
+            "it is profile=NAME, sim=ICCID, network=ssid:NAME, network=gateway:MAC or "
+            "network=sim:ICCID"
         )
     try:
         rule = parse(f"allow {key}={quote(value)}")
@@ -73,18 +77,19 @@ def _double(first: Item, second: Item) -> Remark:
 
 
 def select(
-    entries: Sequence[Entry], *, network: str = "", sim: str = "", spans: bool
+    entries: Sequence[Entry], bindings: Sequence[tuple[str, str]] = (), *, spans: bool
 ) -> tuple[list[Entry], list[str]]:
     """The rules to export, oldest first, and what is left out with the reason.
 
-    With `network` or `sim`: those bound to it only. `spans`: the format says when a rule ends.
-    Rules that end with a process, a run of arbiter or the boot mean nothing elsewhere.
+    Those bound to all of `bindings` only, as `read_binding` gives them. `spans`: the format says
+    when a rule ends. Rules that end with a process, a run of arbiter or the boot mean nothing
+    elsewhere.
     """
     kept: list[Entry] = []
     left: list[str] = []
     for entry in sorted(entries, key=lambda entry: (entry.created, entry.id)):
         rule = entry.rule
-        if (network and rule.network != network) or (sim and rule.sim != sim):
+        if not all(belongs(rule, place) for place in bindings):
             continue
         why = _unexportable(rule.lifetime.kind, spans)
         if why:
@@ -92,6 +97,28 @@ def select(
         else:
             kept.append(entry)
     return kept, left
+
+
+def of_place(batch: Batch, place: tuple[str, str]) -> Batch:
+    """The same, where a rule that is not of `place`, as `read_binding` gives it, is refused."""
+    key, value = place
+    text = f"it is not of {key}={quote(value)}, whose rules are restored"
+    items = tuple(item for item in batch.items if belongs(item.rule, place))
+    strange = [cannot(i.place, text) for i in batch.items if not belongs(i.rule, place)]
+    return Batch(items, (*batch.remarks, *strange), batch.policies)
+
+
+def belongs(rule: Rule, place: tuple[str, str]) -> bool:
+    """Whether a rule is of a profile, network or SIM, as `read_binding` gives it.
+
+    A SIM's rules are those of its network, too: both say that it is in use.
+    """
+    key, value = place
+    if key == "sim":
+        return value == rule.sim or f"sim:{value}" == rule.network
+    if value.startswith("sim:") and value.removeprefix("sim:") == rule.sim:
+        return True
+    return bool(getattr(rule, key) == value)
 
 
 def _unexportable(kind: LifetimeKind, spans: bool) -> str:

@@ -25,7 +25,7 @@ _MAX_DESCENT = 24
 _MAX_RELATIVES = 200
 _MAX_READS = 500
 """Readlinks of one quick search: about 0.5 ms, then a full scan has to tell."""
-_MAX_LISTED = 256
+MAX_LISTED = 256
 """Descriptors of one process looked at by a quick search."""
 _MAX_KNOWN = 16384
 _KNOWN_SECONDS = 1.0
@@ -175,7 +175,7 @@ class Holders:
             if not fds:
                 self._recent.pop(pid, None)  # it has gone
             unread = (fd for fd in fds if (pid, fd) not in self._read)
-            for fd in itertools.islice(unread, _MAX_LISTED):
+            for fd in itertools.islice(unread, MAX_LISTED):
                 link = _link(f"{self._proc}/{pid}/fd/{fd}")
                 self._read.add((pid, fd))
                 if link.startswith("socket:"):

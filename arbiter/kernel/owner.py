@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Protocol
 
-from arbiter.kernel.holders import Holder, Holders, Scan
+from msgspec import structs
+
+from arbiter.kernel.holders import MAX_LISTED, Holder, Holders, Scan
 from arbiter.kernel.procevents import ProcEvents
 from arbiter.kernel.procfs import user_groups, user_name
 from arbiter.kernel.sockets import Find, Found, SocketFinder
-from arbiter.model import NoOwner, NoOwnerReason, Owner, Packet, Process
+from arbiter.kernel.tunfiles import TunFiles
+from arbiter.kernel.tunnels import PROTOCOLS, UDP, Tunnels
+from arbiter.model import Hook, NoOwner, NoOwnerReason, Owner, Packet, Process
 
 _MAX_VERIFIED = 256
 _GONE = (NoOwnerReason.CLOSED, NoOwnerReason.NO_SOCKET)
@@ -50,6 +55,8 @@ class OwnerLookup:
             self._finder = SocketFinder(proc)
             find = self._finder.find
         self._find = find
+        self._tunnels = Tunnels()
+        self._tuns = TunFiles(proc)
         self._holders = Holders(proc, events)
         self._verified: OrderedDict[int, Process] = OrderedDict()
         # Guards the process table, what was verified and the holders' memory: a scan, in its own
@@ -60,7 +67,12 @@ class OwnerLookup:
         """Give sockets and files back; the events and processes are the caller's."""
         if self._finder is not None:
             self._finder.close()
+        self._tunnels.close()
         self._holders.close()
+
+    def use_tuns(self, devices: Mapping[str, int]) -> None:
+        """These links are tun or tap interfaces, by name: their indexes."""
+        self._tuns.use(devices)
 
     def quick(self, packet: Packet) -> Owner | NoOwner | None:
         """The owner, by the likeliest processes and their relatives; None: only `scan` can tell.
@@ -70,7 +82,7 @@ class OwnerLookup:
         """
         found = self._find(packet)
         if isinstance(found, NoOwner):
-            return _named(found)
+            return None if _may_be_tunnels(packet, found) else _named(found)
         processes: list[Process] = []
         with self._lock:
             for info in found.sockets:
@@ -83,10 +95,13 @@ class OwnerLookup:
                         return None
                     processes.append(process)
                 self._holders.note(holders[0], info.uid)
-            return self._owner(found, processes)
+            return self._owner(found, processes, MAX_LISTED)
 
     def scan(self, packet: Packet) -> Owner | NoOwner:
-        """The owner, with every process that holds the socket: reads all of /proc (slow)."""
+        """The owner, with every process that holds the socket: reads all of /proc (slow).
+
+        Of what no process can have sent, the tunnel that did.
+        """
         uid: int | None = None
         last: Scan | None = None
         for _ in range(2):
@@ -94,7 +109,7 @@ class OwnerLookup:
             if isinstance(found, NoOwner):
                 if uid is not None and found.reason in _GONE:
                     return _exited(uid, found.established)
-                return _named(found)
+                return self._nobodys(packet, _named(found))
             uid = found.sockets[0].uid
             last = self._holders.scan(info.inode for info in found.sockets)
             owner = self._scanned(found, last)
@@ -125,19 +140,42 @@ class OwnerLookup:
         if isinstance(again, NoOwner):
             if again.reason in _GONE:
                 return _exited(uid, again.established)
-            return _named(again)
+            return self._nobodys(packet, _named(again))
         user, established = user_name(uid), again.established
         if scan.hidden:
             detail = "other users' processes cannot be looked into; run as root"
             return NoOwner(NoOwnerReason.HIDDEN, uid, user, detail, established)
         if uid == 0:
             detail = "the socket is in no process's descriptor table"
-            return NoOwner(NoOwnerReason.KERNEL, uid, user, detail, established)
-        detail = (
-            "the socket is in no process's descriptor table: passed on and not yet received, or"
-            " registered with io_uring"
-        )
-        return NoOwner(NoOwnerReason.AMBIGUOUS, uid, user, detail, established)
+            none = NoOwner(NoOwnerReason.KERNEL, uid, user, detail, established)
+        else:
+            detail = (
+                "the socket is in no process's descriptor table: passed on and not yet received,"
+                " or registered with io_uring"
+            )
+            none = NoOwner(NoOwnerReason.AMBIGUOUS, uid, user, detail, established)
+        # WireGuard's socket has the uid of who set it up (sock_alloc, net/socket.c), and
+        # systemd-networkd is not root. No other can be bound to its port. Raw sockets have none.
+        ours = packet.hook is Hook.OUT and packet.flow.proto == UDP
+        return self._tunnels_or(packet, none) if ours else none
+
+    def _nobodys(self, packet: Packet, none: NoOwner) -> NoOwner:
+        return self._tunnels_or(packet, none) if _may_be_tunnels(packet, none) else none
+
+    def _tunnels_or(self, packet: Packet, none: NoOwner) -> NoOwner:
+        """The tunnel that sent what no process did; else `none`."""
+        try:
+            tunnels = self._tunnels.sending(packet.flow)
+        except (OSError, ValueError) as error:
+            # Then it is nobody's: the rules decide it as they do the rest.
+            detail = f"{none.detail}; whether a tunnel sent it cannot be read: {error}"
+            return structs.replace(none, detail=detail)
+        if not tunnels:
+            return none
+        names = " and ".join(tunnel.name for tunnel in tunnels)
+        indexes = tuple(tunnel.index for tunnel in tunnels)
+        detail, root = f"the tunnel {names} itself", user_name(0)
+        return NoOwner(NoOwnerReason.KERNEL, 0, root, detail, none.established, indexes)
 
     # --- with the lock held ---
 
@@ -165,8 +203,14 @@ class OwnerLookup:
             self._verified.popitem(last=False)
         return process
 
-    def _owner(self, found: Found, processes: list[Process]) -> Owner:
-        """The youngest first: of a shell and the program it started, the program."""
+    def _owner(
+        self, found: Found, processes: list[Process], most: int | None = None
+    ) -> Owner | None:
+        """The youngest first: of a shell and the program it started, the program. None if one has
+        more than `most` descriptors, and may be a tunnel's."""
+        tunnels = self._carried_by(processes, most)
+        if tunnels is None:
+            return None
         if len(processes) > 1:
             unique = {process.pid: process for process in processes}
             processes = sorted(
@@ -176,14 +220,37 @@ class OwnerLookup:
         user = user_name(info.uid)
         inode = info.inode if len(found.sockets) == 1 else 0
         groups, gids = user_groups(info.uid)
-        return Owner(info.uid, user, tuple(processes), inode, found.established, groups, gids)
+        return Owner(
+            info.uid, user, tuple(processes), inode, found.established, groups, gids, tunnels
+        )
+
+    def _carried_by(self, processes: list[Process], most: int | None) -> tuple[int, ...] | None:
+        """The tunnels whose end each of the processes holds: what only one of them may send is no
+        tunnel's."""
+        common: tuple[int, ...] | None = None
+        for process in processes:
+            held = self._tuns.held_by((process.pid, process.start), most)
+            if held is None:
+                return None
+            if held and self._processes.start_time(process.pid) != process.start:
+                held = ()  # another one's by now
+            common = held if common is None else tuple(index for index in common if index in held)
+            if not common:
+                return ()
+        return common
+
+
+def _may_be_tunnels(packet: Packet, none: NoOwner) -> bool:
+    """Whether it may be the outer packet of a tunnel of the kernel's."""
+    outer = packet.hook is Hook.OUT and packet.flow.proto in PROTOCOLS
+    return outer and none.reason is NoOwnerReason.KERNEL
 
 
 def _named(none: NoOwner) -> NoOwner:
     if none.uid is None:
         return none
     user = user_name(none.uid)
-    return NoOwner(none.reason, none.uid, user, none.detail, none.established)
+    return structs.replace(none, user=user)
 
 
 def _exited(uid: int, established: bool) -> NoOwner:

@@ -2,7 +2,6 @@
 
 Not by pyroute2, which opens an event loop for every such socket and gives untyped dictionaries: a
 link change is a handful of messages, and which of them was refused, and why, must be told.
-Requests are answered inside sendmsg(2); see `netlink`.
 """
 
 from __future__ import annotations
@@ -12,31 +11,17 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from types import TracebackType
 
-from arbiter.kernel.netlink import (
-    NLM_F_DUMP,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    Message,
-    ack_request,
-    attributes,
-    messages,
-    os_error,
-    pack_attribute,
-    pack_message,
-)
+from arbiter.kernel.netlink import attributes, pack_attribute
+from arbiter.kernel.netlinkcalls import NetlinkCalls
 from arbiter.links import Route
 from arbiter.routeplan import METRIC6, Rule, TableRoute
 
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _EXCL_CREATE, _REPLACE_CREATE = 0x600, 0x500  # NLM_F_EXCL, NLM_F_REPLACE with NLM_F_CREATE
-_DUMP_INTR = 0x10  # NLM_F_DUMP_INTR: the list changed while it was being read
 _SOL_NETLINK, _GET_STRICT_CHK = 270, 12  # linux/netlink.h
-_DUMP_TRIES = 10
 _KEPT_PORTS = 256
-_READ_SIZE = 1 << 18
 
 _UNICAST, _LOCAL = 1, 2  # RTN_*
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
@@ -80,35 +65,20 @@ OWN_PORTS = _Ports()
 """`port in OWN_PORTS`: whether a change that was notified is this process's own doing."""
 
 
-class Rtnetlink:
-    """One socket; use it in one thread, and a `with`. Methods raise OSError as the kernel does."""
+class Rtnetlink(NetlinkCalls):
+    """Rules and routes: read, put in force, removed."""
 
     def __init__(self) -> None:
-        self._sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
-        self._sock.connect((0, 0))  # from the kernel only
+        super().__init__(socket.NETLINK_ROUTE)
         OWN_PORTS.add(self._sock.getsockname()[0])
         self._sock.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
-        self._seq = 0
-
-    def __enter__(self) -> Rtnetlink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._sock.close()
 
     # --- rules --------------------------------------------------------------------------------
 
     def rules(self, family: int) -> list[Rule]:
         """Every `ip rule` of a family (4 or 6)."""
         body = _RTMSG.pack(_AF[family], 0, 0, 0, 0, 0, 0, 0, 0)
-        return [_rule(m.payload) for m in self._dump(_GETRULE, body, f"listing ip -{family} rule")]
+        return [_rule(m.payload) for m in self.dump(_GETRULE, body, f"listing ip -{family} rule")]
 
     def add_rule(self, rule: Rule) -> None:
         """EEXIST if it is there."""
@@ -126,7 +96,7 @@ class Rtnetlink:
         if table:
             body += pack_attribute(_RTA_TABLE, _U32.pack(table))
         try:
-            found = self._dump(_GETROUTE, body, f"listing ip -{family} route")
+            found = self.dump(_GETROUTE, body, f"listing ip -{family} route")
         except FileNotFoundError:
             return []  # no such table: nobody ever made it
         routes = [_table_route(m.payload) for m in found]
@@ -160,50 +130,6 @@ class Rtnetlink:
             raise
         index = _word(dict(_numbered(payload)), _RTA_OIF)
         return index if payload[7] in (_UNICAST, _LOCAL) else 0
-
-    # --- the wire -----------------------------------------------------------------------------
-
-    def ask(self, kind: int, flags: int, body: bytes, what: str) -> None:
-        """One request that is only acknowledged; OSError, naming `what`, where it is refused."""
-        ack_request(self._sock, kind, flags, body, what)
-
-    def get(self, kind: int, body: bytes, what: str) -> bytes:
-        """The payload of the one answer; OSError, naming `what`, where it is refused."""
-        self._seq += 1
-        self._sock.send(pack_message(kind, 0, self._seq, body))
-        for message in self._read(what):
-            if message.type == NLMSG_ERROR:
-                raise os_error(message.error, what)
-            return message.payload
-        raise os_error(errno.EPROTO, f"{what}: an answer to nothing")
-
-    def _dump(self, kind: int, body: bytes, what: str) -> list[Message]:
-        for _ in range(_DUMP_TRIES):
-            found, whole = self._dump_once(kind, body, what)
-            if whole:
-                return found
-        raise os_error(errno.EAGAIN, f"{what}: it changes faster than it can be read")
-
-    def _dump_once(self, kind: int, body: bytes, what: str) -> tuple[list[Message], bool]:
-        self._seq += 1
-        self._sock.send(pack_message(kind, NLM_F_DUMP, self._seq, body))
-        found: list[Message] = []
-        whole = True
-        while True:
-            for message in self._read(what):
-                whole &= not message.flags & _DUMP_INTR
-                if message.type in (NLMSG_DONE, NLMSG_ERROR):
-                    if message.error:
-                        raise os_error(message.error, what)
-                    return found, whole
-                found.append(message)
-
-    def _read(self, what: str) -> list[Message]:
-        try:
-            data = self._sock.recv(_READ_SIZE, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            raise os_error(errno.ETIMEDOUT, f"{what}: the kernel gave no answer") from None
-        return [m for m in messages(data) if m.seq == self._seq]
 
 
 def describe_rule(rule: Rule) -> str:

@@ -101,6 +101,7 @@ class _Reader:
             kind=self._kinds[key],
             up=flags & _IFF_UP != 0 and flags & _IFF_LOWER_UP != 0,
             mtu=message.get_attr("IFLA_MTU"),
+            driver=_info(message, "IFLA_INFO_KIND"),
             mac=(message.get_attr("IFLA_PERM_ADDRESS") or "").lower(),
         )
 

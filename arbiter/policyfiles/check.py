@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
-from arbiter.model import ANY_LINK, DENY, Action
+from arbiter.model import ANY_LINK, Action
 from arbiter.policyfiles import hosts
+from arbiter.policyfiles.advice import entries
 from arbiter.policyfiles.hosts import Name
-from arbiter.policyfiles.values import Advice, FileRule, PolicyFile, PolicyFileError, Relevance
-from arbiter.rules import Rule, conditions, over_broad
+from arbiter.policyfiles.values import Advice, PolicyFile, PolicyFileError, Relevance
+from arbiter.rules import Entry, FindingKind, Here, check, conditions, dead, over_broad
 from arbiter.tomlfile import shown
 
 _KINDS_OF_LINKS = frozenset({"metered", "unmetered", ANY_LINK})
@@ -25,6 +26,8 @@ class Level(enum.StrEnum):
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
+    """Nothing to mend."""
 
 
 class Kind(enum.StrEnum):
@@ -37,6 +40,9 @@ class Kind(enum.StrEnum):
     OTHER_NAME = "other-name"
     DUPLICATE = "duplicate"
     CONTRADICTION = "contradiction"
+    REDUNDANT = "redundant"
+    SHADOWED = "shadowed"
+    DEAD = "dead"
     NAMED_LINK = "named-link"
     NO_CONSEQUENCE = "no-consequence"
     NO_CONNECTION = "no-connection"
@@ -78,7 +84,7 @@ def paths_of(file: PolicyFile) -> frozenset[str]:
 
 
 def of_file(file: PolicyFile, found: Mapping[str, AppFacts]) -> list[Finding]:
-    """Warnings on a file that can be used, by line. `found`: the facts on each of `paths_of`."""
+    """Warnings on a file by itself, by line. `found`: the facts on each of `paths_of`."""
     findings = [*_rules(file, found), *_advice(file, found)]
     return sorted(findings, key=lambda finding: finding.line)
 
@@ -87,24 +93,43 @@ def of_file(file: PolicyFile, found: Mapping[str, AppFacts]) -> list[Finding]:
 
 
 def _rules(file: PolicyFile, found: Mapping[str, AppFacts]) -> Iterator[Finding]:
-    seen: dict[Rule, FileRule] = {}
     for one in file.rules:
         if broad := over_broad(one.rule):
             yield _warning(file, one.line, Kind.OVER_BROAD, broad)
         for app in dict.fromkeys((one.rule.app, one.rule.parent)):
             if app in found:
                 yield from _app(file, one.line, app, found[app])
-        bare = one.rule.replace(decision=DENY)
-        other = seen.setdefault(bare, one)
-        if other is one:
+
+
+_BESIDE = {
+    FindingKind.REDUNDANT: Kind.REDUNDANT,
+    FindingKind.CONTRADICTING: Kind.CONTRADICTION,
+    FindingKind.SHADOWED: Kind.SHADOWED,
+}
+"""What is said of rules beside each other; the rest is said of each file by itself."""
+
+
+def beside(files: Iterable[PolicyFile]) -> list[Finding]:
+    """Warnings on the rules of all these files beside each other, as if all were in force."""
+    found = []
+    for odd in check(entries(files)[0]):
+        if odd.other is None or odd.kind not in _BESIDE:
             continue
-        about = conditions(one.rule) or "every connection"
-        if other.rule == one.rule:
-            text = f"line {other.line} is the same rule"
-            yield _warning(file, one.line, Kind.DUPLICATE, text)
-        else:
-            text = f"line {other.line} decides otherwise about the same: {shown(about)}"
-            yield _warning(file, one.line, Kind.CONTRADICTION, text)
+        kind = _BESIDE[odd.kind]
+        if kind is Kind.REDUNDANT and conditions(odd.entry.rule) == conditions(odd.other.rule):
+            kind = Kind.DUPLICATE
+        found.append(_about(odd.entry, kind, odd.text))
+    return sorted(found, key=lambda finding: (finding.file, finding.line))
+
+
+def missing(files: Iterable[PolicyFile], here: Here) -> list[Finding]:
+    """Warnings on what the rules of these files name, and one machine has not."""
+    return [_about(odd.entry, Kind.DEAD, odd.text) for odd in dead(entries(files)[0], here)]
+
+
+def _about(entry: Entry, kind: Kind, text: str) -> Finding:
+    origin, _, line = entry.by.removeprefix("file:").rpartition(":")
+    return Finding(origin, int(line), Level.WARNING, kind, text)
 
 
 # --- advice ---------------------------------------------------------------------------------

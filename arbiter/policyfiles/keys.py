@@ -317,6 +317,7 @@ RULE: Table = MappingProxyType(
         "port": Key(_joined, _PORTS, "Ports and ranges."),
         "proto": Key(_word_or_number, _NAME_OR_NUMBER, "The protocol, by name or number."),
         "hook": Key(_word, _enum(Hook), "The way of the packet."),
+        "profile": Key(_word, _TEXT, "The profile that is active."),
         "network": Key(_word, _TEXT, "A network that the machine is on."),
         "sim": Key(_word, _TEXT, "A SIM that is in use."),
         "roaming": Key(_yes_no, {"type": "boolean"}, "Whether the default link is roaming."),

@@ -41,7 +41,7 @@ class Answer(Struct, frozen=True, tag="answer", tag_field="type", forbid_unknown
 
 
 class Changed(Struct, frozen=True, tag="changed", tag_field="type", forbid_unknown_fields=True):
-    """The rules in the database were changed by a command: read them now.
+    """Rules or profiles in the database were changed by a command: read them now.
 
     The daemon replies `in_force` or `refused`.
     """
@@ -138,6 +138,8 @@ class Ask(Struct, frozen=True, tag="ask", tag_field="type"):
     no_owner: str = ""
     links: tuple[LinkView, ...] = ()
     advice: AdviceView | None = None
+    profile: str = ""
+    """The active profile; "" for none."""
     obstacle: bool = False
     """A rule decides it, and cannot be carried out: `why` says what is in the way."""
     via: tuple[str, ...] = ()
@@ -235,6 +237,8 @@ class Status(Struct, frozen=True, tag="status", tag_field="type"):
     prompts: int
     counters: dict[str, int]
     """Since start: packets, allowed, denied, routed, fallback, dropped_by_kernel, ..."""
+    profile: str = ""
+    """The active one; "" for none."""
     problems: tuple[str, ...] = ()
     """What is wrong now, each with its next step."""
 

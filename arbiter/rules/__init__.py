@@ -1,9 +1,11 @@
 """Rules: what they are, how they are written, which one decides, and why. Pure.
 
 rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py, names.py,
-context.py, times.py, week.py) the one-line form; jsonform.py the same in JSON; index.py (shapes.py)
-the fast look-up; explain.py the reasons; scopes.py lan or internet; choose.py what an ask offers;
-lint.py what is odd about a rule, findings.py (relate.py) about rules beside each other.
+context.py, places.py, times.py, week.py) the one-line form; jsonform.py the same in JSON;
+index.py (shapes.py) the fast look-up; explain.py the reasons; scopes.py lan or internet; choose.py
+what an ask offers; lint.py what is odd about a rule, findings.py (relate.py, ties.py) about rules
+beside each other, stale.py about rules on a machine: those that name what is gone, and those that
+nothing uses; seen.py what nobody decided, propose.py (widen.py) the rules that would.
 """
 
 from arbiter.rules.choose import scopes_for
@@ -41,6 +43,7 @@ from arbiter.rules.rule import (
     ScopeName,
 )
 from arbiter.rules.scopes import scope_of
+from arbiter.rules.stale import Here, Uses, dead, unused
 from arbiter.rules.words import RuleError
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "FieldError",
     "Finding",
     "FindingKind",
+    "Here",
     "Host",
     "Index",
     "Layer",
@@ -64,9 +68,11 @@ __all__ = [
     "Rule",
     "RuleError",
     "ScopeName",
+    "Uses",
     "canonical_name",
     "check",
     "conditions",
+    "dead",
     "format_decision",
     "format_host",
     "format_lifetime",
@@ -82,5 +88,6 @@ __all__ = [
     "shown_host",
     "shown_name",
     "to_json",
+    "unused",
     "why_not",
 ]

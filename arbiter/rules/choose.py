@@ -30,7 +30,7 @@ def scopes_for(
     Give `uid` where it is known: a user whose *name* is all digits can only be meant by uid. A
     hook other than out is kept in the rule.
     """
-    who = _user(user, uid)
+    who = user_word(user, uid)
     if not admin and not who:
         return ()
     host = Address(plain(flow.daddr))
@@ -80,8 +80,11 @@ def parent_domain(name: str) -> str:
     return domain
 
 
-def _user(user: str, uid: int | None) -> str:
-    """Names that a rule would take for a uid or a group are meant by uid, or not at all."""
+def user_word(user: str, uid: int | None) -> str:
+    """How `user=` names a user; "" if it cannot.
+
+    Names that a rule would take for a uid or a group are meant by uid, or not at all.
+    """
     if user and not is_number(user) and not user.startswith("@"):
         return user
     return str(uid) if uid is not None else ""

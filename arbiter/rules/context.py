@@ -1,4 +1,4 @@
-"""Where the machine is and what a connection costs, from words: `network=`, `sim=`, yes and no.
+"""What holds here and what a connection costs: `profile=`, `network=`, `sim=`, yes and no.
 
 Each has one spelling in a rule; what people copy from tools (capital letters, `-` in a MAC, an
 ICCID with its filler) is read, and written back in that one.
@@ -11,7 +11,7 @@ import ipaddress
 import re
 import sys
 
-from arbiter.rules.rule import MAC, SIM, network_fault, sim_fault
+from arbiter.rules.places import MAC, SIM, network_fault, profile_fault, sim_fault
 from arbiter.rules.words import RuleError, nearest, quote, shown
 
 _KINDS = ("gateway", "ssid", "sim")
@@ -29,6 +29,14 @@ _SPACED = re.compile(r"[0-9 -]+\Z")
 
 
 # --- reading --------------------------------------------------------------------------------
+
+
+def read_profile(text: str, position: int) -> str:
+    """The name of a profile. Raises RuleError."""
+    fault = profile_fault(text)
+    if fault:
+        raise RuleError(fault, position, text)
+    return sys.intern(text)
 
 
 def read_network(text: str, position: int) -> str:

@@ -167,6 +167,9 @@ def _proto_and_hook(rule: Rule, query: Query) -> str | None:
 
 
 def _place(rule: Rule, query: Query) -> str | None:
+    if rule.profile and rule.profile != query.profile:
+        active = f"profile {query.profile} is" if query.profile else "no profile is"
+        return f"it is of profile {rule.profile}, and {active} active"
     if rule.network and rule.network not in query.networks:
         return f"this machine is not on network {quote(rule.network)}"
     if rule.sim and rule.sim not in query.sims:
@@ -260,7 +263,7 @@ def _context_words(value: int) -> str:
 
 
 def _count(context: int) -> str:
-    return ("none", "one", "two", "three", "four", "five")[NO_CONTEXT - context]
+    return ("none", "one", "two", "three", "four", "five", "six")[NO_CONTEXT - context]
 
 
 def _host_words(value: int, entry: Entry) -> str:

@@ -2,14 +2,15 @@
 
 A finding is certain; what cannot be said surely or cheaply is not said. Rules are grouped as in the
 index, and each asks every group for what would cover it, so that 100,000 rules take seconds: the
-cost is rules times groups, and at most LOOKED entries of a group are held against one rule.
+cost is rules times groups, and at most LOOKED entries of a group are held against one rule. Those
+that only meet are in ties.py.
 """
 
 from __future__ import annotations
 
 import bisect
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from arbiter.rules.lint import never_matches, over_broad
 from arbiter.rules.rank import Rank, rank
 from arbiter.rules.relate import ancestor, apart, covers, host_kind, host_value, outlasts
 from arbiter.rules.rule import Entry, Rule
+from arbiter.rules.ties import Ties
 
 LOOKED = 64
 """Entries with the same exact conditions that are held against one rule, the widest first."""
@@ -31,12 +33,18 @@ class FindingKind(enum.StrEnum):
     NEVER_MATCHES = "never-matches"
     EXPIRED = "expired"
     CONTRADICTING = "contradicting"
-    """The same conditions as a rule that decides otherwise, and wins."""
+    """As specific as a rule that decides otherwise, and wins where both match."""
     SHADOWED = "shadowed"
     """A rule that comes first, mostly of an earlier layer, decides all that it matches."""
     REDUNDANT = "redundant"
     """Without it, the same would be decided."""
     OVER_BROAD = "over-broad"
+    UNUSED = "unused"
+    """It decided nothing for long; see stale.py."""
+    DEAD = "dead"
+    """It names what the machine does not have; see stale.py."""
+    NO_PROFILE = "no-profile"
+    """It is of a profile that is not there."""
 
 
 class Finding(Struct, frozen=True):
@@ -46,20 +54,27 @@ class Finding(Struct, frozen=True):
     entry: Entry
     other: Entry | None
     text: str
+    removable: bool = False
+    """Without `entry`, the same would surely be decided."""
 
 
-def check(entries: Iterable[Entry], now: float | None = None) -> list[Finding]:
+def check(
+    entries: Iterable[Entry],
+    now: float | None = None,
+    looked: Callable[[], object] = lambda: None,
+) -> list[Finding]:
     """What is odd, by id of the entry; at most one finding about others for each.
 
     `now` (epoch seconds) is needed to find what has expired: nothing is covered by such an entry.
     Each finding holds by itself: where two rules are redundant, one may be so because of the other.
+    `looked` is called after each entry that was held against the others.
     """
     findings = []
     alive = []
     for entry in entries:
         if now is not None and entry.expires is not None and entry.expires <= now:
             text = f"{_name(entry)} expired {now - entry.expires:.0f} s ago"
-            findings.append(Finding(FindingKind.EXPIRED, entry, None, text))
+            findings.append(Finding(FindingKind.EXPIRED, entry, None, text, removable=True))
             continue
         alive.append(entry)
         for kind, fault in (
@@ -67,9 +82,14 @@ def check(entries: Iterable[Entry], now: float | None = None) -> list[Finding]:
             (FindingKind.OVER_BROAD, over_broad(entry.rule)),
         ):
             if fault:
-                findings.append(Finding(kind, entry, None, f"{_name(entry)}: {fault}"))
+                useless = kind is FindingKind.NEVER_MATCHES
+                text = f"{_name(entry)}: {fault}"
+                findings.append(Finding(kind, entry, None, text, removable=useless))
     rules = _Rules(alive)
-    findings += [finding for entry in alive if (finding := rules.about(entry)) is not None]
+    for entry in alive:
+        if (finding := rules.about(entry)) is not None:
+            findings.append(finding)
+        looked()
     order = list(FindingKind)
     return sorted(findings, key=lambda finding: (finding.entry.id, order.index(finding.kind)))
 
@@ -95,19 +115,23 @@ class _Rules:
     """All entries, ready to be asked about one of them."""
 
     def __init__(self, entries: list[Entry]) -> None:
-        self._groups: dict[_GroupId, _Group] = {}
+        groups: dict[_GroupId, _Group] = {}
         self._same: dict[Rule, list[Entry]] = {}
         self._by_app: dict[str, dict[object, list[tuple[Rank, Entry]]]] = {}
         for entry in sorted(entries, key=_width):
             values = _values(entry)
             id = (_bits(values), host_kind(entry.rule.host))
-            group = self._groups.get(id) or self._groups.setdefault(id, _Group(id))
+            group = groups.get(id) or groups.setdefault(id, _Group(id))
             key = group.key(values, host_value(entry.rule.host))
             group.table.setdefault(key, []).append(entry)
         for entry in sorted(entries, key=rank):
             self._same.setdefault(_bare(entry.rule), []).append(entry)
             of_app = self._by_app.setdefault(entry.rule.app, {})
             of_app.setdefault(entry.rule.decision, []).append((rank(entry), entry))
+        self._kinds: dict[tuple[object, ...], list[_Group]] = {}
+        for group in groups.values():
+            self._kinds.setdefault(group.host, []).append(group)
+        self._ties = Ties(entries)
 
     def about(self, entry: Entry) -> Finding | None:
         """The first that can be said of an entry beside others."""
@@ -137,20 +161,31 @@ class _Rules:
             if not self._between(entry, wide):
                 why = "decides the same for all that it matches"
                 redundant = _finding(FindingKind.REDUNDANT, entry, wide, why)
-        return redundant
+        return redundant or self._tie(entry)
+
+    def _tie(self, entry: Entry) -> Finding | None:
+        other = self._ties.beaten_by(entry)
+        if other is None:
+            return None
+        text = (
+            f"{_name(entry)} loses to {_name(other)} where both match: they are equally specific"
+            " and decide otherwise"
+        )
+        return Finding(FindingKind.CONTRADICTING, entry, other, text)
 
     def _covering(self, entry: Entry) -> Iterator[Entry]:
         values, host = _values(entry), entry.rule.host
         bits = _bits(values)
-        for group in self._groups.values():
-            if group.bits & ~bits:
-                continue
-            value = ancestor(host, group.host)
+        for kind, groups in self._kinds.items():
+            value = ancestor(host, kind)
             if value is None:
                 continue
-            for wide in group.table.get(group.key(values, value), ())[:LOOKED]:
-                if wide is not entry and covers(wide, entry):
-                    yield wide
+            for group in groups:
+                if group.bits & ~bits:
+                    continue
+                for wide in group.table.get(group.key(values, value), ())[:LOOKED]:
+                    if wide is not entry and covers(wide, entry):
+                        yield wide
 
     def _between(self, entry: Entry, wide: Entry) -> bool:
         """Whether, without `entry`, one that decides otherwise might come before `wide`."""
@@ -179,6 +214,7 @@ def _values(entry: Entry) -> tuple[object, ...]:
         rule.user or None,
         rule.proto,
         rule.hook,
+        rule.profile or None,
         rule.network or None,
         rule.sim or None,
         rule.roaming,
@@ -213,4 +249,5 @@ def _name(entry: Entry) -> str:
 
 def _finding(kind: FindingKind, entry: Entry, other: Entry, why: str) -> Finding:
     does = "need not be there" if kind is FindingKind.REDUNDANT else "never decides"
-    return Finding(kind, entry, other, f"{_name(entry)} {does}: {_name(other)} {why}")
+    text = f"{_name(entry)} {does}: {_name(other)} {why}"
+    return Finding(kind, entry, other, text, removable=True)

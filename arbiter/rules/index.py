@@ -304,6 +304,7 @@ class Index:
             query.hook._value_,
             query.roaming,
             query.metered,
+            query.profile,
             *_SEVERAL,
         ]
         if family.shifts:

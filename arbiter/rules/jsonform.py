@@ -62,6 +62,7 @@ def to_json(rule: Rule) -> dict[str, object]:
         "port": [low if low == high else f"{low}-{high}" for low, high in rule.ports],
         "proto": format_proto(rule.proto) if rule.proto is not None else "",
         "hook": rule.hook.value if rule.hook is not None else "",
+        "profile": rule.profile,
         "network": rule.network,
         "sim": rule.sim,
     }

@@ -24,7 +24,7 @@ from arbiter.model import (
     TrafficClass,
     proto_name,
 )
-from arbiter.rules.context import read_network, read_sim, read_yes_no
+from arbiter.rules.context import read_network, read_profile, read_sim, read_yes_no
 from arbiter.rules.hosts import format_host, read_host
 from arbiter.rules.rule import (
     FOREVER,
@@ -61,7 +61,7 @@ ACTION_SYNONYMS = {
 KEYS = (
     *("via", "class"),
     *("app", "parent", "user", "host", "port", "proto", "hook"),
-    *("network", "sim", "roaming", "metered", "time"),
+    *("profile", "network", "sim", "roaming", "metered", "time"),
     "for",
 )
 KEY_SYNONYMS = {
@@ -314,6 +314,7 @@ READ: dict[str, Callable[[str, int], object]] = {
     "port": _read_ports,
     "proto": _read_proto,
     "hook": _read_hook,
+    "profile": read_profile,
     "network": read_network,
     "sim": read_sim,
     "roaming": read_yes_no,
@@ -367,7 +368,7 @@ def conditions(rule: Rule) -> str:
         words.append(f"hook={rule.hook.value}")
     words += [
         f"{key}={quote(text)}"
-        for key, text in (("network", rule.network), ("sim", rule.sim))
+        for key, text in (("profile", rule.profile), ("network", rule.network), ("sim", rule.sim))
         if text
     ]
     words += [

@@ -10,7 +10,7 @@ deny over route over allow; then the newer. Smaller wins, in every component:
 | port | fewer ports (a list counts all its ports), none |
 | proto, hook | set, none |
 | user | user, group, none |
-| context | more of network, sim, roaming, metered, time; fewer; none |
+| context | more of profile, network, sim, roaming, metered, time; fewer; none |
 
 A name may stand for several addresses, and these change: it comes after an address. It wins over
 a network, and so does a domain, because it says what somebody wants to reach, a network only where
@@ -44,7 +44,7 @@ NO_PORT = 65537
 """One more than `0-65535` has."""
 SET, NOT_SET = 0, 1
 USER, GROUP, NO_USER = range(3)
-NO_CONTEXT = 5
+NO_CONTEXT = 6
 """One less for each condition of context."""
 
 _DECISIONS = {Action.DENY: 0, Action.ROUTE: 1, Action.ALLOW: 2}
@@ -77,7 +77,7 @@ def domain_depth(specific: Specificity) -> int:
 
 
 def _context(rule: Rule) -> int:
-    named = bool(rule.network) + bool(rule.sim) + bool(rule.times)
+    named = bool(rule.profile) + bool(rule.network) + bool(rule.sim) + bool(rule.times)
     return NO_CONTEXT - named - (rule.roaming is not None) - (rule.metered is not None)
 
 

@@ -25,21 +25,24 @@ from arbiter.rules.rule import (
 )
 from arbiter.rules.scopes import scope_of
 
-_SAME = ("app", "parent", "user", "proto", "hook", "network", "sim", "roaming", "metered")
+_SAME = (
+    *("app", "parent", "user", "proto", "hook"),
+    *("profile", "network", "sim", "roaming", "metered"),
+)
 _UNSET = ("", None)
-_APART = ("app", "proto", "hook", "roaming", "metered")
+_APART = ("app", "proto", "hook", "profile", "roaming", "metered")
 """A flow has one value of each; of parents, networks and SIMs it has several."""
 
 
 def covers(wide: Entry, narrow: Entry) -> bool:
     """Whether `wide` surely matches, and as long, whatever `narrow` matches."""
     one, other = wide.rule, narrow.rule
-    return (
-        all(getattr(one, f) in (*_UNSET, getattr(other, f)) for f in _SAME)
-        and (one.host is None or (other.host is not None and host_covers(one.host, other.host)))
-        and _spans_cover(one.ports, other.ports)
+    return (  # what differs most often first: it is asked millions of times
+        _spans_cover(one.ports, other.ports)
         and _spans_cover(one.times, other.times)
         and outlasts(wide, narrow)
+        and all(getattr(one, f) in (*_UNSET, getattr(other, f)) for f in _SAME)
+        and (one.host is None or (other.host is not None and host_covers(one.host, other.host)))
     )
 
 
@@ -80,12 +83,16 @@ def scope_around(host: Address | Network) -> ScopeName | None:
     if isinstance(host, Address):
         return first
     four = len(host.packed) == 4
+    if host.packed == bytes(4):
+        return None  # it alone is loopback, and what follows is not, up to 127.0.0.0
     open_bits = 8 * len(host.packed) - host.prefixlen
     last = (int.from_bytes(host.packed) | (1 << open_bits) - 1).to_bytes(len(host.packed))
     # Near blocks are prefixes themselves, of 16 (10) bits at most but for single addresses at the
     # ends of the address space: what is narrower lies in one or in none.
     if first is ScopeName.INTERNET and host.prefixlen < (16 if four else 10):
         return None
+    if host.packed == bytes(4):
+        return None  # 0.0.0.0 alone is loopback, and 0.0.0.0/1 also ends in it
     return first if scope_of(last) is first else None
 
 
@@ -137,8 +144,8 @@ def apart(one: Rule, other: Rule) -> bool:
     return (
         _users_apart(one.user, other.user)
         or _hosts_apart(one.host, other.host)
-        or _spans_apart(one.ports, other.ports, ends_in=1)
-        or _spans_apart(one.times, other.times, ends_in=0)
+        or (bool(one.ports and other.ports) and not spans_meet(one.ports, other.ports, ends_in=1))
+        or (bool(one.times and other.times) and not spans_meet(one.times, other.times, ends_in=0))
         or (bool(one.ports) and other.proto not in (None, *PORT_PROTOS))
         or (bool(other.ports) and one.proto not in (None, *PORT_PROTOS))
     )
@@ -166,19 +173,22 @@ def _spans_cover(wide: Sequence[tuple[int, int]], narrow: Sequence[tuple[int, in
     """Spans are merged, so that each narrow one lies in a single wide one, or does not."""
     if not wide:
         return True
+    if len(wide) == 1 == len(narrow):
+        return wide[0][0] <= narrow[0][0] and narrow[0][1] <= wide[0][1]
     return bool(narrow) and all(
         any(low <= first and last <= high for low, high in wide) for first, last in narrow
     )
 
 
-def _spans_apart(
+def spans_meet(
     one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]], *, ends_in: int
 ) -> bool:
-    """`ends_in`: 1 if a span's end belongs to it."""
-    if not one or not other:
-        return False
-    return all(
-        high + ends_in <= first or last + ends_in <= low
+    """Whether a span of one and a span of the other share something.
+
+    `ends_in`: 1 if a span's end belongs to it.
+    """
+    return any(
+        first < high + ends_in and low < last + ends_in
         for low, high in one
         for first, last in other
     )

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from arbiter.model import ALLOW, ANY_LINK, DENY, PORT_PROTOS, Action, Decision, Hook, proto_name
 from arbiter.rules.names import name_fault
+from arbiter.rules.places import network_fault, profile_fault, sim_fault
 from arbiter.rules.week import Times, times_fault
 
 MAX_PORT = 65535
@@ -24,12 +25,6 @@ MAX_UID = 0xFFFFFFFE
 """The kernel keeps 0xffffffff for "no user" and "no group" (linux/uidgid.h, INVALID_UID)."""
 LINK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}\Z")
 """Link names fit interface names (IFNAMSIZ is 16 with the final NUL, linux/if.h)."""
-MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
-"""An Ethernet address (ETH_ALEN is 6, linux/if_ether.h) in the one spelling of a rule."""
-SIM = re.compile(r"[0-9]{18,20}\Z")
-"""An ICCID without the filler F; as in arbiter.linkfiles, a test holds them together."""
-MAX_SSID = 32
-"""Bytes of a wifi network's name (IEEE 802.11, 9.4.2.2: 0 to 32, and 0 names none)."""
 MAPPED = bytes(10) + b"\xff\xff"
 """The first 12 bytes of an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2)."""
 
@@ -145,7 +140,8 @@ class Rule(Struct, frozen=True, gc=False):
 
     `user` is a user name, or a uid if it is all ASCII digits; with `@` before it, a group. `ports`
     are inclusive ranges, sorted and merged; they imply a protocol that has ports. `parent` is any
-    ancestor's app. `network` is `gateway:MAC`, `ssid:NAME` or `sim:ICCID`; `sim` an ICCID.
+    ancestor's app. `profile` is the name of one; `network` is `gateway:MAC`, `ssid:NAME` or
+    `sim:ICCID`; `sim` an ICCID.
     """
 
     decision: Decision
@@ -156,6 +152,8 @@ class Rule(Struct, frozen=True, gc=False):
     ports: tuple[tuple[int, int], ...] = ()
     proto: int | None = None
     hook: Hook | None = None
+    profile: str = ""
+    """It is the active one."""
     network: str = ""
     """Some link that is up is on it."""
     sim: str = ""
@@ -175,6 +173,8 @@ class Rule(Struct, frozen=True, gc=False):
             fault = via_fault(decision) or class_fault(decision)
         if self.user:
             fault = fault or user_fault(self.user)
+        if self.profile:
+            fault = fault or profile_fault(self.profile)
         if self.network or self.sim:
             fault = fault or network_fault(self.network) or sim_fault(self.sim)
         if self.times:
@@ -232,39 +232,6 @@ def user_fault(user: str) -> str:
     if len(name) > 10 or int(name) > MAX_UID:
         return f"a {kind} is 0 to {MAX_UID}"
     return "" if str(int(name)) == name else f"a {kind} has no leading zeros"
-
-
-def sim_fault(sim: str) -> str:
-    """What is wrong with an ICCID, in one clause; "" if nothing, or for no SIM at all."""
-    if not sim or SIM.match(sim):
-        return ""
-    return "a SIM is its whole ICCID, 18 to 20 digits without spaces, as on the card"
-
-
-def network_fault(network: str) -> str:
-    """What is wrong with the name of a network, in one clause; "" if nothing, or for none."""
-    kind, _, name = network.partition(":")
-    if not network:
-        return ""
-    if kind == "gateway":
-        return "" if MAC.match(name) else "a gateway is its MAC address, such as 02:00:5e:10:00:0a"
-    if kind == "sim":
-        return sim_fault(name or "-")
-    if kind == "ssid":
-        return _ssid_fault(name)
-    return "a network is gateway:MAC, ssid:NAME or sim:ICCID"
-
-
-def _ssid_fault(ssid: str) -> str:
-    """An SSID is bytes: text where they are UTF-8, lone surrogates where not (PEP 383)."""
-    try:
-        raw = ssid.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return "an SSID holds bytes: of surrogates, only U+DC80 to U+DCFF stand for one"
-    if not 0 < len(raw) <= MAX_SSID:
-        return f"an SSID has 1 to {MAX_SSID} bytes, not {len(raw)}"
-    same = raw.decode("utf-8", "surrogateescape") == ssid
-    return "" if same else "an SSID's bytes that are UTF-8 are written as their text"
 
 
 def merged(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
@@ -372,6 +339,8 @@ class Query(Struct, frozen=True, gc=False):
     """Names of the groups that the user is in."""
     gids: tuple[int, ...] = ()
     """The numbers of the same groups."""
+    profile: str = ""
+    """The active one; "" for none."""
     names: tuple[str, ...] = ()
     """Every name by which this app looked up `daddr`, in the one spelling (names.py)."""
 

@@ -18,9 +18,9 @@ from arbiter.rules.rank import Specificity, domain_depth
 from arbiter.rules.rule import Entry, Query, Rule
 
 # Slots of a query's values; the prefixes in use follow, by family, in the order they came.
-APP, UID, USER, ADDRESS, SCOPE, PORT, PROTO, HOOK, ROAMING, METERED = range(10)
-PARENT, PROCESS, NETWORK, SIM, GROUP, NAME, DOMAIN = range(10, 17)
-PREFIXES = 17
+APP, UID, USER, ADDRESS, SCOPE, PORT, PROTO, HOOK, ROAMING, METERED, PROFILE = range(11)
+PARENT, PROCESS, NETWORK, SIM, GROUP, NAME, DOMAIN = range(11, 18)
+PREFIXES = 18
 
 
 def _parents(query: Query) -> tuple[str, ...]:
@@ -89,6 +89,7 @@ def _no_key(values: list[Hashable]) -> Hashable:
 def context_slots(rule: Rule) -> dict[int, Hashable]:
     """Slot to value, for the conditions of context."""
     context = {
+        PROFILE: rule.profile or None,
         NETWORK: rule.network or None,
         SIM: rule.sim or None,
         ROAMING: rule.roaming,

@@ -1,4 +1,4 @@
-"""SQLite: remembered rules, decision records, and what was used."""
+"""SQLite: remembered rules, profiles, decision records, and what was used."""
 
 from arbiter.store.errors import (
     ClosedError,
@@ -15,7 +15,7 @@ from arbiter.store.errors import (
     UnsuitableError,
 )
 from arbiter.store.imports import Planned, Wanted
-from arbiter.store.rows import Author, Change, Remembered
+from arbiter.store.rows import Author, Change, Ended, Kept, Remembered
 from arbiter.store.store import Store
 from arbiter.store.writer import Writer
 
@@ -25,6 +25,8 @@ __all__ = [
     "ClosedError",
     "CorruptError",
     "DiskFullError",
+    "Ended",
+    "Kept",
     "LockedError",
     "MissingError",
     "NewerError",

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x41726274
 """PRAGMA application_id: "Arbt"."""
-VERSION = 3
+VERSION = 4
 """PRAGMA user_version of schema.sql."""
-TABLES = frozenset({"rules", "rule_changes", "decisions", "usage", "open_flows"})
+_CHECKED = ("rules", "rule_changes", "profiles", "profile_networks", "profile_switches")
+TABLES = frozenset({*_CHECKED, "decisions", "usage", "open_flows"})
 FILE_MODE = 0o640
 
 STEPS: Mapping[int, str | Callable[[Database], None]] = MappingProxyType(
-    {1: steps.TO_2, 2: steps.TO_3}
+    {1: steps.TO_2, 2: steps.TO_3, 3: steps.TO_4}
 )
 """How to get from a version to the next, by the version it starts from; version 1 is the first.
 
@@ -229,7 +230,7 @@ def quote(path: Path) -> str:
 
 
 def verify(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise CorruptError where the tables of rules are damaged, or a table is missing.
+    """Raise CorruptError where the tables of rules or profiles are damaged, or a table is missing.
 
     Not the decisions nor what was used: they may be large, and their damage must not keep the
     rules from being used. Costs some 100 ms at 100,000 rules.
@@ -237,7 +238,7 @@ def verify(connection: sqlite3.Connection, path: Path) -> None:
     found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     if not found >= TABLES:
         raise corrupt(path, "cannot use the database", f"no table {sorted(TABLES - found)[0]}")
-    for table in ("rules", "rule_changes"):
+    for table in _CHECKED:
         result = connection.execute(f"PRAGMA quick_check({table})").fetchone()[0]
         if result != "ok":
             raise corrupt(path, "cannot use the database", result)

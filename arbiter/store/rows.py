@@ -7,7 +7,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from arbiter.records import Record, utf8
 from arbiter.rules.line import conditions, format_decision, format_rule, parse
@@ -66,6 +66,22 @@ class Change(Struct, frozen=True):
     by_uid: int | None
     frontend: str
     line: str
+
+
+class Ended(Struct, frozen=True):
+    """How a rule was taken out of force: when, in epoch seconds, why, and by whom."""
+
+    at: float
+    reason: str
+    by: str
+    replaced_by: int | None = None
+
+
+class Kept(Struct, frozen=True):
+    """A decision record in the database, and its number there."""
+
+    id: int
+    record: Record
 
 
 def rule_row(
@@ -183,8 +199,13 @@ def record_row(record: Record) -> tuple[Value, ...]:
 
 
 def record(row: tuple[Any, ...]) -> Record:
-    """A record from RECORD_COLUMNS."""
-    return Record(*row)
+    """A record from RECORD_COLUMNS. SQLite has no truth values: they are numbers there."""
+    made = Record(*row)
+    return structs.replace(made, metered=_truth(made.metered), roaming=_truth(made.roaming))
+
+
+def _truth(value: int | None) -> bool | None:
+    return None if value is None else bool(value)
 
 
 def _storable(value: Value) -> Value:

@@ -99,3 +99,31 @@ CREATE INDEX decisions_app ON decisions (app, time);
 CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL; -- last used
 """
 """What the rules were held against, and the link, in each record. Made anew, for its comments."""
+
+TO_4 = """
+ALTER TABLE decisions ADD COLUMN profile TEXT NOT NULL DEFAULT '';
+CREATE TABLE profiles (
+    name    TEXT PRIMARY KEY,
+    created REAL NOT NULL,
+    by_user TEXT NOT NULL,
+    by_uid  INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE profile_networks (
+    network TEXT PRIMARY KEY,         -- as network= of a rule's line says it
+    profile TEXT NOT NULL REFERENCES profiles (name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE profile_switches (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    time         REAL NOT NULL,
+    profile_from TEXT NOT NULL,       -- '' for none
+    profile_to   TEXT NOT NULL,
+    why          TEXT NOT NULL,       -- on ssid:Home | chosen | undo of switch 7 | ...
+    by_user      TEXT NOT NULL,       -- arbiter where the machine came onto a network
+    by_uid       INTEGER,
+    frontend     TEXT NOT NULL DEFAULT '',
+    undoes       INTEGER REFERENCES profile_switches (id),
+    place        TEXT                 -- of the last row: the profile of the bound network that the
+    -- machine came onto last, '' for none, NULL where nobody has looked since a person chose
+) STRICT;
+"""
+"""Profiles, their networks and switches; the active one in each record."""

@@ -1,4 +1,4 @@
-"""The database of rules, decision records and usage: one connection, one thread, no clock.
+"""The database of rules, profiles, records and usage: one connection, one thread, no clock.
 
 Every method raises StoreError; where it does, nothing of what was asked is done.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,13 +16,19 @@ import msgspec
 
 from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
-from arbiter.rules.words import RuleError
-from arbiter.store import changes, imports, replacing, rows, undo, usage
+from arbiter.rules.seen import Sighting
+from arbiter.rules.stale import Uses
+from arbiter.store import changes, imports, replacing, rows, sightings, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
 from arbiter.store.history import Step, Undone, adding, again, choose, steps
 from arbiter.store.imports import Planned, Wanted
+from arbiter.store.profiles import Profiles
+from arbiter.store.records import Records
 from arbiter.store.rows import Author, Change, Remembered
+from arbiter.store.sightings import Unreadable
+from arbiter.store.transaction import writing
+from arbiter.store.uses import uses
 from arbiter.usage import Batch, OpenFlow, Used
 
 _INSERT_RULE = (
@@ -39,6 +45,8 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self.path = path
+        self.profiles = Profiles(connection, path)
+        self.records = Records(connection, path)
         self.unreadable: tuple[str, ...] = ()
         """Rules that the last `rules` or `sweep` could not read, each with why and next step."""
 
@@ -123,8 +131,10 @@ class Store:
         boot: str = "",
         layer: Layer = Layer.REMEMBERED,
         only_plan: bool = False,
+        ends: Iterable[int] = (),
     ) -> list[Planned]:
-        """Put rules on disk, all or none in one transaction, each in place of its like.
+        """Put rules on disk, all or none in one transaction, each in place of its like, and take
+        those with the ids `ends` out of force.
 
         What is there already stays as it is, so that importing again changes nothing. With
         `only_plan` nothing is written. `created` is now, in epoch seconds. Raises ValueError
@@ -150,6 +160,8 @@ class Store:
                 )
                 entry = self._put(values, one.replaces, created, author, one.wanted.rule)
                 planned[place] = msgspec.structs.replace(one, id=entry.id)
+            for id in ends:
+                changes.retire(self._db, id, "removed", created, author)
         return planned
 
     def _put(
@@ -317,14 +329,22 @@ class Store:
         self, *, since: float = 0.0, until: float | None = None, app: str = "", limit: int = 1000
     ) -> list[Record]:
         """The newest `limit` records of [since, until) in epoch seconds, newest first."""
-        sql = (
-            f"SELECT {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
-            " WHERE time >= :since AND (:until IS NULL OR time < :until)"
-            " AND (:app = '' OR app = :app) ORDER BY time DESC, id DESC LIMIT :limit"
-        )
-        values = {"since": since, "until": until, "app": utf8(app), "limit": limit}
+        return self.records.newest(since, until, app, limit)
+
+    def undecided(
+        self, *, since: float = 0.0, app: str | None = None
+    ) -> Iterator[Sighting | Unreadable]:
+        """What nobody decided, from epoch second `since` on, in one look through the records.
+
+        `app` "" is what had no owner; None is every app.
+        """
         with explained(self.path, "cannot read the decisions"):
-            return [rows.record(row) for row in self._db.execute(sql, values).fetchall()]
+            yield from sightings.sightings(self._db, since, None if app is None else utf8(app))
+
+    def uses(self, ids: Iterable[int], since: float, now: float) -> Uses:
+        """When these rules came and decided last, and which expired in [since, now] (epoch)."""
+        with explained(self.path, "cannot read when rules were used"):
+            return uses(self._db, ids, since, now)
 
     # --- usage ------------------------------------------------------------------------------
 
@@ -350,33 +370,5 @@ class Store:
         with explained(self.path, "cannot read what was used"):
             return usage.usage(self._db, since, until)
 
-    # --- inside -----------------------------------------------------------------------------
-
-    @contextmanager
-    def _write(self, what: str, *, durable: bool) -> Iterator[None]:
-        """One transaction, with the write lock from its start: no upgrade of a lock can fail."""
-        with explained(self.path, what):
-            try:
-                # sqlite.org/pragma.html#pragma_synchronous: in WAL mode FULL syncs every
-                # commit, NORMAL leaves that to the checkpoint.
-                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._db.execute("BEGIN IMMEDIATE")
-                yield
-                self._db.execute("COMMIT")
-            except (UnicodeEncodeError, OverflowError) as error:
-                raise UnstorableError(
-                    what, self.path, f"it holds what is no text or number ({error})", "rename it"
-                ) from error
-            except RuleError as error:
-                raise UnstorableError(
-                    what, self.path, f"its line cannot be read back ({error})", "report this"
-                ) from error
-            finally:
-                self._undo_open()
-
-    def _undo_open(self) -> None:
-        try:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-        except sqlite3.ProgrammingError:
-            return  # closed: there is nothing open, and the first error says so
+    def _write(self, what: str, *, durable: bool) -> AbstractContextManager[None]:
+        return writing(self._db, self.path, what, durable=durable)

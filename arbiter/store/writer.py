@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from arbiter.profiles import Book, Standing
 from arbiter.records import Record
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.store.errors import ClosedError, StoreError, UnstorableError
@@ -169,6 +170,15 @@ class Writer:
     def last_change(self) -> Future[int]:
         """As Store.last_change."""
         return self._submit(lambda store: store.last_change())
+
+    def profiles(self) -> Future[Book]:
+        """As Store.profiles.book, after every change asked for before."""
+        return self._submit(lambda store: store.profiles.book())
+
+    def keep_profile(self, before: str, standing: Standing, why: str, at: float) -> Future[bool]:
+        """As Store.profiles.keep; arbiter itself is its author."""
+        author = Author("arbiter")
+        return self._submit(lambda store: store.profiles.keep(before, standing, why, at, author))
 
     def record(self, record: Record | Callable[[], Record]) -> None:
         """Write a record soon. Never waits for the database, and never fails.

@@ -32,6 +32,7 @@ from arbiter.kernel.procevents import ProcEvents
 from arbiter.kernel.procfs import ProcessTable
 from arbiter.kernel.sockdiag import SocketInfo
 from arbiter.kernel.sockets import Found
+from arbiter.kernel.tunnels import Tunnel, Tunnels
 from arbiter.model import Flow, Hook, NoOwner, NoOwnerReason, Owner, Packet, Process
 
 pytestmark = [
@@ -664,6 +665,33 @@ def test_a_socket_in_nobodys_descriptor_table_is_not_guessed_at(
     try:
         assert lookup.quick(flow(6, 1)) is None
         assert reason(lookup.scan(flow(6, 1))) is expected
+    finally:
+        lookup.close()
+
+
+@pytest.mark.parametrize("uid", [0, 998])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_tunnels_socket_is_the_kernels_whoever_set_the_tunnel_up(
+    monkeypatch: pytest.MonkeyPatch, uid: int, known: bool
+) -> None:
+    """Its uid is that of systemd-networkd, say."""
+    info = SocketInfo(2**32 - 2, uid, 7, bytes(4), 1, bytes(4), 0)
+    lookup = OwnerLookup(ProcessTable(), find=lambda packet: Found((info,)))
+    tunnels = (Tunnel(9, "wg0"),) if known else ()
+    monkeypatch.setattr(Tunnels, "sending", lambda self, flow: tunnels)
+    try:
+        assert lookup.quick(flow(17, 1)) is None
+        found = lookup.scan(flow(17, 1))
+        assert isinstance(found, NoOwner)
+        if known:
+            assert (found.reason, found.uid, found.user) == (NoOwnerReason.KERNEL, 0, "root")
+            assert found.tunnels == (9,)
+        else:
+            plain = NoOwnerReason.AMBIGUOUS if uid else NoOwnerReason.KERNEL
+            assert (found.reason, found.uid, found.tunnels) == (plain, uid, ())
+        raw = lookup.scan(flow(47, 0))
+        assert isinstance(raw, NoOwner)
+        assert raw.tunnels == (), "a socket that somebody has: no tunnel needs one"
     finally:
         lookup.close()
 

@@ -57,24 +57,24 @@ def command(lab: Lab, line: str, ns: str = "host") -> None:
 # --- WireGuard ---------------------------------------------------------------------------------
 
 
-def tunnel_end(lab: Lab, ns: str, **settings: int) -> str:
-    """A WireGuard interface wg0 with a key of its own; gives the public key."""
-    command(lab, "ip link add wg0 type wireguard", ns)
+def tunnel_end(lab: Lab, ns: str, device: str = "wg0", /, **settings: int) -> str:
+    """A WireGuard interface with a key of its own; gives the public key."""
+    command(lab, f"ip link add {device} type wireguard", ns)
     secret = base64.b64encode(os.urandom(32)).decode()
 
     def put() -> str:
         with WireGuard() as wg:
-            wg.set("wg0", private_key=secret, **settings)
-            key = wg.info("wg0")[0].get_attr("WGDEVICE_A_PUBLIC_KEY")
+            wg.set(device, private_key=secret, **settings)
+            key = wg.info(device)[0].get_attr("WGDEVICE_A_PUBLIC_KEY")
         return key.decode() if isinstance(key, bytes) else str(key)
 
     return lab.inside(put, ns)
 
 
-def introduce(lab: Lab, ns: str, **peer: object) -> None:
+def introduce(lab: Lab, ns: str, device: str = "wg0", /, **peer: object) -> None:
     def put() -> None:
         with WireGuard() as wg:
-            wg.set("wg0", peer=peer)
+            wg.set(device, peer=peer)
 
     lab.inside(put, ns)
 

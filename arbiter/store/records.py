@@ -1,0 +1,59 @@
+"""Decision records, read: the newest, one, and what they tell of names and rules."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from arbiter.records import Record, utf8
+from arbiter.store import rows
+from arbiter.store.errors import explained
+from arbiter.store.rows import Ended, Kept
+
+_SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
+
+
+class Records:
+    """The records of one open database. Every method raises StoreError."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db, self._path = connection, path
+
+    def newest(self, since: float, until: float | None, app: str, limit: int) -> list[Record]:
+        """The newest `limit` records of [since, until) in epoch seconds, newest first."""
+        sql = (
+            f"{_SELECT} WHERE time >= :since AND (:until IS NULL OR time < :until)"
+            " AND (:app = '' OR app = :app) ORDER BY time DESC, id DESC LIMIT :limit"
+        )
+        values = {"since": since, "until": until, "app": utf8(app), "limit": limit}
+        with explained(self._path, "cannot read the decisions"):
+            return [rows.record(row[1:]) for row in self._db.execute(sql, values).fetchall()]
+
+    def one(self, id: int) -> Kept | None:
+        """The record with this id; None if there is none."""
+        return self._one(f"{_SELECT} WHERE id = ?", id)
+
+    def last(self) -> Kept | None:
+        """The record written last; None where there is none at all."""
+        return self._one(f"{_SELECT} ORDER BY id DESC LIMIT 1")
+
+    def with_names(self, daddr: str, since: float) -> Kept | None:
+        """The newest record since then, in epoch seconds, that knows names of an address."""
+        where = "WHERE time >= ? AND daddr = ? AND names <> '[]' ORDER BY time DESC, id DESC"
+        return self._one(f"{_SELECT} {where} LIMIT 1", since, daddr)
+
+    def end_of(self, rule: int) -> Ended | None:
+        """How the rule with this id was retired; None if it is in force, or never was."""
+        sql = (
+            "SELECT retired, retired_reason, retired_by, replaced_by FROM rules"
+            " WHERE id = ? AND retired IS NOT NULL"
+        )
+        with explained(self._path, f"cannot read rule {rule}"):
+            row = self._db.execute(sql, (rule,)).fetchone()
+        return None if row is None else Ended(row[0], row[1], row[2] or "", row[3])
+
+    def _one(self, sql: str, *values: Any) -> Kept | None:
+        with explained(self._path, "cannot read the decisions"):
+            row = self._db.execute(sql, values).fetchone()
+        return None if row is None else Kept(row[0], rows.record(row[1:]))
