@@ -318,6 +318,35 @@ def test_the_full_question_is_one_click_away_with_the_focus(bus: BusMock, tmp_pa
     asyncio.run(scene())
 
 
+def test_the_terminal_goes_on_when_the_prompt_ends(bus: BusMock, tmp_path: Path) -> None:
+    terminal, told = tmp_path / "terminal", tmp_path / "told"
+    terminal.write_text(f"#!/bin/sh\necho $$ > {told}.new\nmv {told}.new {told}\nexec sleep 300\n")
+    terminal.chmod(0o755)
+
+    async def scene() -> None:
+        server = NotifyServer(bus.address)
+        await server.start()
+        env = {"DBUS_SESSION_BUS_ADDRESS": bus.address, "TERMINAL": str(terminal)}
+        async with ScriptedDaemon(tmp_path / "s", fresh()) as daemon:
+            process = command("--socket", daemon.path, env=env)
+            try:
+                server.press(await server.until("wants to connect"), "default")
+                await eventually(told.exists)
+                process.terminate()  # its stderr is the terminal's, too: it does not end yet
+                assert await asyncio.to_thread(process.wait, timeout=10) == 0
+            finally:
+                process.kill()
+                process.wait()
+                assert process.stderr is not None
+                process.stderr.close()
+        server.stop()
+
+    asyncio.run(scene())
+    pid = int(told.read_text())
+    assert os.getsid(pid) == pid
+    os.kill(pid, signal.SIGKILL)
+
+
 # --- the command ----------------------------------------------------------------------------
 
 

@@ -228,6 +228,28 @@ def test_a_program_that_fails_hangs_or_talks_nonsense_decides_nothing_and_it_is_
     play(scene)
 
 
+def test_what_was_run_leaves_no_pipe_open(tmp_path: Path) -> None:
+    """Not even one of which too much came, or that a process of another session still has."""
+
+    async def scene() -> None:
+        # It says where it is once it has a session of its own.
+        stray = f"echo $$ >> {tmp_path}/strays; touch {tmp_path}/$PPID; exec sleep 300"
+        script = f"setsid sh -c '{stray}' &\nwhile [ ! -e {tmp_path}/$$ ]; do sleep 0.01; done\n"
+        script += "yes allow"
+        async with running(tmp_path, script, example_ask(), seconds=0.5) as made:
+            await eventually(lambda: len(made.complained) == 1)
+            before = len(os.listdir("/proc/self/fd"))
+            for id in range(10, 15):
+                made.daemon.tell(ask_to(id))
+            strays = tmp_path / "strays"
+            await eventually(lambda: len(strays.read_text().split()) == 6)
+            await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+            for pid in strays.read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+
+    play(scene)
+
+
 def test_nothing_said_is_no_answer_and_no_trouble(tmp_path: Path) -> None:
     async def scene() -> None:
         async with running(tmp_path, f"touch {tmp_path}/ran", example_ask()) as made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,21 @@ def command(
         "no terminal was found to show the full question in: set TERMINAL, or run "
         f"`arbiter prompt {name}` in one"
     )
+
+
+def start(argv: Sequence[str], env: Mapping[str, str]) -> int:
+    """Start it in a session of its own, so that it outlives us; its pid. Raises OSError.
+
+    Not by subprocess or asyncio: those mean to end or to wait for what they started.
+    """
+    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    return os.posix_spawnp(argv[0], list(argv), env, file_actions=[nothing], setsid=True)
+
+
+def ended(pid: int) -> int | None:
+    """The exit code of what was started (negative: a signal); None while it runs."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
 
 
 def _terminals(env: Mapping[str, str]) -> list[Sequence[str]]:

@@ -186,31 +186,32 @@ class Shell:
     async def _perform(self, outs: list[Out]) -> None:
         for out in outs:
             if isinstance(out, Open):
-                await self._open()
+                self._open()
                 continue
             try:
                 await self.client.send(out.message)
             except ClientError as error:
                 self.desk.unsent(out.message, error.text)
 
-    async def _open(self) -> None:
+    def _open(self) -> None:
         token, self._token = self._token, ""
         env = dict(os.environ) | ({"XDG_ACTIVATION_TOKEN": token} if token else {})
         try:
             argv = self._launch()
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, env=env, start_new_session=True
-            )
+            pid = opener.start(argv, env)
         except (OSError, opener.OpenError) as error:
             self.desk.not_opened(str(error))
             return
-        task = asyncio.create_task(self._wait(process, argv[0]))
+        task = asyncio.create_task(self._watch(pid, argv[0]))
         self._opened.add(task)
         task.add_done_callback(self._opened.discard)
 
-    async def _wait(self, process: asyncio.subprocess.Process, name: str) -> None:
+    async def _watch(self, pid: int, name: str) -> None:
+        """Until it ends, or we do: it goes on without us."""
         began = self.clock()
-        code = await process.wait()
+        while (code := opener.ended(pid)) is None:
+            early = self.clock() - began < OPENED_SECONDS
+            await asyncio.sleep(0.1 if early else OPENED_SECONDS)
         if code and self.clock() - began < OPENED_SECONDS:
             self.inbox.put_nowait(_Failed(f"{name} ended with exit code {code}"))
 

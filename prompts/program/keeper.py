@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from asyncio.subprocess import Process
+from collections.abc import Callable, Iterator, Sequence
+from typing import Self
 
 from arbiter.protocol import (
     Ask,
@@ -48,6 +50,8 @@ class Keeper:
         self._places = asyncio.Semaphore(at_once)
         self._asks: dict[int, Ask] = {}
         self._runs: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        """All runs that are not over, also those about asks that ended."""
         self._sent: set[int] = set()
         """Asks that were answered from here; no decision has come yet."""
         self._said: set[str] = set()
@@ -59,7 +63,7 @@ class Keeper:
             async for event in self.client:
                 self._event(event)
         finally:
-            await self._stop(list(self._runs))
+            await self._stop()
 
     def _event(self, event: Event) -> None:
         match event:
@@ -97,6 +101,8 @@ class Keeper:
         self._kill(ask.id)
         task = asyncio.create_task(self._decide(ask), name=f"program for ask {ask.id}")
         self._runs[ask.id] = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _end(self, id: int) -> Ask | None:
         self._kill(id)
@@ -107,12 +113,12 @@ class Keeper:
         if task is not None:
             task.cancel()
 
-    async def _stop(self, ids: list[int]) -> None:
-        tasks = [self._runs[id] for id in ids]
-        for id in ids:
+    async def _stop(self) -> None:
+        """End all runs, and wait until each has cleaned up."""
+        for id in list(self._runs):
             self._kill(id)
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _decide(self, ask: Ask) -> None:
         """One run; its answer, or its trouble."""
@@ -142,27 +148,32 @@ class Keeper:
 
     async def _run(self, ask: Ask) -> bytes:
         """What the program says of an ask. Raises _RunError."""
-        pipe = asyncio.subprocess.PIPE
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self.argv, stdin=pipe, stdout=pipe, env=self._env, start_new_session=True
-            )
-        except OSError as error:
-            raise _RunError(f"it cannot be started: {error.strerror or error}") from error
-        try:
-            async with asyncio.timeout(self.seconds):
-                output = await _talk(process, encode(ask))
-                if len(output) > reply.SAID_LIMIT:
-                    return output  # too much, and there may be more: `reply.read` says so
-                code = await process.wait()
+            async with _Output() as output:
+                with _input(encode(ask)) as stdin:
+                    process = await asyncio.create_subprocess_exec(
+                        *self.argv,
+                        stdin=stdin,
+                        stdout=output.writing,
+                        env=self._env,
+                        start_new_session=True,
+                    )
+                try:
+                    async with asyncio.timeout(self.seconds):
+                        said = await output.read()
+                        if len(said) > reply.SAID_LIMIT:
+                            return said  # too much, and there may be more: `reply.read` says so
+                        code = await process.wait()
+                finally:
+                    await _reap(process)
         except TimeoutError as error:
             raise _RunError(f"it said nothing within {self.seconds:g} s (--timeout)") from error
-        finally:
-            await _reap(process)
+        except OSError as error:
+            raise _RunError(f"it cannot be started: {error.strerror or error}") from error
         if code:
             how = f"exit code {code}" if code > 0 else f"signal {-code}"
             raise _RunError(f"it ended with {how}")
-        return output
+        return said
 
 
 _KINDS = 20
@@ -177,33 +188,50 @@ class _RunError(Exception):
         self.text = text
 
 
-async def _talk(process: asyncio.subprocess.Process, line: bytes) -> bytes:
-    """Give it the ask, and read what it says, a bit more than may be said at most."""
-    stdin, stdout = process.stdin, process.stdout
-    assert stdin is not None
-    assert stdout is not None
-
-    async def tell() -> None:
-        try:
-            stdin.write(line)
-            await stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it does not want to know: its answer may be the same for all
-        finally:
-            stdin.close()
-
-    telling = asyncio.create_task(tell())
+@contextlib.contextmanager
+def _input(data: bytes) -> Iterator[int]:
+    """A file in memory that holds the ask: nobody has to write while the program does not read."""
+    file = os.memfd_create("ask")
     try:
+        os.write(file, data)
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
+    finally:
+        os.close(file)
+
+
+class _Output:
+    """The program's standard output, as a pipe of ours.
+
+    Not asyncio's: a process ends there only once its pipes do, which a stray child may hold.
+    """
+
+    async def __aenter__(self) -> Self:
+        reading, self.writing = os.pipe()
+        self._reader = asyncio.StreamReader(limit=reply.SAID_LIMIT)
+        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(self._reader), os.fdopen(reading, "rb", 0)
+        )
+        return self
+
+    async def read(self) -> bytes:
+        """All of it, or a bit more than may be said."""
+        os.close(self.writing)
+        self.writing = -1
         output = b""
-        while len(output) <= reply.SAID_LIMIT and (data := await stdout.read(reply.SAID_LIMIT)):
+        while len(output) <= reply.SAID_LIMIT and (
+            data := await self._reader.read(reply.SAID_LIMIT)
+        ):
             output += data
         return output
-    finally:
-        telling.cancel()
-        await asyncio.wait([telling])
+
+    async def __aexit__(self, *_: object) -> None:
+        self._transport.close()
+        if self.writing >= 0:
+            os.close(self.writing)
 
 
-async def _reap(process: asyncio.subprocess.Process) -> None:
+async def _reap(process: Process) -> None:
     """End it and its children, who share its group, and wait for it."""
     with contextlib.suppress(ProcessLookupError):  # all of them have ended
         os.killpg(process.pid, signal.SIGKILL)
