@@ -53,10 +53,16 @@ rules.add_command(review)
 
 @rules.command()
 @click.argument("line", nargs=-1, required=True, callback=one_line)
+@click.option(
+    "--instead-of",
+    type=click.IntRange(1, 2**63 - 1),
+    metavar="ID",
+    help="In place of this rule, in one step: an edit.",
+)
 @db_option
 @socket_option
 @json_option
-def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
+def add(line: str, instead_of: int | None, db: Path, socket_path: Path, as_json: bool) -> None:
     """Remember a rule: 'allow app=/usr/bin/curl host=192.0.2.0/24 port=443 for=1h'."""
     try:
         rule = parse(line)
@@ -78,7 +84,13 @@ def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
         for doubt in filter(None, (over_broad(rule), unknown_user(rule.user), unknown)):
             click.echo(f"arbiter: note: {doubt}", err=True)
         done = store.remember(
-            rule, by=by, by_uid=uid, frontend="cli", created=time.time(), boot=boot_id()
+            rule,
+            by=by,
+            by_uid=uid,
+            frontend="cli",
+            created=time.time(),
+            boot=boot_id(),
+            instead_of=instead_of,
         )
     in_force(socket_path)
     if as_json:
