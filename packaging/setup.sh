@@ -68,6 +68,6 @@ fi
 wanted=$(cksum pyproject.toml)
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
 	echo "setup: installing arbiter and its Python packages into $VENV"
-	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
 	echo "$wanted" >"$stamp"
 fi

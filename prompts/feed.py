@@ -146,6 +146,10 @@ class Feed:
             case Snoozed():
                 self.snoozes = event.snoozes
             case Status():
+                known = self.status.problems if self.status is not None else ()
+                for problem in event.problems:
+                    if problem not in known:
+                        self._say(now, "notice", render.tidy(problem))
                 self.status = event
             case Undone():
                 self._undone(event, now)

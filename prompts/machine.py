@@ -84,6 +84,17 @@ class Machine:
         if card is not None and not card.touched:
             card.lifetime = self._default(card.ask)
 
+    def choose(self, id: int) -> None:
+        """Look at this ask, one that was put off too; it is not put off any more."""
+        card = self.cards.get(id)
+        if card is not None and (id != self.current or self.gone):
+            card.later, self.gone = False, None
+            self._show(id)
+
+    def hidden(self) -> None:
+        """The person does not see the ask now: no key answers it before it is drawn again."""
+        self._drawn_at = None
+
     def _default(self, ask: Ask) -> str:
         """The last lifetime that was answered with, where this ask can have it. Where a rule stands
         and only its link is in question, not for long: `forever` would undo that rule."""
@@ -142,10 +153,7 @@ class Machine:
             case Refused():
                 return self._refused(event)
             case Lost():
-                self.cards.clear()
-                self.gone, self.welcome = None, None
-                self._show(None)
-                return [Say(f"! {render.tidy(event.text)}; trying again", Style.WARN)]
+                return self._lost(event)
             case Unread():
                 return [
                     Say(f"! a message could not be read: {render.tidy(event.text)}", Style.WARN)
@@ -154,6 +162,18 @@ class Machine:
                 return [Say(f"· {render.tidy(event.text)}", Style.WARN)]
             case _:
                 return []  # replies to what this frontend never sends
+
+    def _lost(self, lost: Lost) -> list[Out]:
+        unsure = [card for card in self.cards.values() if card.sent]
+        self.cards.clear()
+        self.gone, self.welcome = None, None
+        self._show(None)
+        out: list[Out] = [Say(f"! {render.tidy(lost.text)}; trying again", Style.WARN)]
+        for card in unsure:
+            about = f"{render.app_name(card.ask)} → {render.endpoint(card.ask)}"
+            text = f"! your answer on {about} may not have arrived: it is asked again if not"
+            out.append(Say(text, Style.WARN))
+        return out
 
     def _welcome(self, welcome: Welcome) -> list[Out]:
         self.welcome, self.notice = welcome, ""

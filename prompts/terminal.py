@@ -272,9 +272,7 @@ class _Prompt:
         waiting = len(self.machine.cards)
         if not waiting or self.owns_daemon:
             return []  # with the daemon its asks are gone
-        asks = "1 ask still waits" if waiting == 1 else f"{waiting} asks still wait"
-        text = f"{asks}: `arbiter pending` lists, `arbiter answer` decides"
-        return self._said(Say(text, Style.DIM))
+        return self._said(Say(farewell(waiting), Style.DIM))
 
     def _said(self, say: Say) -> list[str]:
         width, _ = self.tty.size()
@@ -295,7 +293,7 @@ async def run(
     Errors are told on stderr. The terminal's settings are restored however it ends.
     """
     if not (os.isatty(stdin) and os.isatty(stdout)):
-        return _fail(
+        return fail(
             USAGE,
             "the terminal prompt needs a terminal, and standard input or output is none; "
             "without one, `arbiter pending` lists the asks and `arbiter answer` decides them",
@@ -303,18 +301,18 @@ async def run(
     try:
         client = await Client.connect(socket_path, "terminal", Role.PROMPT)
     except ClientError as error:
-        return _fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
+        return fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
     tty = Tty(stdin, stdout, env)
     owner = env.get("ARBITER_PROMPT_OF")
     if owner:
-        _end_with(int(owner))
+        end_with(int(owner))
     prompt = _Prompt(client, tty, clock, bool(owner))
     try:
         async with client:
             end = await _run(prompt, stdin)
     except (OSError, termios.error):  # nothing else here touches a file: the terminal is gone
         return 128 + signal.SIGHUP
-    return _fail(end.code, fold(end.text, tty.ascii_only)) if end.text else end.code
+    return fail(end.code, fold(end.text, tty.ascii_only)) if end.text else end.code
 
 
 async def _run(prompt: _Prompt, stdin: int) -> _Exit:
@@ -339,7 +337,13 @@ async def _run(prompt: _Prompt, stdin: int) -> _Exit:
         await asyncio.wait([receiver])
 
 
-def _end_with(daemon: int) -> None:
+def farewell(waiting: int) -> str:
+    """What is said at the end, where asks still wait."""
+    asks = "1 ask still waits" if waiting == 1 else f"{waiting} asks still wait"
+    return f"{asks}: `arbiter pending` lists, `arbiter answer` decides"
+
+
+def end_with(daemon: int) -> None:
     """Ask the kernel to end us with the daemon that started us, prctl(2): a prompt without it
     would stay on the terminal, and ask nothing."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, linux/prctl.h
@@ -347,6 +351,7 @@ def _end_with(daemon: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _fail(code: int, text: str) -> int:
+def fail(code: int, text: str) -> int:
+    """Say on stderr what is wrong; gives the exit code."""
     sys.stderr.write(f"arbiter prompt: {text}\n")
     return code

@@ -1,7 +1,8 @@
 """A daemon for tests of frontends: the real codec on a real Unix socket, the decisions scripted.
 
-It keeps open asks, answers `hello`, `answer` and `query` as docs/protocol.md says, and can end
-its connections. It touches no kernel. By hand: `python tests/scripted_daemon.py SOCKET [ASKS]`.
+It keeps open asks, answers `hello`, `answer`, `query`, `follow`, `snooze` and `undo` as
+docs/protocol.md says, and can end its connections. It touches no kernel. By hand:
+`python tests/scripted_daemon.py SOCKET [ASKS]`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,19 @@ from arbiter.protocol import (
     ClientMessage,
     DaemonMessage,
     Decided,
+    Follow,
     Hello,
     ProtocolError,
     Query,
     Refused,
     RefusedReason,
     Scope,
+    Snooze,
+    Snoozed,
+    SnoozeView,
     Status,
+    Undo,
+    Undone,
     Welcome,
     client_decoder,
     encode,
@@ -67,6 +74,8 @@ class ScriptedDaemon:
         self.received: list[ClientMessage | ProtocolError] = []
         self.refuse: Refused | None = None
         self.version = version
+        self.followed: list[DaemonMessage] = []
+        """What a client that follows is told at once."""
         self._rules = 11
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
@@ -131,6 +140,15 @@ class ScriptedDaemon:
             writer.write(encode(example_status()))
         elif isinstance(message, Answer):
             self._answer(message, writer)
+        elif isinstance(message, Follow):
+            writer.writelines(map(encode, self.followed))
+        elif isinstance(message, Snooze):
+            until = time.time() + message.seconds
+            uid, user = (None, "") if message.everyone else (1000, "alice")
+            on = (SnoozeView(uid, user, message.decision, until, "alice"),)
+            self.tell(Snoozed(on if message.seconds else ()))
+        elif isinstance(message, Undo):
+            writer.write(encode(Undone(message.rule_id)))
 
     def _answer(self, answer: Answer, writer: asyncio.StreamWriter) -> None:
         ask = self.asks.pop(answer.ask, None)

@@ -278,6 +278,15 @@ def test_snoozes_end_by_themselves_and_the_mode_is_the_newest_told() -> None:
     assert feed.mode == "observe"
 
 
+def test_a_problem_of_the_daemon_is_told_once() -> None:
+    feed = fed(example_status(), example_status())
+    assert [entry.text for entry in feed.log] == list(example_status().problems)
+    healthy = msgspec.structs.replace(example_status(), problems=())
+    for status in (healthy, example_status()):
+        feed.event(status, NOW)
+    assert len(feed.log) == 2, "it is back"
+
+
 def test_every_event_is_a_new_version() -> None:
     feed = fed()
     before = feed.version

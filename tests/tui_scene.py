@@ -1,0 +1,145 @@
+"""The full-screen prompt on a make-believe terminal, with a scripted daemon, for its tests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from scripted_daemon import ScriptedDaemon
+from textual.pilot import Pilot
+
+from arbiter.protocol import Ask, ClientMessage, DaemonMessage
+from prompts.client import Client
+from prompts.commands import Commands, Done
+from prompts.machine import GUARD_SECONDS
+from prompts.tui.app import Tui
+from prompts.tui.sheet import Sheet
+
+M = TypeVar("M")
+
+
+class FakeCommands(Commands):
+    """Commands that were run, and what each gives: the longest known beginning counts."""
+
+    def __init__(self, **given: Done) -> None:
+        super().__init__("/nowhere")
+        self.run_with: list[tuple[str, ...]] = []
+        self.given = {name.replace("_", " "): done for name, done in given.items()}
+
+    async def run(self, *argv: str) -> Done:
+        self.run_with.append(argv)
+        line = " ".join(argv)
+        known = [name for name in self.given if line.startswith(name)]
+        return self.given[max(known, key=len)] if known else Done(0, "[]", "")
+
+
+class Scene:
+    """A person at the prompt."""
+
+    def __init__(
+        self, app: Tui, pilot: Pilot[int], daemon: ScriptedDaemon, commands: FakeCommands
+    ) -> None:
+        self.app, self.pilot, self.daemon, self.commands = app, pilot, daemon, commands
+
+    @property
+    def text(self) -> str:
+        """What the terminal shows, line by line."""
+        size = self.app.size
+        strips = self.app.screen._compositor.render_strips(size)
+        return "\n".join(strip.text.rstrip() for strip in strips)
+
+    async def press(self, *keys: str) -> None:
+        """Unhurriedly: each key is meant for what is seen."""
+        for key in keys:
+            await self.settle(GUARD_SECONDS + 0.02)
+            await self.quickly(key)
+
+    async def quickly(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def click(self, word: str, times: int = 1, after: str = "") -> None:
+        """On a word, where it stands on the screen (below the line that has `after`)."""
+        await self.settle(GUARD_SECONDS + 0.02)
+        await self.click_quickly(word, times, after)
+
+    async def click_quickly(self, word: str, times: int = 1, after: str = "") -> None:
+        lines = self.text.split("\n")
+        start = next(i for i, line in enumerate(lines) if after in line) if after else 0
+        for y, line in enumerate(lines[start:], start):
+            if word in line:
+                await self.pilot.click(offset=(line.index(word), y), times=times)
+                return
+        raise AssertionError(f"{word!r} is not on the screen:\n{self.text}")
+
+    async def settle(self, seconds: float = 0.0) -> None:
+        await self.pilot.pause(seconds or None)
+
+    async def until(self, look: Callable[[], Any], what: str = "") -> None:
+        """Wait for what has to happen."""
+        end = time.monotonic() + 10
+        while not look():
+            assert time.monotonic() < end, f"waited in vain {what}:\n{self.text}"
+            await self.pilot.pause(0.02)
+
+    async def sees(self, text: str) -> None:
+        await self.until(lambda: text in self.text, f"for {text!r}")
+
+    async def tell(self, *messages: DaemonMessage) -> None:
+        """From the daemon, and until it was heard."""
+        version = self.app.feed.version + len(messages)
+        for message in messages:
+            self.daemon.tell(message)
+        await self.until(lambda: self.app.feed.version >= version, "to be heard")
+        await self.settle()
+
+    def received(self, kind: type[M]) -> list[M]:
+        return [message for message in self.daemon.received if isinstance(message, kind)]
+
+    async def sent(self, kind: type[M], count: int = 1) -> list[M]:
+        """So many messages of a kind, once the daemon has them."""
+        await self.until(lambda: len(self.received(kind)) >= count, f"for {kind.__name__}")
+        return self.received(kind)
+
+    def sheet(self, name: str) -> Sheet[Any]:
+        found: Sheet[Any] = self.app.query_one(f"#{name}", Sheet)
+        return found
+
+
+@asynccontextmanager
+async def scene(
+    path: Path,
+    *asks: Ask,
+    size: tuple[int, int] = (110, 34),
+    clock: Callable[[], float] = time.time,
+    followed: tuple[DaemonMessage, ...] = (),
+    commands: FakeCommands | None = None,
+) -> AsyncIterator[Scene]:
+    """A prompt that is connected and drawn."""
+    async with ScriptedDaemon(path / "s", *asks) as daemon:
+        daemon.followed = list(followed)
+        fake = commands or FakeCommands()
+        async with await Client.connect(str(path / "s"), "tui") as client:
+            app = Tui(client, fake, clock)
+            async with app.run_test(size=size) as pilot:
+                scene = Scene(app, pilot, daemon, fake)
+                wanted = 2 + len(asks) + len(followed)  # the welcome and the status, too
+                await scene.until(lambda: app.feed.version >= wanted, "to begin")
+                await scene.settle()
+                yield scene
+
+
+def play(part: Coroutine[Any, Any, None]) -> None:
+    """Run a scene to its end; one that hangs fails."""
+
+    async def timed() -> None:
+        async with asyncio.timeout(60):
+            await part
+
+    asyncio.run(timed())
+
+
+__all__ = ["ClientMessage", "FakeCommands", "Scene", "play", "scene"]
