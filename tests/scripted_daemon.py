@@ -74,6 +74,7 @@ class ScriptedDaemon:
         self.received: list[ClientMessage | ProtocolError] = []
         self.refuse: Refused | None = None
         self.version = version
+        self.clock = time.time
         self.followed: list[DaemonMessage] = []
         """What a client that follows is told at once."""
         self._rules = 11
@@ -143,7 +144,7 @@ class ScriptedDaemon:
         elif isinstance(message, Follow):
             writer.writelines(map(encode, self.followed))
         elif isinstance(message, Snooze):
-            until = time.time() + message.seconds
+            until = self.clock() + message.seconds
             uid, user = (None, "") if message.everyone else (1000, "alice")
             on = (SnoozeView(uid, user, message.decision, until, "alice"),)
             self.tell(Snoozed(on if message.seconds else ()))

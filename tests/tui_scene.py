@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scripted_daemon import ScriptedDaemon
+from textual.events import Key
+from textual.keys import _character_to_key
+from textual.message_pump import MessagePump
 from textual.pilot import Pilot
 
-from arbiter.protocol import Ask, ClientMessage, DaemonMessage
+from arbiter.protocol import Ask, DaemonMessage
 from prompts.client import Client
 from prompts.commands import Commands, Done
 from prompts.machine import GUARD_SECONDS
@@ -20,6 +23,7 @@ from prompts.tui.app import Tui
 from prompts.tui.sheet import Sheet
 
 M = TypeVar("M")
+NOW = 1700000000.0
 
 
 class FakeCommands(Commands):
@@ -38,32 +42,64 @@ class FakeCommands(Commands):
 
 
 class Scene:
-    """A person at the prompt."""
+    """A person at the prompt. The clock stands still, but for an unhurried person's pauses."""
 
-    def __init__(
-        self, app: Tui, pilot: Pilot[int], daemon: ScriptedDaemon, commands: FakeCommands
-    ) -> None:
-        self.app, self.pilot, self.daemon, self.commands = app, pilot, daemon, commands
+    def __init__(self, daemon: ScriptedDaemon, commands: FakeCommands) -> None:
+        self.daemon, self.commands = daemon, commands
+        self.now = NOW
+        self.app: Tui
+        self.pilot: Pilot[int]
 
     @property
     def text(self) -> str:
         """What the terminal shows, line by line."""
-        size = self.app.size
-        strips = self.app.screen._compositor.render_strips(size)
+        strips = self.app.screen._compositor.render_strips(self.app.size)
         return "\n".join(strip.text.rstrip() for strip in strips)
+
+    @property
+    def ended(self) -> bool:
+        """The prompt has begun to end."""
+        return self.app._exit
 
     async def press(self, *keys: str) -> None:
         """Unhurriedly: each key is meant for what is seen."""
         for key in keys:
-            await self.settle(GUARD_SECONDS + 0.02)
+            await self.settle()
+            self.now += GUARD_SECONDS + 0.1
             await self.quickly(key)
 
     async def quickly(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
+        """At once. Textual's own `press` waits for the process to do nothing."""
+        for key in keys:
+            name = _character_to_key(key) if len(key) == 1 else key
+            char = key if len(key) == 1 else None
+            event = Key(name, char)
+            event.set_sender(self.app)
+            self.app.post_message(event)
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Until what was sent is handled, and drawn."""
+        for _ in range(3):
+            for node in (self.app, self.app.screen, self.app.focused):
+                if node is not None and node.is_running:
+                    await self._reached(node)
+            await asyncio.sleep(0)
+
+    async def _reached(self, node: MessagePump) -> None:
+        """Until a node has come to what we ask of it now: it did everything before."""
+        done = asyncio.Event()
+        if not node.call_after_refresh(done.set):
+            return
+        waiter = asyncio.ensure_future(done.wait())
+        while not (self.ended or waiter.done()):
+            await asyncio.wait([waiter], timeout=0.05)
+        waiter.cancel()
 
     async def click(self, word: str, times: int = 1, after: str = "") -> None:
         """On a word, where it stands on the screen (below the line that has `after`)."""
-        await self.settle(GUARD_SECONDS + 0.02)
+        await self.settle()
+        self.now += GUARD_SECONDS + 0.1
         await self.click_quickly(word, times, after)
 
     async def click_quickly(self, word: str, times: int = 1, after: str = "") -> None:
@@ -75,15 +111,12 @@ class Scene:
                 return
         raise AssertionError(f"{word!r} is not on the screen:\n{self.text}")
 
-    async def settle(self, seconds: float = 0.0) -> None:
-        await self.pilot.pause(seconds or None)
-
     async def until(self, look: Callable[[], Any], what: str = "") -> None:
         """Wait for what has to happen."""
         end = time.monotonic() + 10
         while not look():
             assert time.monotonic() < end, f"waited in vain {what}:\n{self.text}"
-            await self.pilot.pause(0.02)
+            await asyncio.sleep(0.02)
 
     async def sees(self, text: str) -> None:
         await self.until(lambda: text in self.text, f"for {text!r}")
@@ -114,22 +147,21 @@ async def scene(
     path: Path,
     *asks: Ask,
     size: tuple[int, int] = (110, 34),
-    clock: Callable[[], float] = time.time,
     followed: tuple[DaemonMessage, ...] = (),
     commands: FakeCommands | None = None,
 ) -> AsyncIterator[Scene]:
     """A prompt that is connected and drawn."""
     async with ScriptedDaemon(path / "s", *asks) as daemon:
         daemon.followed = list(followed)
-        fake = commands or FakeCommands()
+        daemon.clock = lambda: person.now
+        person = Scene(daemon, commands or FakeCommands())
         async with await Client.connect(str(path / "s"), "tui") as client:
-            app = Tui(client, fake, clock)
-            async with app.run_test(size=size) as pilot:
-                scene = Scene(app, pilot, daemon, fake)
+            person.app = Tui(client, person.commands, lambda: person.now)
+            async with person.app.run_test(size=size) as person.pilot:
                 wanted = 2 + len(asks) + len(followed)  # the welcome and the status, too
-                await scene.until(lambda: app.feed.version >= wanted, "to begin")
-                await scene.settle()
-                yield scene
+                await person.until(lambda: person.app.feed.version >= wanted, "to begin")
+                await person.settle()
+                yield person
 
 
 def play(part: Coroutine[Any, Any, None]) -> None:
@@ -140,6 +172,3 @@ def play(part: Coroutine[Any, Any, None]) -> None:
             await part
 
     asyncio.run(timed())
-
-
-__all__ = ["ClientMessage", "FakeCommands", "Scene", "play", "scene"]

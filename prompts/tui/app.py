@@ -10,7 +10,7 @@ from typing import ClassVar
 from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Input, Static, TabbedContent, TabPane, Tabs
+from textual.widgets import Input, TabbedContent, TabPane, Tabs
 
 from arbiter.protocol import (
     Ask,
@@ -39,7 +39,7 @@ from prompts.tui.connections import ConnectionsPane
 from prompts.tui.links import LinksPane
 from prompts.tui.log import LogPane
 from prompts.tui.pane import Pane
-from prompts.tui.parts import Dialog, painted
+from prompts.tui.parts import Dialog, Words
 from prompts.tui.rules import RulesPane
 
 DRAW_SECONDS = 0.5
@@ -95,7 +95,7 @@ class Tui(App[int]):
         self._chosen, self._label = "Asks", ""
         self.tabs = TabbedContent()
         self.said, self.status_line, self.hint = (
-            Static(id=name) for name in ("said", "status", "hint")
+            Words(id=name) for name in ("said", "status", "hint")
         )
         self.end = ""
         """Why it ended by itself, for stderr."""
@@ -199,7 +199,7 @@ class Tui(App[int]):
 
     def say(self, text: str, style: Style = Style.PLAIN) -> None:
         """A line for the person; the next one takes its place."""
-        self.said.update(painted([((text, style),)]))
+        self.said.show([((text, style),)])
 
     def _tick(self) -> None:
         now = self.now()
@@ -213,9 +213,9 @@ class Tui(App[int]):
             pane.draw(self.now())
 
     def _status(self, now: float) -> None:
-        self.status_line.update(painted([status(self.feed, self, now)]))
+        self.status_line.show([status(self.feed, self, now)])
         keys = f"{self.pane.HINT}  1-6 tabs  z snooze  w do not disturb  ? help  q quit"
-        self.hint.update(painted([((keys, Style.DIM),)]))
+        self.hint.show([((keys, Style.DIM),)])
         waiting = len(self.machine.queue())
         label = f"1 Asks ({waiting})" if waiting else "1 Asks"
         if label != self._label:
@@ -253,7 +253,10 @@ class Tui(App[int]):
         """Show a box and wait for its key or line; None for Esc."""
         self.machine.hidden()
         box = Dialog(title, lines, keys, line=line, problem=problem)
-        return await self.push_screen_wait(box)
+        try:
+            return await self.push_screen_wait(box)
+        finally:
+            self._tick()  # what is below is seen again from now on
 
     # --- keys -------------------------------------------------------------------------------
 
@@ -318,7 +321,7 @@ class Tui(App[int]):
 def status(feed: Feed, app: Tui, now: float) -> Line:
     """Who, which mode, how many asks; and whatever is out of the ordinary."""
     if not feed.connected:
-        return ((f" NOT CONNECTED: {feed.problem or 'no daemon'}; trying again", Style.BAD),)
+        return ((f" NOT CONNECTED, trying again: {feed.problem}", Style.BAD),)
     assert feed.welcome is not None
     waiting = len(app.machine.queue())
     whose = "for all users" if feed.welcome.admin else "for your programs"

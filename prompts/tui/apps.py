@@ -7,7 +7,6 @@ from typing import Any
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Static
 
 from arbiter.protocol import AppView
 from prompts import livewords, render
@@ -17,7 +16,7 @@ from prompts.linkwords import size_words
 from prompts.screen import Line, Span
 from prompts.tui.monthly import Month
 from prompts.tui.pane import Host, Pane
-from prompts.tui.parts import painted, pairs
+from prompts.tui.parts import Words, pairs
 from prompts.tui.sheet import Column, Sheet
 from prompts.uses import AppUse, Place
 
@@ -110,7 +109,7 @@ class AppsPane(Pane):
             id="apps",
             empty="no program connected since this prompt follows",
         )
-        self.page = Static(id="page")
+        self.page = Words(id="page")
 
     def compose(self) -> ComposeResult:
         """List and page."""
@@ -152,10 +151,10 @@ class AppsPane(Pane):
         sheet.show(known(self.host.feed, self.month), now)
         use = sheet.chosen or next(iter(sheet.items), None)
         if use is None:
-            self.page.update("")
+            self.page.show([])
             return
         lines = page(use, self.month, rules_of(use.app.id, self.rules))
-        self.page.update(painted(lines))
+        self.page.show(lines)
 
     def on_sheet_moved(self) -> None:
         """Another app's page."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Static
 
 from arbiter.protocol import Ask
 from prompts import render, screen
@@ -20,7 +19,7 @@ from prompts.livewords import target
 from prompts.machine import GONE_SECONDS
 from prompts.screen import Span
 from prompts.tui.pane import Host, Pane
-from prompts.tui.parts import Tap, Taps, painted
+from prompts.tui.parts import Tap, Taps, Words
 from prompts.tui.sheet import Column, Sheet
 
 _KEYS = {"escape": "esc", "enter": "enter", "space": "space", "backspace": "backspace",
@@ -77,7 +76,7 @@ class AsksPane(Pane, can_focus=True):
             columns, cells, lambda row: row.ask.id, id="asks", empty="nothing waits"
         )
         self.sheet.can_focus = False
-        self.words = Static(id="words")
+        self.words = Words(id="words")
         self.taps = [Taps(id=name) for name in ("via", "answers", "choices")]
 
     def compose(self) -> ComposeResult:
@@ -136,13 +135,14 @@ class AsksPane(Pane, can_focus=True):
         machine, words = self.host.machine, self.words
         if self.host.away:
             waiting = len(machine.queue())
-            words.update(f"do not disturb: {waiting} waiting, shown again with w")
+            text = f"do not disturb: {waiting} waiting, shown again with w"
+            words.show([((text, Style.WARN),)])
             self._keys([], [], [])
             machine.hidden()
             return
         size = words.size
         page = screen.draw(machine, size.width + 1, size.height + 1, now, keys=False)
-        words.update(painted(page.lines))
+        words.show(page.lines)
         card, keys = machine.card, []
         if card is not None and machine.gone is None:
             keys = [key for key in screen.key_words(machine, card) if key[0] not in ("?", "q")]

@@ -6,7 +6,7 @@ import re
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.widgets import Sparkline, Static
+from textual.widgets import Sparkline
 
 from arbiter.protocol import LinkState
 from prompts.cards import Style
@@ -17,7 +17,7 @@ from prompts.render import tidy
 from prompts.screen import Line, Span
 from prompts.tui.monthly import Month
 from prompts.tui.pane import Host, Pane
-from prompts.tui.parts import painted, pairs
+from prompts.tui.parts import Words, pairs
 from prompts.tui.sheet import Column, Sheet
 from prompts.uses import Flow
 
@@ -101,8 +101,8 @@ class LinksPane(Pane):
         self.sheet = Sheet[LinkState](
             COLUMNS, self._cells, lambda link: link.name, id="links-list", empty="no link is known"
         )
-        self.page, self.plots = Static(id="link-page"), Vertical(id="plots")
-        self.labels = {name: Static() for name in ("received", "sent")}
+        self.page, self.plots = Words(id="link-page"), Vertical(id="plots")
+        self.labels = {name: Words() for name in ("received", "sent")}
         self.lines = {name: Sparkline() for name in self.labels}
 
     def compose(self) -> ComposeResult:
@@ -152,17 +152,18 @@ class LinksPane(Pane):
         link = sheet.chosen or next(iter(sheet.items), None)
         self.plots.display = link is not None
         if link is None:
-            self.page.update("")
+            self.page.show([])
             return
-        self.page.update(painted(details(link, self.month)))
+        self.page.show(details(link, self.month))
         points = max(12, min(120, self.size.width - 2))
         series = self._flow(link.name).series(now, points, STEP)
         for name, values in zip(("sent", "received"), series, strict=True):
             top, last = rate_words(max(values)) or "nothing", rate_words(values[-1]) or "nothing"
             minutes = points * STEP // 60
             text = f"{name}: {last} now, {top} at most in {minutes} min"
-            self.labels[name].update(painted([((text, Style.DIM),)]))
-            self.lines[name].data = values
+            self.labels[name].show([((text, Style.DIM),)])
+            if values != self.lines[name].data:
+                self.lines[name].data = values
 
     def on_sheet_moved(self) -> None:
         """Another link's plots."""

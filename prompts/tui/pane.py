@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from textual.containers import Vertical
-from textual.screen import Screen
 
 from arbiter.protocol import ClientMessage
 from prompts.cards import Out, Style
@@ -64,8 +63,8 @@ class Pane(Vertical):
     @property
     def seen(self) -> bool:
         """The person sees it: its tab is chosen, and no box is over it."""
-        screen: Screen[object] = self.app.screen
-        return self.is_on_screen and self.screen is screen
+        stack = self.app.screen_stack if self.is_attached else []
+        return bool(stack) and self.is_on_screen and self.screen is stack[-1]
 
     def draw(self, now: float) -> None:
         """Show what is known now."""

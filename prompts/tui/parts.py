@@ -37,6 +37,23 @@ def pairs(facts: Iterable[tuple[str, str]]) -> list[Line]:
     return [((f"{label:{width}}  ", Style.DIM), (text, Style.PLAIN)) for label, text in known]
 
 
+class Words(Static):
+    """Lines of text. Drawn again only where they differ: most of the time nothing does."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._lines: tuple[Line, ...] = ()
+
+    def show(self, lines: Iterable[Line]) -> None:
+        """These lines from now on."""
+        new = tuple(lines)
+        if new != self._lines:
+            # Only a height that follows the text has to be found anew.
+            layout = len(new) != len(self._lines) or self.styles.auto_dimensions
+            self._lines = new
+            self.update(painted(new), layout=layout)
+
+
 class Tap(Static):
     """A key that can be clicked. It never has the focus, so that Return never presses it."""
 

@@ -136,6 +136,7 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
         """Rows that came since, and wait to be shown until the cursor is let go."""
         self.now = 0.0
         self._places: dict[Hashable, int] = {}
+        self._seen: object = None
 
     # --- rows -------------------------------------------------------------------------------
 
@@ -155,7 +156,7 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
             if self.cursor not in self._places:
                 self.cursor = None
         self.virtual_size = Size(self._width, len(self.items) + 1)
-        self.refresh()
+        self._redraw()
 
     @property
     def chosen(self) -> T | None:
@@ -167,7 +168,7 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
         """Put the cursor on a row, without a message."""
         self.cursor = key if key in self._places else None
         self._reveal()
-        self.refresh()
+        self._redraw()
 
     # --- keys and mouse ---------------------------------------------------------------------
 
@@ -228,6 +229,15 @@ class Sheet(ScrollView, Generic[T], can_focus=True):
             self.scroll_to(y=place if place < top else place - room + 1, animate=False)
 
     # --- drawing ----------------------------------------------------------------------------
+
+    def _redraw(self) -> None:
+        """If what is seen differs from what was drawn: most of the time it does not."""
+        top = round(self.scroll_y)
+        rows = self.items[top : top + max(1, self.size.height)]
+        seen = (self.empty, self.cursor, top, [self.cells(item, self.now) for item in rows])
+        if seen != self._seen:
+            self._seen = seen
+            self.refresh()
 
     @property
     def _width(self) -> int:
