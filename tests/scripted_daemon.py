@@ -74,6 +74,7 @@ class ScriptedDaemon:
         self.received: list[ClientMessage | ProtocolError] = []
         self.refuse: Refused | None = None
         self.version = version
+        self.status = example_status()
         self.clock = time.time
         self.followed: list[DaemonMessage] = []
         """What a client that follows is told at once."""
@@ -138,7 +139,7 @@ class ScriptedDaemon:
             writer.writelines([encode(welcome), *map(encode, self.asks.values())])
             self._writers.append(writer)
         elif isinstance(message, Query):
-            writer.write(encode(example_status()))
+            writer.write(encode(self.status))
         elif isinstance(message, Answer):
             self._answer(message, writer)
         elif isinstance(message, Follow):

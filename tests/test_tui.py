@@ -448,8 +448,8 @@ def test_learning_and_problems_are_seen(tmp_path: Path) -> None:
         async with scene(tmp_path) as s:
             assert "mode ask" in s.text
             assert "a problem: see 6 Log" in s.text
-            assert s.app.feed.status is not None
-            await s.tell(msgspec.structs.replace(s.app.feed.status, mode="observe", problems=()))
+            s.daemon.status = msgspec.structs.replace(s.daemon.status, mode="observe", problems=())
+            await s.tell(s.daemon.status)
             await s.sees("LEARNING: what is new passes and is recorded")
             assert "a problem" not in s.text
             await s.press("6")

@@ -87,6 +87,7 @@ class Tui(App[int]):
         self, client: Client, commands: Commands, clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__()
+        self.animation_level = "none"  # for slow lines, and for who needs the CPU
         self.client, self.commands, self.now = client, commands, clock
         self.feed, self.machine = Feed(), Machine()
         self.away = False
@@ -214,7 +215,7 @@ class Tui(App[int]):
 
     def _status(self, now: float) -> None:
         self.status_line.show([status(self.feed, self, now)])
-        keys = f"{self.pane.HINT}  1-6 tabs  z snooze  w do not disturb  ? help  q quit"
+        keys = f"{self.pane.HINT}  1-6 tabs  z snooze  w away  ? help  q quit"
         self.hint.show([((keys, Style.DIM),)])
         waiting = len(self.machine.queue())
         label = f"1 Asks ({waiting})" if waiting else "1 Asks"

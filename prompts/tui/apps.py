@@ -24,8 +24,8 @@ COLUMNS = (
     Column("program", 10, share=3),
     Column("runs", 4, right=True, drop=2),
     Column("refused", 7, right=True, drop=3),
-    Column("bytes", 8, right=True),
-    Column("month", 8, right=True, drop=1),
+    Column("bytes", 9, right=True),
+    Column("month", 9, right=True, drop=1),
 )
 _PLACES = 60
 """Destinations on an app's page."""

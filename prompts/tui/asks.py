@@ -24,6 +24,7 @@ from prompts.tui.sheet import Column, Sheet
 
 _KEYS = {"escape": "esc", "enter": "enter", "space": "space", "backspace": "backspace",
          "left": "left", "right": "right", "up": "p", "down": "n", "ctrl+l": "ctrl-l"}  # fmt: skip
+_PAIRS = {"s/S": ("wider", "narrower"), "l/L": ("longer", "shorter"), "n/p": ("next", "previous")}
 _DECIDING = frozenset("adr")
 _SHOWN_ENDED = 20
 """Rows of asks that ended and stay a while, so that no row moves."""
@@ -172,7 +173,8 @@ class AsksPane(Pane, can_focus=True):
         single = []
         for key, word in choices:
             first, _, second = key.partition("/")
-            single += [(first, word)] + ([(second, f"{word} back")] if second else [])
+            forth, back = _PAIRS.get(key, (word, ""))
+            single += [(first, forth)] + ([(second, back)] if second else [])
         lists = (links, [(key.lower(), word) for key, word in answers], single)
         for taps, keys in zip(self.taps, lists, strict=True):
             taps.show(keys)

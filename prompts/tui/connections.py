@@ -21,9 +21,9 @@ COLUMNS = (
     Column("program", 8, share=2),
     Column("to", 12, share=4),
     Column("link", 6, share=1, drop=2),
-    Column("sent", 8, right=True, drop=3),
-    Column("received", 8, right=True, drop=1),
-    Column("rate", 10, right=True, drop=5),
+    Column("sent", 9, right=True, drop=3),
+    Column("received", 9, right=True, drop=1),
+    Column("rate", 11, right=True, drop=5),
     Column("decided", 13, share=1),
     Column("why", 8, share=4, drop=6),
 )

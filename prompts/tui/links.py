@@ -25,9 +25,9 @@ COLUMNS = (
     Column("link", 8, share=1),
     Column("state", 8, share=2),
     Column("price", 11, share=1, drop=3),
-    Column("month", 8, right=True, drop=2),
+    Column("month", 9, right=True, drop=2),
     Column("budget", 20, share=2, drop=1),
-    Column("now", 10, right=True),
+    Column("now", 11, right=True),
     Column("last minutes", 12, share=1, drop=4),
 )
 STEP = 5
