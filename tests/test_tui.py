@@ -447,7 +447,7 @@ def test_learning_and_problems_are_seen(tmp_path: Path) -> None:
     async def part() -> None:
         async with scene(tmp_path) as s:
             assert "mode ask" in s.text
-            assert "a problem: see 6 Log" in s.text
+            await s.sees("a problem: see 6 Log")
             s.daemon.status = msgspec.structs.replace(s.daemon.status, mode="observe", problems=())
             await s.tell(s.daemon.status)
             await s.sees("LEARNING: what is new passes and is recorded")
