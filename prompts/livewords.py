@@ -64,6 +64,13 @@ def why(told: Connection) -> str:
     return text + (f"; {tidy(told.note)}" if told.note else "")
 
 
+def brief(told: Connection) -> str:
+    """Why, for a narrow column: `rule 12 of alice`, `a snooze`."""
+    if told.rule_id is not None:
+        return f"rule {told.rule_id}" + (f" of {tidy(told.by, NAME_LIMIT)}" if told.by else "")
+    return _REASONS.get(told.reason) or tidy(told.reason)
+
+
 def facts(told: Connection, sent: int, received: int) -> list[tuple[str, str]]:
     """(label, text) of everything that is known of a connection."""
     app, to = told.app, told.destination

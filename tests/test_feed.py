@@ -305,6 +305,8 @@ def test_why_says_what_decided() -> None:
     told = connection(reason="answer", rule="", rule_id=None, by="bob", note="link lte is down")
     assert livewords.why(told) == "an answer by bob; link lte is down"
     assert livewords.why(connection(reason="news", rule="", rule_id=None, by="")) == "news"
+    assert livewords.brief(connection()) == "rule 11 of alice"
+    assert livewords.brief(told) == "an answer"
     assert livewords.done(connection(passes=False)) == "refused (route via=lte)"
     assert livewords.done(connection(passes=False, decision="deny")) == "deny"
 
@@ -341,7 +343,12 @@ def test_hostile_strings_come_out_harmless() -> None:
     )
     texts = [entry.text + entry.by for entry in feed.log]
     texts += [text for _, text in livewords.facts(told, 1, 2)]
-    texts += [livewords.program(told), livewords.target(to), livewords.done(told)]
+    texts += [
+        livewords.program(told),
+        livewords.target(to),
+        livewords.done(told),
+        livewords.brief(told),
+    ]
     texts += [feed.connections[12].words, livewords.why(told), feed.problem]
     texts += [livewords.program(msgspec.structs.replace(told, app=None))]
     texts += [livewords.snooze_words(SnoozeView(None, EVIL, EVIL, NOW, EVIL), NOW)]

@@ -54,7 +54,9 @@ class LinkPromise(Promise):
         links = {link.number: link for link in self.play.pipeline.links.values()}
         for effect in self.play.effects:
             if isinstance(effect, Notify):
-                assert effect.uid is None or re.search("^[^ ]+ (waits|was refused): ", effect.text)
+                assert effect.uid is None or re.search(
+                    r"^(a connection|[^ ]+) (waits|was refused): ", effect.text
+                )
             if not isinstance(effect, Report):
                 continue
             verdict = given[effect.packet.id]

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from live_examples import connection, links
 from scripted_daemon import ask_to
+from textual.events import Click
 from tui_scene import NOW, play, scene
 
 from arbiter.protocol import (
@@ -30,6 +31,7 @@ from arbiter.protocol import (
 )
 from prompts import snoozing as snooze_module
 from prompts.machine import GONE_SECONDS
+from prompts.tui.parts import Tap
 
 EVIL = "\x1b[31m[red]evil[/]\u202etxt\r\n<b>%s{0}[@click=app.quit]x[/]"
 
@@ -134,7 +136,11 @@ def test_typing_fast_answers_one_question_and_not_the_next(tmp_path: Path) -> No
 def test_the_mouse_answers_once_even_if_it_clicks_twice(tmp_path: Path) -> None:
     async def part() -> None:
         async with scene(tmp_path, waiting(1), waiting(2)) as s:
-            await s.click("allow ", times=2, after="means")
+            await s.click("allow ", after="means")
+            await s.sees("192.0.2.2, port 443")
+            s.now += 1
+            [allow] = [tap for tap in s.app.query(Tap) if tap.key == "a"]
+            allow.post_message(Click(allow, 0, 0, 0, 0, 1, False, False, False, chain=2))
             await s.settle()
             assert [(a.ask, a.decision) for a in s.received(Answer)] == [(1, Choice.ALLOW)]
             await s.click("d deny", after="means")
@@ -180,8 +186,10 @@ def test_a_key_in_a_box_over_the_question_answers_nothing(tmp_path: Path) -> Non
             await s.press("i")
             await s.sees("everything about this question")
             await s.sees("/home/alice/deploy.sh")
-            await s.press("a", "d", "enter", "escape")
-            await s.quickly("a")
+            await s.press("a", "d", "enter")
+            s.app._tick()
+            s.now += 60
+            await s.quickly("escape", "a")
             await s.settle()
             assert not s.received(Answer)
             await s.sees("came before you could read this")
@@ -435,6 +443,7 @@ def test_do_not_disturb_shows_no_question_and_answers_none(tmp_path: Path) -> No
             await s.sees("DO NOT DISTURB")
             assert "wants to connect" not in s.text
             await s.press("a", "d")
+            await s.sees("do not disturb is on: w shows the questions again")
             assert not s.received(Answer)
             await s.press("w")
             assert (await s.sent(Away, 2))[1] == Away(False)
@@ -447,7 +456,7 @@ def test_learning_and_problems_are_seen(tmp_path: Path) -> None:
     async def part() -> None:
         async with scene(tmp_path) as s:
             assert "mode ask" in s.text
-            assert "a problem: see 6 Log" in s.text
+            await s.sees("a problem: see 6 Log")
             s.daemon.status = msgspec.structs.replace(s.daemon.status, mode="observe", problems=())
             await s.tell(s.daemon.status)
             await s.sees("LEARNING: what is new passes and is recorded")

@@ -41,14 +41,20 @@ class FakeCommands(Commands):
         return self.given[max(known, key=len)] if known else Done(0, "[]", "")
 
 
-class Scene:
-    """A person at the prompt. The clock stands still, but for an unhurried person's pauses."""
+class Person:
+    """Somebody at the prompt, who sees what is on the screen and is in no hurry."""
 
-    def __init__(self, daemon: ScriptedDaemon, commands: FakeCommands) -> None:
-        self.daemon, self.commands = daemon, commands
-        self.now = NOW
-        self.app: Tui
+    def __init__(self, client: Client, commands: Commands) -> None:
+        self.app = Tui(client, commands, self.clock)
         self.pilot: Pilot[int]
+
+    def clock(self) -> float:
+        """The time that the prompt goes by."""
+        return time.time()
+
+    async def pause(self) -> None:
+        """As long as it takes to read what is new, and to mean a key."""
+        await asyncio.sleep(GUARD_SECONDS + 0.1)
 
     @property
     def text(self) -> str:
@@ -65,7 +71,7 @@ class Scene:
         """Unhurriedly: each key is meant for what is seen."""
         for key in keys:
             await self.settle()
-            self.now += GUARD_SECONDS + 0.1
+            await self.pause()
             await self.quickly(key)
 
     async def quickly(self, *keys: str) -> None:
@@ -99,7 +105,7 @@ class Scene:
     async def click(self, word: str, times: int = 1, after: str = "") -> None:
         """On a word, where it stands on the screen (below the line that has `after`)."""
         await self.settle()
-        self.now += GUARD_SECONDS + 0.1
+        await self.pause()
         await self.click_quickly(word, times, after)
 
     async def click_quickly(self, word: str, times: int = 1, after: str = "") -> None:
@@ -113,13 +119,32 @@ class Scene:
 
     async def until(self, look: Callable[[], Any], what: str = "") -> None:
         """Wait for what has to happen."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30  # a shared machine has its moments
         while not look():
             assert time.monotonic() < end, f"waited in vain {what}:\n{self.text}"
             await asyncio.sleep(0.02)
 
     async def sees(self, text: str) -> None:
         await self.until(lambda: text in self.text, f"for {text!r}")
+
+    def sheet(self, name: str) -> Sheet[Any]:
+        found: Sheet[Any] = self.app.query_one(f"#{name}", Sheet)
+        return found
+
+
+class Scene(Person):
+    """With a scripted daemon, and a clock that stands still but for the person's pauses."""
+
+    def __init__(self, daemon: ScriptedDaemon, client: Client, commands: FakeCommands) -> None:
+        self.now = NOW
+        super().__init__(client, commands)
+        self.daemon, self.commands = daemon, commands
+
+    def clock(self) -> float:
+        return self.now
+
+    async def pause(self) -> None:
+        self.now += GUARD_SECONDS + 0.1
 
     async def tell(self, *messages: DaemonMessage) -> None:
         """From the daemon, and until it was heard."""
@@ -137,10 +162,6 @@ class Scene:
         await self.until(lambda: len(self.received(kind)) >= count, f"for {kind.__name__}")
         return self.received(kind)
 
-    def sheet(self, name: str) -> Sheet[Any]:
-        found: Sheet[Any] = self.app.query_one(f"#{name}", Sheet)
-        return found
-
 
 @asynccontextmanager
 async def scene(
@@ -153,10 +174,9 @@ async def scene(
     """A prompt that is connected and drawn."""
     async with ScriptedDaemon(path / "s", *asks) as daemon:
         daemon.followed = list(followed)
-        daemon.clock = lambda: person.now
-        person = Scene(daemon, commands or FakeCommands())
         async with await Client.connect(str(path / "s"), "tui") as client:
-            person.app = Tui(client, person.commands, lambda: person.now)
+            person = Scene(daemon, client, commands or FakeCommands())
+            daemon.clock = person.clock
             async with person.app.run_test(size=size) as person.pilot:
                 wanted = 2 + len(asks) + len(followed)  # the welcome and the status, too
                 await person.until(lambda: person.app.feed.version >= wanted, "to begin")
@@ -168,7 +188,7 @@ def play(part: Coroutine[Any, Any, None]) -> None:
     """Run a scene to its end; one that hangs fails."""
 
     async def timed() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await part
 
     asyncio.run(timed())

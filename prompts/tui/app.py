@@ -226,7 +226,6 @@ class Tui(App[int]):
     def on_tabbed_content_tab_activated(self, event: TabbedContent.TabActivated) -> None:
         """Another tab: what was read there is old, and its keys come first."""
         self._chosen = next(name for name in self.panes if event.pane.id == f"tab-{name.lower()}")
-        self.machine.hidden()
         now = self.now()
         self.pane.opened()
         self.pane.draw(now)
@@ -252,7 +251,6 @@ class Tui(App[int]):
         problem: str = "",
     ) -> str | None:
         """Show a box and wait for its key or line; None for Esc."""
-        self.machine.hidden()
         box = Dialog(title, lines, keys, line=line, problem=problem)
         try:
             return await self.push_screen_wait(box)
@@ -264,11 +262,6 @@ class Tui(App[int]):
     def action_tab(self, number: int) -> None:
         """Choose a tab by its digit."""
         self.tabs.active = f"tab-{list(self.panes)[number - 1].lower()}"
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys of the whole do nothing while a line is written or a box is open."""
-        ours = action in ("tab", "snooze", "away", "help", "pane", "leave_filter")
-        return not (ours and len(self.screen_stack) > 1)
 
     def action_pane(self, name: str) -> None:
         """A key that means something in some tabs only."""

@@ -92,10 +92,6 @@ class AsksPane(Pane, can_focus=True):
         """The keys come here: no button could take them."""
         self.focus()
 
-    def on_blur(self) -> None:
-        """The person looks elsewhere."""
-        self.host.machine.hidden()
-
     # --- rows -------------------------------------------------------------------------------
 
     def ended(self, id: int, text: str) -> None:

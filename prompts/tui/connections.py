@@ -25,7 +25,7 @@ COLUMNS = (
     Column("received", 9, right=True, drop=1),
     Column("rate", 11, right=True, drop=5),
     Column("decided", 13, share=1),
-    Column("why", 8, share=4, drop=6),
+    Column("why", 12, share=2, drop=6),
 )
 SORTS = ("time", "bytes", "rate")
 
@@ -48,7 +48,7 @@ def cells(live: Live, now: float) -> list[str | Span]:
         size_words(live.received) if told.passes else "",
         livewords.rate_words(sum(live.rate(now))),
         livewords.done(told),
-        livewords.why(told),
+        livewords.brief(told),
     )
     return [(text, style) for text in texts]
 

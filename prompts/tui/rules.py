@@ -18,9 +18,9 @@ from prompts.tui.sheet import Column, Sheet
 COLUMNS = (
     Column("id", 5, right=True),
     Column("rule", 24, share=6),
-    Column("by", 8, share=1, drop=2),
+    Column("by", 8, drop=2),
     Column("from", 8, drop=4),
-    Column("since", 16, drop=3),
+    Column("since", 10, drop=3),
     Column("ends", 16, drop=1),
 )
 _ADD_HELP = (
@@ -58,7 +58,7 @@ def cells(row: Row, _: float) -> list[str | Span]:
         (line, style),
         tidy(str(row.get("by", ""))),
         tidy(str(row.get("frontend", ""))),
-        when(row.get("created")),
+        when(row.get("created"))[:10],
         ends(row),
     ]
 
