@@ -20,7 +20,7 @@ GROUP = "arbiter.prompts"
 @click.argument("frontend", default="terminal")
 @socket_option
 def prompt(frontend: str, socket_path: Path) -> None:
-    """Answer the questions of a running daemon, in FRONTEND (terminal).
+    """Answer the questions of a running daemon, in FRONTEND (terminal, tui).
 
     Needs no root: everybody answers for their own programs, root and members of group arbiter
     for all.
