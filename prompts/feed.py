@@ -115,6 +115,11 @@ class Feed:
             return self.status.mode
         return self.welcome.mode if self.welcome is not None else ""
 
+    @property
+    def profile(self) -> str:
+        """The active profile; "" for none."""
+        return self.status.profile if self.status is not None else ""
+
     def snoozed(self, now: float) -> list[SnoozeView]:
         """The snoozes that are still on."""
         return [snooze for snooze in self.snoozes if snooze.until > now]

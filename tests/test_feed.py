@@ -268,7 +268,7 @@ def test_the_log_is_bounded_and_tells_refusals_and_lines_that_cannot_be_read() -
 
 def test_snoozes_end_by_themselves_and_the_mode_is_the_newest_told() -> None:
     feed = fed(Snoozed((SnoozeView(1000, "alice", "deny", NOW + 60, "alice"),)))
-    assert feed.mode == "ask"
+    assert (feed.mode, feed.profile) == ("ask", "")
     assert len(feed.snoozed(NOW)) == 1
     assert not feed.snoozed(NOW + 60)
     assert livewords.snooze_words(feed.snoozes[0], NOW) == (
@@ -276,6 +276,7 @@ def test_snoozes_end_by_themselves_and_the_mode_is_the_newest_told() -> None:
     )
     feed.event(msgspec.structs.replace(example_status(), mode="observe"), NOW)
     assert feed.mode == "observe"
+    assert feed.profile == example_status().profile == "home"
 
 
 def test_a_problem_of_the_daemon_is_told_once() -> None:

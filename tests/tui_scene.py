@@ -121,6 +121,8 @@ class Person:
         """Wait for what has to happen."""
         end = time.monotonic() + 30  # a shared machine has its moments
         while not look():
+            if self.app._exception is not None:
+                raise self.app._exception
             assert time.monotonic() < end, f"waited in vain {what}:\n{self.text}"
             await asyncio.sleep(0.02)
 

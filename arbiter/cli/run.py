@@ -59,7 +59,7 @@ from arbiter.startup import Paths
     type=click.Choice(["block", "pass"]),
     help="New connections while no daemon runs.",
 )
-@click.option("--prompt", help="Also start this prompt here (terminal); its end is ours.")
+@click.option("--prompt", help="Also start this prompt here (terminal, tui); its end is ours.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def run(
     config: Path,

@@ -334,6 +334,8 @@ def status(feed: Feed, app: Tui, now: float) -> Line:
         spans.append(("  LEARNING: what is new passes and is recorded", Style.WARN))
     else:
         spans.append((f"  mode {render.tidy(feed.mode)}", Style.DIM))
+    if feed.profile:
+        spans.append((f"  profile {render.tidy(feed.profile, render.NAME_LIMIT)}", Style.DIM))
     spans += [(f"  {livewords.snooze_words(s, now)}", Style.WARN) for s in feed.snoozed(now)]
     if feed.status is not None and feed.status.problems:
         count = len(feed.status.problems)
