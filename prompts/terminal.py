@@ -8,7 +8,6 @@ terminal may block (a stuck ssh), so this runs in a process of its own, never in
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import select
 import signal
@@ -23,6 +22,7 @@ from prompts.board import Board
 from prompts.cards import Out, Quit, Say, Send, Style
 from prompts.client import Client, ClientError, Event
 from prompts.keys import PASTE_OFF, PASTE_ON, KeyDecoder
+from prompts.lifeline import end_with_daemon
 from prompts.screen import Line, Screen, draw, fold, paint, said, width_of
 
 DONE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -313,10 +313,7 @@ async def run(
     except ClientError as error:
         return fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
     tty = Tty(stdin, stdout, env)
-    owner = env.get("ARBITER_PROMPT_OF")
-    if owner:
-        end_with(int(owner))
-    prompt = _Prompt(client, tty, clock, bool(owner))
+    prompt = _Prompt(client, tty, clock, end_with_daemon(env))
     try:
         async with client:
             end = await _run(prompt, stdin)
@@ -351,14 +348,6 @@ def farewell(waiting: int) -> str:
     """What is said at the end, where asks still wait."""
     asks = "1 ask still waits" if waiting == 1 else f"{waiting} asks still wait"
     return f"{asks}: `arbiter pending` lists, `arbiter answer` decides"
-
-
-def end_with(daemon: int) -> None:
-    """Ask the kernel to end us with the daemon that started us, prctl(2): a prompt without it
-    would stay on the terminal, and ask nothing."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, linux/prctl.h
-    if os.getppid() != daemon:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def fail(code: int, text: str) -> int:

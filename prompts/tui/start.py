@@ -10,7 +10,8 @@ import sys
 from arbiter.protocol import Role
 from prompts.client import Client, ClientError
 from prompts.commands import Commands
-from prompts.terminal import REFUSED, UNREACHABLE, USAGE, end_with, fail, farewell
+from prompts.lifeline import end_with_daemon
+from prompts.terminal import REFUSED, UNREACHABLE, USAGE, fail, farewell
 
 _EXITS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -35,9 +36,7 @@ async def run(socket_path: str) -> int:
         client = await Client.connect(socket_path, "tui", Role.PROMPT)
     except ClientError as error:
         return fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
-    owner = os.environ.get("ARBITER_PROMPT_OF")
-    if owner:
-        end_with(int(owner))
+    owned = end_with_daemon(os.environ)
     app = Tui(client, Commands(socket_path))
     loop = asyncio.get_running_loop()
     for number in _EXITS:
@@ -50,6 +49,6 @@ async def run(socket_path: str) -> int:
             loop.remove_signal_handler(number)
     if app.end:
         return fail(REFUSED, app.end)
-    if not owner and app.machine.cards:
+    if not owned and app.machine.cards:
         sys.stdout.write(f"{farewell(len(app.machine.cards))}\n")
     return code or 0
