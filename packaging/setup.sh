@@ -29,6 +29,9 @@ debian_missing() {
 		jq jq
 		dbus dbus-daemon
 		python3-dbusmock /usr/lib/python3/dist-packages/dbusmock
+		chromium chromium
+		chromium-driver chromedriver
+		fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 	END
 	command -v "$PYTHON" >/dev/null || { echo python3; echo python3-venv; echo python3-dev; return; }
 	# A Python of one's own (pyenv, say) brings its venv and headers; Debian's has them apart.

@@ -1,7 +1,7 @@
 """A daemon for tests of frontends: the real codec on a real Unix socket, the decisions scripted.
 
-It keeps open asks, answers `hello`, `answer`, `query`, `follow`, `snooze` and `undo` as
-docs/protocol.md says, and can end its connections. It touches no kernel. By hand:
+It keeps open asks, answers `hello`, `answer`, `query`, `follow`, `snooze`, `undo`
+and `changed` as docs/protocol.md says, and can end its connections. It touches no kernel. By hand:
 `python tests/scripted_daemon.py SOCKET [ASKS]`.
 """
 
@@ -20,12 +20,14 @@ from arbiter.protocol import (
     VERSION,
     Answer,
     Ask,
+    Changed,
     Choice,
     ClientMessage,
     DaemonMessage,
     Decided,
     Follow,
     Hello,
+    InForce,
     ProtocolError,
     Query,
     Refused,
@@ -151,6 +153,8 @@ class ScriptedDaemon:
             self.tell(Snoozed(on if message.seconds else ()))
         elif isinstance(message, Undo):
             writer.write(encode(Undone(message.rule_id)))
+        elif isinstance(message, Changed):
+            writer.write(encode(InForce(self._rules)))
 
     def _answer(self, answer: Answer, writer: asyncio.StreamWriter) -> None:
         ask = self.asks.pop(answer.ask, None)
