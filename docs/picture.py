@@ -2,7 +2,8 @@
 
     tmux capture-pane -ep | python docs/picture.py NAME.svg TITLE
 
-docs/prompt.svg was made so, from `arbiter run --prompt terminal` in the lab, and docs/review.svg
+docs/prompt.svg was made so, from `arbiter run --prompt terminal` in the lab, docs/tui.svg and
+docs/tui-links.svg from `arbiter run --prompt tui`, and docs/review.svg
 from `arbiter rules review` of what was observed there.
 """
 

@@ -26,8 +26,12 @@ debian_missing() {
 		iputils-ping ping
 		dnsutils dig
 		tmux tmux
+		jq jq
 		dbus dbus-daemon
 		python3-dbusmock /usr/lib/python3/dist-packages/dbusmock
+		chromium chromium
+		chromium-driver chromedriver
+		fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 	END
 	command -v "$PYTHON" >/dev/null || { echo python3; echo python3-venv; echo python3-dev; return; }
 	# A Python of one's own (pyenv, say) brings its venv and headers; Debian's has them apart.
@@ -68,6 +72,6 @@ fi
 wanted=$(cksum pyproject.toml)
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
 	echo "setup: installing arbiter and its Python packages into $VENV"
-	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
 	echo "$wanted" >"$stamp"
 fi

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from arbiter.model import ANY_LINK, UNMETERED
-from arbiter.protocol import Answer, Ask, Scope
+from arbiter.protocol import Answer, Ask, ClientMessage, Scope
 from prompts import render
 
 
@@ -33,7 +33,7 @@ class Say:
 class Send:
     """A message to the daemon."""
 
-    message: Answer
+    message: ClientMessage
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,21 @@ class Client:
         """A `Lost` was told: the next step is to connect again."""
 
     @classmethod
-    async def connect(cls, path: str, name: str, role: Role = Role.PROMPT) -> Self:
-        """Connect and say hello; the Welcome is the first event. Raises ClientError."""
+    async def connect(
+        cls, path: str, name: str, role: Role = Role.PROMPT, *, wait: bool = False
+    ) -> Self:
+        """Connect and say hello; the Welcome is the first event. Raises ClientError.
+
+        With `wait` a daemon that is not there yet is waited for: the first event is a `Lost` then.
+        """
         client = cls(path, name, role)
-        await client._open()
+        try:
+            await client._open()
+        except ClientError as error:
+            if error.final or not wait:
+                raise
+            client._lost = True
+            client._inbox.append(Lost(error.text))
         return client
 
     async def __aenter__(self) -> Self:

@@ -14,7 +14,7 @@ def size_words(count: int) -> str:
         if count >= size:
             amount = count / size
             return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
-    return f"{count} bytes"
+    return "1 byte" if count == 1 else f"{count} bytes"
 
 
 def link_words(ask: Ask, link: LinkView) -> str:

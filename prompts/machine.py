@@ -13,6 +13,7 @@ from arbiter.protocol import (
     Answer,
     Ask,
     Choice,
+    ClientMessage,
     Decided,
     Notice,
     Refused,
@@ -22,6 +23,7 @@ from arbiter.protocol import (
 )
 from prompts import render
 from prompts.cards import Card, Gone, Out, Quit, Say, Send, Style
+from prompts.choices import FIRST_LIFETIME, answer, default_lifetime, first_scope, subject
 from prompts.client import Event, Lost, Unread
 from prompts.linkwords import link_details
 
@@ -29,10 +31,6 @@ GUARD_SECONDS = 0.3
 """For so long after an ask appeared no key answers it: the key was meant for something else."""
 GONE_SECONDS = 3.0
 """How long an ask that vanished under the reader's eyes stays, saying why, before the next one."""
-FIRST_LIFETIME = "forever"
-"""Together with the narrowest scope: asked once, remembered exactly, shown in full, and undone
-by `arbiter rules undo`. A short lifetime would ask the same again tomorrow, and teach people to
-press a without reading."""
 
 
 HELP = (
@@ -82,14 +80,18 @@ class Machine:
         self.notice = ""
         card = self.card
         if card is not None and not card.touched:
-            card.lifetime = self._default(card.ask)
+            card.lifetime = default_lifetime(card.ask, self.lifetime)
 
-    def _default(self, ask: Ask) -> str:
-        """The last lifetime that was answered with, where this ask can have it. Where a rule stands
-        and only its link is in question, not for long: `forever` would undo that rule."""
-        if ask.obstacle:
-            return "1h" if ask.via and "1h" in render.lifetimes(ask) else "once"
-        return self.lifetime if self.lifetime in render.lifetimes(ask) else "once"
+    def choose(self, id: int) -> None:
+        """Look at this ask, one that was put off too; it is not put off any more."""
+        card = self.cards.get(id)
+        if card is not None and (id != self.current or self.gone):
+            card.later, self.gone = False, None
+            self._show(id)
+
+    def hidden(self) -> None:
+        """The person does not see the ask now: no key answers it before it is drawn again."""
+        self._drawn_at = None
 
     def _next_after(self, id: int) -> int | None:
         """The ask that follows `id` in the queue, from the start again at its end."""
@@ -142,10 +144,7 @@ class Machine:
             case Refused():
                 return self._refused(event)
             case Lost():
-                self.cards.clear()
-                self.gone, self.welcome = None, None
-                self._show(None)
-                return [Say(f"! {render.tidy(event.text)}; trying again", Style.WARN)]
+                return self._lost(event)
             case Unread():
                 return [
                     Say(f"! a message could not be read: {render.tidy(event.text)}", Style.WARN)
@@ -154,6 +153,18 @@ class Machine:
                 return [Say(f"· {render.tidy(event.text)}", Style.WARN)]
             case _:
                 return []  # replies to what this frontend never sends
+
+    def _lost(self, lost: Lost) -> list[Out]:
+        unsure = [card for card in self.cards.values() if card.sent]
+        self.cards.clear()
+        self.gone, self.welcome = None, None
+        self._show(None)
+        out: list[Out] = [Say(f"! {render.tidy(lost.text)}; trying again", Style.WARN)]
+        for card in unsure:
+            about = f"{render.app_name(card.ask)} → {render.endpoint(card.ask)}"
+            text = f"! your answer on {about} may not have arrived: it is asked again if not"
+            out.append(Say(text, Style.WARN))
+        return out
 
     def _welcome(self, welcome: Welcome) -> list[Out]:
         self.welcome, self.notice = welcome, ""
@@ -165,14 +176,13 @@ class Machine:
     def _ask(self, ask: Ask) -> None:
         card = self.cards.get(ask.id)
         if card is None:
-            card = self.cards[ask.id] = Card(ask, self._default(ask))
-            ids = [scope.id for scope in render.scopes(ask)]
-            # Addresses of a name change: whoever allows one means the name, and is asked once.
-            card.scope = ids.index("name") if "name" in ids else 0
+            card = self.cards[ask.id] = Card(
+                ask, default_lifetime(ask, self.lifetime), first_scope(ask)
+            )
             if self.current is None and self.gone is None:
                 self._show(ask.id)
             return
-        if _subject(ask) != _subject(card.ask):
+        if subject(ask) != subject(card.ask):
             ids = [scope.id for scope in render.scopes(ask)]
             card.scope = ids.index(card.chosen.id) if card.chosen.id in ids else 0
             card.picked, card.read = (), False
@@ -325,11 +335,7 @@ class Machine:
         elif self._rule_cut and not card.read and card.lifetime != "once":
             self.notice = "this rule is longer than the screen: i shows all of it, then answer"
         else:
-            via = card.picked if choice is Choice.ROUTE else ()
-            if choice is Choice.ALLOW and card.ask.via:
-                choice, via = Choice.ROUTE, card.ask.via  # what it means, and what is shown
-            scope = card.chosen
-            card.sent = Answer(card.ask.id, choice, scope.id, card.lifetime, via, scope.conditions)
+            card.sent = answer(card.ask, choice, card.scope, card.lifetime, card.picked)
             if not card.ask.obstacle:
                 self.lifetime = card.lifetime
             return [Send(card.sent)]
@@ -344,18 +350,13 @@ class Machine:
             self._show(next(iter(self.queue()), None))
         return []
 
-    def unsent(self, answer: Answer, text: str) -> list[Out]:
-        """An answer could not be sent: nothing was decided by it."""
-        if card := self.cards.get(answer.ask):
+    def unsent(self, message: ClientMessage, text: str) -> list[Out]:
+        """A message could not be sent: nothing was decided by it."""
+        if not isinstance(message, Answer):
+            return [Say(f"! not sent: {render.tidy(text)}", Style.WARN)]
+        if card := self.cards.get(message.ask):
             card.sent = None
         return [Say(f"! not answered: {render.tidy(text)}", Style.WARN)]
-
-
-def _subject(ask: Ask) -> tuple[object, ...]:
-    """What a person has read of an ask: with another of these it is another question. What grows
-    by itself, as what was used, is no part of it."""
-    links = tuple((x.name, x.default, x.metered, x.roaming, x.price) for x in ask.links)
-    return ask.processes, ask.destination, ask.scopes, links
 
 
 _ANSWERS = {"a": Choice.ALLOW, "d": Choice.DENY, "r": Choice.ROUTE}

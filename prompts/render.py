@@ -16,6 +16,7 @@ from arbiter.protocol import (
     Ask,
     Choice,
     Decided,
+    Destination,
     ProcessView,
     Scope,
     Withdraw,
@@ -85,8 +86,12 @@ def user(ask: Ask) -> str:
 
 
 def endpoint(ask: Ask) -> str:
+    """Where it wants to connect to, as `place` says it."""
+    return place(ask.destination)
+
+
+def place(to: Destination) -> str:
     """`192.0.2.7:443 (https)`, `[2001:db8::1]:53/udp (domain)`, `192.0.2.7 icmp`."""
-    to = ask.destination
     address = tidy(to.address)
     if not to.port:
         text = f"{address} {tidy(to.proto)}"

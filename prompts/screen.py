@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arbiter.protocol import Choice, clean
@@ -143,11 +144,26 @@ def said(say: Say, width: int, ascii_only: bool, color: bool) -> list[str]:
 # --- drawing --------------------------------------------------------------------------------
 
 
-def draw(machine: Machine, width: int, height: int, now: float, ascii_only: bool = False) -> Screen:
-    """The prompt in at most `height` - 1 lines of `width` - 1 columns."""
+def draw(
+    machine: Machine,
+    width: int,
+    height: int,
+    now: float,
+    ascii_only: bool = False,
+    keys: bool = True,
+    beside: Sequence[tuple[str, Style]] = (),
+    covered: bool = False,
+) -> Screen:
+    """The prompt in at most `height` - 1 lines of `width` - 1 columns.
+
+    Without `keys` for who shows those in another way. What is `beside` it is shown below, or
+    alone where the ask is `covered`.
+    """
     room = max(height - 1, 1)
     page = _Page(max(width - 1, 10), ascii_only, room)
-    if machine.gone:
+    if covered:
+        pass
+    elif machine.gone:
         page.text(
             0, f"{render.who(machine.gone.card.ask)} → {render.endpoint(machine.gone.card.ask)}"
         )
@@ -157,7 +173,10 @@ def draw(machine: Machine, width: int, height: int, now: float, ascii_only: bool
         page.text(0, machine.notice, Style.WARN)
         page.text(0, _idle(machine), Style.DIM)
     else:
-        _ask(page, machine, machine.card, now)
+        _ask(page, machine, machine.card, now, keys)
+    for text, style in beside:
+        page.text(0 if covered else 2, text, style, most=3)
+        page.rows[-1].clock = True
     return page.fit(room)
 
 
@@ -169,7 +188,7 @@ def _idle(machine: Machine) -> str:
     return f"listening as {user}; {len(machine.queue())} waiting{later}; ? for help"
 
 
-def _ask(page: _Page, machine: Machine, card: Card, now: float) -> None:
+def _ask(page: _Page, machine: Machine, card: Card, now: float, keys: bool) -> None:
     ask, queue = card.ask, machine.queue()
     later = f", {machine.put_off} put off" if machine.put_off else ""
     place = f"{queue.index(ask.id) + 1} of {len(queue)} waiting{later}"
@@ -199,7 +218,8 @@ def _ask(page: _Page, machine: Machine, card: Card, now: float) -> None:
     page.rule(rule or "none: nothing is remembered")
     meaning = render.means(ask, card.chosen, card.lifetime, choice, via)
     page.labelled(4, "means", meaning + ("" if machine.picking else " (d: may not)"))
-    page.keys(_keys(machine, card, len(queue)))
+    if keys:
+        page.keys(key_words(machine, card))
     if machine.notice:
         page.text(0, machine.notice, Style.WARN)
     elif card.sent:
@@ -220,14 +240,15 @@ def ask_links(card: Card) -> list[str]:
     return lines
 
 
-def _keys(machine: Machine, card: Card, waiting: int) -> list[tuple[str, str]]:
+def key_words(machine: Machine, card: Card) -> list[tuple[str, str]]:
+    """(key, what it does) of the keys that do something now."""
     if machine.picking:
         return [("0-9", "link"), ("r", "route so"), ("Esc", "back"), ("s/S", "scope"),
                 ("l/L", "for"), ("?", "help"), ("q", "quit")]  # fmt: skip
     keys = [("a", "allow"), ("d", "deny")]
     keys += [("r", "route")] if card.ask.links else []
     keys += [("s/S", "scope"), ("l/L", "for")]
-    keys += [("n/p", "other")] if waiting > 1 else []
+    keys += [("n/p", "other")] if len(machine.queue()) > 1 else []
     keys += [("x", "later")] + ([("u", "back")] if machine.put_off else [])
     return [*keys, ("i", "info"), ("?", "help"), ("q", "quit")]
 

@@ -8,7 +8,6 @@ terminal may block (a stuck ssh), so this runs in a process of its own, never in
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import select
 import signal
@@ -19,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from arbiter.protocol import Role
+from prompts.board import Board
 from prompts.cards import Out, Quit, Say, Send, Style
 from prompts.client import Client, ClientError, Event
 from prompts.keys import PASTE_OFF, PASTE_ON, KeyDecoder
-from prompts.machine import Machine
+from prompts.lifeline import end_with_daemon
 from prompts.screen import Line, Screen, draw, fold, paint, said, width_of
 
 DONE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -184,7 +184,7 @@ class _Prompt:
     ) -> None:
         self.client, self.tty, self.clock = client, tty, clock
         self.owns_daemon = owns_daemon
-        self.machine, self.keys = Machine(), KeyDecoder()
+        self.board, self.keys = Board(), KeyDecoder()
         self.inbox: asyncio.Queue[_Item] = asyncio.Queue()
         self._again = False
 
@@ -223,7 +223,7 @@ class _Prompt:
 
     async def _next(self) -> _Item | None:
         now = self.clock()
-        wake = self.machine.wake(now)
+        wake = self.board.wake(now)
         waits = [ESC_SECONDS] if self.keys.pending else []
         waits += [max(0.0, wake - now)] if wake is not None else []
         try:
@@ -235,10 +235,10 @@ class _Prompt:
     def _handle(self, item: _Item | None) -> list[Out]:
         now = self.clock()
         if item is None or isinstance(item, bytes):
-            self.machine.tick(now)
+            self.board.tick(now)
             keys = self.keys.flush() if item is None else self.keys.feed(item)
             self._again |= "ctrl-l" in keys
-            return [out for key in keys for out in self.machine.key(key, now)]
+            return [out for key in keys for out in self.board.key(key, now)]
         if isinstance(item, _Stop):
             self.tty.leave()
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -247,7 +247,7 @@ class _Prompt:
             self.tty.enter()
             self._again = True
         elif not isinstance(item, (ClientError, _Exit)):
-            return self.machine.event(item, now)
+            return self.board.event(item, now)
         return []
 
     async def _perform(self, out: Out) -> None:
@@ -257,24 +257,32 @@ class _Prompt:
             try:
                 await self.client.send(out.message)
             except ClientError as error:
-                for say in self.machine.unsent(out.message, error.text):
+                for say in self.board.unsent(out.message, error.text):
                     await self._perform(say)
 
     def _draw(self) -> None:
         now = self.clock()
-        screen = draw(self.machine, *self.tty.size(), now, self.tty.ascii_only)
-        self.tty.show(screen, (self.machine.current, self.machine.gone is None), self._again)
-        self.machine.drawn(now, screen.rule_cut)
+        board, machine = self.board, self.board.machine
+        screen = draw(
+            machine,
+            *self.tty.size(),
+            now,
+            self.tty.ascii_only,
+            beside=board.status(now),
+            covered=board.covered,
+        )
+        about = (machine.current, machine.gone is None, board.mode, board.away)
+        self.tty.show(screen, about, self._again)
+        if not board.covered:
+            machine.drawn(now, screen.rule_cut)
         self._again = False
 
     def farewell(self) -> list[str]:
         """What stays on the screen at the end."""
-        waiting = len(self.machine.cards)
+        waiting = len(self.board.machine.cards)
         if not waiting or self.owns_daemon:
             return []  # with the daemon its asks are gone
-        asks = "1 ask still waits" if waiting == 1 else f"{waiting} asks still wait"
-        text = f"{asks}: `arbiter pending` lists, `arbiter answer` decides"
-        return self._said(Say(text, Style.DIM))
+        return self._said(Say(farewell(waiting), Style.DIM))
 
     def _said(self, say: Say) -> list[str]:
         width, _ = self.tty.size()
@@ -295,7 +303,7 @@ async def run(
     Errors are told on stderr. The terminal's settings are restored however it ends.
     """
     if not (os.isatty(stdin) and os.isatty(stdout)):
-        return _fail(
+        return fail(
             USAGE,
             "the terminal prompt needs a terminal, and standard input or output is none; "
             "without one, `arbiter pending` lists the asks and `arbiter answer` decides them",
@@ -303,18 +311,15 @@ async def run(
     try:
         client = await Client.connect(socket_path, "terminal", Role.PROMPT)
     except ClientError as error:
-        return _fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
+        return fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
     tty = Tty(stdin, stdout, env)
-    owner = env.get("ARBITER_PROMPT_OF")
-    if owner:
-        _end_with(int(owner))
-    prompt = _Prompt(client, tty, clock, bool(owner))
+    prompt = _Prompt(client, tty, clock, end_with_daemon(env))
     try:
         async with client:
             end = await _run(prompt, stdin)
     except (OSError, termios.error):  # nothing else here touches a file: the terminal is gone
         return 128 + signal.SIGHUP
-    return _fail(end.code, fold(end.text, tty.ascii_only)) if end.text else end.code
+    return fail(end.code, fold(end.text, tty.ascii_only)) if end.text else end.code
 
 
 async def _run(prompt: _Prompt, stdin: int) -> _Exit:
@@ -339,14 +344,13 @@ async def _run(prompt: _Prompt, stdin: int) -> _Exit:
         await asyncio.wait([receiver])
 
 
-def _end_with(daemon: int) -> None:
-    """Ask the kernel to end us with the daemon that started us, prctl(2): a prompt without it
-    would stay on the terminal, and ask nothing."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, linux/prctl.h
-    if os.getppid() != daemon:
-        os.kill(os.getpid(), signal.SIGTERM)
+def farewell(waiting: int) -> str:
+    """What is said at the end, where asks still wait."""
+    asks = "1 ask still waits" if waiting == 1 else f"{waiting} asks still wait"
+    return f"{asks}: `arbiter pending` lists, `arbiter answer` decides"
 
 
-def _fail(code: int, text: str) -> int:
+def fail(code: int, text: str) -> int:
+    """Say on stderr what is wrong; gives the exit code."""
     sys.stderr.write(f"arbiter prompt: {text}\n")
     return code

@@ -1,7 +1,8 @@
 """A daemon for tests of frontends: the real codec on a real Unix socket, the decisions scripted.
 
-It keeps open asks, answers `hello`, `answer` and `query` as docs/protocol.md says, and can end
-its connections. It touches no kernel. By hand: `python tests/scripted_daemon.py SOCKET [ASKS]`.
+It keeps open asks, answers `hello`, `answer`, `query`, `follow`, `snooze`, `undo`
+and `changed` as docs/protocol.md says, and can end its connections. It touches no kernel. By hand:
+`python tests/scripted_daemon.py SOCKET [ASKS]`.
 """
 
 from __future__ import annotations
@@ -19,17 +20,25 @@ from arbiter.protocol import (
     VERSION,
     Answer,
     Ask,
+    Changed,
     Choice,
     ClientMessage,
     DaemonMessage,
     Decided,
+    Follow,
     Hello,
+    InForce,
     ProtocolError,
     Query,
     Refused,
     RefusedReason,
     Scope,
+    Snooze,
+    Snoozed,
+    SnoozeView,
     Status,
+    Undo,
+    Undone,
     Welcome,
     client_decoder,
     encode,
@@ -67,6 +76,10 @@ class ScriptedDaemon:
         self.received: list[ClientMessage | ProtocolError] = []
         self.refuse: Refused | None = None
         self.version = version
+        self.status = example_status()
+        self.clock = time.time
+        self.followed: list[DaemonMessage] = []
+        """What a client that follows is told at once."""
         self._rules = 11
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
@@ -128,9 +141,20 @@ class ScriptedDaemon:
             writer.writelines([encode(welcome), *map(encode, self.asks.values())])
             self._writers.append(writer)
         elif isinstance(message, Query):
-            writer.write(encode(example_status()))
+            writer.write(encode(self.status))
         elif isinstance(message, Answer):
             self._answer(message, writer)
+        elif isinstance(message, Follow):
+            writer.writelines(map(encode, self.followed))
+        elif isinstance(message, Snooze):
+            until = self.clock() + message.seconds
+            uid, user = (None, "") if message.everyone else (1000, "alice")
+            on = (SnoozeView(uid, user, message.decision, until, "alice"),)
+            self.tell(Snoozed(on if message.seconds else ()))
+        elif isinstance(message, Undo):
+            writer.write(encode(Undone(message.rule_id)))
+        elif isinstance(message, Changed):
+            writer.write(encode(InForce(self._rules)))
 
     def _answer(self, answer: Answer, writer: asyncio.StreamWriter) -> None:
         ask = self.asks.pop(answer.ask, None)

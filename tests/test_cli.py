@@ -425,6 +425,18 @@ def test_rules_are_added_listed_replaced_and_removed(arbiter: Callable[..., Done
     ]
 
 
+def test_a_rule_is_edited_in_one_step_that_undo_takes_back(arbiter: Callable[..., Done]) -> None:
+    arbiter("rules", "add", "allow app=/usr/bin/curl")
+    done = arbiter("rules", "add", "deny app=/usr/bin/curl host=lan", "--instead-of", "1")
+    assert done.out == "rule 2, in place of rule 1: deny app=/usr/bin/curl host=lan\n"
+    arbiter("rules", "undo")
+    (entry,) = json.loads(arbiter("rules", "list", "--json").out)
+    assert entry["rule"] == "allow app=/usr/bin/curl"
+    done = arbiter("rules", "add", "deny port=1", "--instead-of", "1")
+    assert done.code == 1 and "rule 1 is not in force any more" in done.err
+    assert arbiter("rules", "add", "deny port=1", "--instead-of", "9" * 20).code == 2
+
+
 @pytest.mark.parametrize("bad", ["99", "99999999999999999999999999", "0"])
 def test_removing_is_for_all_the_ids_or_for_none(arbiter: Callable[..., Done], bad: str) -> None:
     arbiter("rules", "add", "allow port=1")

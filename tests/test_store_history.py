@@ -69,6 +69,38 @@ def test_what_a_rule_replaced_comes_back_as_old_as_it_was(store: Store) -> None:
     assert (one.by, one.by_uid, one.frontend) == ("alice", 1000, "terminal")
 
 
+def test_an_edit_is_one_step_whatever_its_conditions(store: Store) -> None:
+    old = add(store, CURL)
+    add(store, "allow port=1")
+    new = add(store, "deny app=/usr/bin/curl host=lan", instead_of=old)
+    assert lines(store) == ["allow port=1", "deny app=/usr/bin/curl host=lan"]
+    assert [(c.rule_id, c.change) for c in store.history()[-1].changes] == [
+        (old, "retired"),
+        (new, "added"),
+    ]
+    assert undo(store) == sorted([CURL, "allow port=1"])
+
+
+def test_an_edit_may_take_the_place_of_another_rule_too(store: Store) -> None:
+    old, other = add(store, CURL), add(store, "allow port=1")
+    Clock.now += 1
+    made = store.remember(
+        parse("deny port=1"), by="root", created=Clock.now, boot=BOOT, instead_of=old
+    )
+    assert made.replaced == (other, old)
+    assert undo(store) == sorted([CURL, "allow port=1"])
+
+
+def test_a_rule_that_is_gone_cannot_be_edited(store: Store) -> None:
+    old = add(store, CURL)
+    undo(store)
+    steps = len(store.history())
+    with pytest.raises(StoreError, match=f"rule {old} is not in force any more"):
+        add(store, "deny port=1", instead_of=old)
+    assert lines(store) == []
+    assert len(store.history()) == steps
+
+
 def test_undo_again_goes_one_step_further_back(store: Store) -> None:
     for port in (1, 2, 3):
         add(store, f"allow port={port}")

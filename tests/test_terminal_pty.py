@@ -18,12 +18,7 @@ from pathlib import Path
 import pytest
 from scripted_daemon import ScriptedDaemon, ask_to
 
-from arbiter.protocol import (
-    Answer,
-    Ask,
-    Choice,
-    Hello,
-)
+from arbiter.protocol import Answer, Ask, Away, Choice, Hello, Snooze, Snoozed, SnoozeView, Undo
 from prompts.machine import GUARD_SECONDS
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +29,7 @@ import asyncio, fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from prompts import terminal
 if sys.argv[2:] == ["crash"]:
-    terminal.Machine.key = lambda *_: 1 / 0
+    terminal.Board.key = lambda *_: 1 / 0
 sys.exit(asyncio.run(terminal.run(sys.argv[1])))
 """
 
@@ -298,6 +293,36 @@ def run_cli(path: str, **streams: int) -> subprocess.CompletedProcess[str]:
         stdin=streams.get("stdin", subprocess.DEVNULL), stdout=streams.get("stdout"),
         stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
+
+
+def test_an_answer_is_taken_back_a_snooze_begun_and_do_not_disturb_told(tmp_path: Path) -> None:
+    async def scene(daemon: ScriptedDaemon) -> None:
+        tty = Terminal(daemon.path)
+        try:
+            await tty.until("192.0.2.1,")
+            await tty.type("a")
+            await tty.until("✓ allowed curl; rule 12: ")
+            await tty.type("U")
+            await tty.until("1 alice: allowed curl; rule 12: ")
+            await tty.type("1")
+            await tty.until("listening as alice")
+            await tty.type("z")
+            await tty.until("1 deny 5 min")
+            await tty.type("1")
+            await tty.until("unasked for 5 min; z ends it")
+            until = time.time() + 100
+            daemon.tell(Snoozed((SnoozeView(1000, "alice", "deny", until, "alice"),)))
+            await tty.until("denied unasked for 99 s; z ends it")
+            await tty.until("denied unasked for 98 s; z ends it")
+            await tty.type("w")
+            await tty.until("do not disturb; 0 waiting")
+            await tty.type("q")
+            assert await tty.ended() == 0
+        finally:
+            tty.close()
+
+    daemon = play(tmp_path, scene, live(1))
+    assert daemon.received[2:] == [Undo(12), Snooze(Choice.DENY, 300), Away(True)]
 
 
 def test_without_a_terminal_it_names_the_commands_that_need_none(tmp_path: Path) -> None:

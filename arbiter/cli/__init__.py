@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import CompletionItem
 
 from arbiter import __version__
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "status": "Show how the daemon is.",
     "doctor": "Check what this kernel and machine can do, and what to install.",
     "rescue": "Remove every trace of arbiter from the kernel, daemon or not.",
+    "completion": "Print the completion script of a shell.",
     "lab": "Two links with an internet behind each, in network namespaces.",
 }
 """Subcommands, with the one line that `arbiter --help` shows."""
@@ -48,6 +50,15 @@ class _Lazy(click.Group):
         module = importlib.import_module(f"arbiter.cli.{name}")
         command: click.Command = getattr(module, name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From COMMANDS, for the same reason; its options as click's."""
+        found = [
+            CompletionItem(name, help=words)
+            for name, words in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """From COMMANDS: help must not import every command."""
@@ -84,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
         # A locale without some letter must not keep us from saying the rest.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if "_ARBITER_COMPLETE" in os.environ:
+        from arbiter.cli.completion import ready
+
+        ready()
     try:
         cli.main(args=None if argv is None else list(argv), prog_name="arbiter")
     except OSError as error:

@@ -8,6 +8,7 @@ import click
 from msgspec import structs
 
 from arbiter import protocol
+from arbiter.cli import complete
 from arbiter.cli.common import (
     Daemon,
     daemon,
@@ -22,12 +23,15 @@ from arbiter.rules import RuleError, parse
 
 
 @click.command()
-@click.argument("ask", type=click.IntRange(1, 2**63 - 1))
-@click.argument("decision", nargs=-1, required=True, callback=one_line)
+@click.argument("ask", type=click.IntRange(1, 2**63 - 1), shell_complete=complete.asks)
+@click.argument(
+    "decision", nargs=-1, required=True, callback=one_line, shell_complete=complete.decision
+)
 @click.option(
     "--scope",
     default="",
     show_default="the narrowest",
+    shell_complete=complete.scopes,
     help="What the rule covers: one of the ask's scopes, see `arbiter pending`.",
 )
 @click.option(
@@ -35,6 +39,7 @@ from arbiter.rules import RuleError, parse
     "lifetime",
     default="once",
     show_default=True,
+    shell_complete=complete.lifetimes,
     help="once, process, a time span (15m, 2h), session, boot, forever.",
 )
 @socket_option

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from arbiter.cli import complete
 from arbiter.cli.common import config_option, db_option, fail, json_option, show_json
 from arbiter.cli.explainask import Given, Rules
 from arbiter.cli.profilewords import profile_or_none
@@ -45,7 +46,12 @@ _WHY = {
 
 
 @click.command()
-@click.option("--app", default="", help="The app's id: /usr/bin/curl, unit:NAME, ...")
+@click.option(
+    "--app",
+    default="",
+    shell_complete=complete.apps,
+    help="The app's id: /usr/bin/curl, unit:NAME, ...",
+)
 @click.option("--parent", "parents", multiple=True, help="An ancestor's app id; repeatable.")
 @click.option("--host", default="", help="The destination address.")
 @click.option("--name", "names", multiple=True, help="A name it was looked up by; repeatable.")

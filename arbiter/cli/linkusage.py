@@ -12,6 +12,7 @@ import click
 
 from arbiter.accounts import local_zone
 from arbiter.budgets import size_text, summed
+from arbiter.cli import complete
 from arbiter.cli.common import (
     config_option,
     db_option,
@@ -38,8 +39,8 @@ _MONTH = re.compile(r"[12][0-9]{3}-(0[1-9]|1[0-2])\Z")
     show_default=True,
     help=f"What to add up by: any of {', '.join(BY)}, with commas between.",
 )
-@click.option("--app", default="", help="Only this app's id.")
-@click.option("--link", default="", help="Only this link.")
+@click.option("--app", default="", shell_complete=complete.apps, help="Only this app's id.")
+@click.option("--link", default="", shell_complete=complete.links, help="Only this link.")
 @config_option("The directory of links.d, for prices.")
 @db_option
 @json_option

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from arbiter.cli import complete
 from arbiter.cli.common import (
     db_option,
     fail,
@@ -52,11 +53,18 @@ rules.add_command(review)
 
 
 @rules.command()
-@click.argument("line", nargs=-1, required=True, callback=one_line)
+@click.argument("line", nargs=-1, required=True, callback=one_line, shell_complete=complete.line)
+@click.option(
+    "--instead-of",
+    type=click.IntRange(1, 2**63 - 1),
+    metavar="ID",
+    shell_complete=complete.rules,
+    help="In place of this rule, in one step: an edit.",
+)
 @db_option
 @socket_option
 @json_option
-def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
+def add(line: str, instead_of: int | None, db: Path, socket_path: Path, as_json: bool) -> None:
     """Remember a rule: 'allow app=/usr/bin/curl host=192.0.2.0/24 port=443 for=1h'."""
     try:
         rule = parse(line)
@@ -78,7 +86,13 @@ def add(line: str, db: Path, socket_path: Path, as_json: bool) -> None:
         for doubt in filter(None, (over_broad(rule), unknown_user(rule.user), unknown)):
             click.echo(f"arbiter: note: {doubt}", err=True)
         done = store.remember(
-            rule, by=by, by_uid=uid, frontend="cli", created=time.time(), boot=boot_id()
+            rule,
+            by=by,
+            by_uid=uid,
+            frontend="cli",
+            created=time.time(),
+            boot=boot_id(),
+            instead_of=instead_of,
         )
     in_force(socket_path)
     if as_json:
@@ -113,7 +127,7 @@ def show(profile: str | None, db: Path, as_json: bool) -> None:
 
 
 @rules.command()
-@click.argument("ids", type=int, nargs=-1, required=True)
+@click.argument("ids", type=int, nargs=-1, required=True, shell_complete=complete.rules)
 @db_option
 @socket_option
 def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:

@@ -59,7 +59,7 @@ from arbiter.startup import Paths
     type=click.Choice(["block", "pass"]),
     help="New connections while no daemon runs.",
 )
-@click.option("--prompt", help="Also start this prompt here (terminal); its end is ours.")
+@click.option("--prompt", help="Also start this prompt here (terminal, tui); its end is ours.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def run(
     config: Path,
@@ -159,7 +159,7 @@ def _run(settings: Settings, paths: Paths, prompt: str | None) -> int:
                 click.echo(f"for commands in another terminal: export {where}")
             sys.stdout.flush()
             if prompt is not None:
-                child = _start_prompt(prompt, paths.socket, asker)
+                child = _start_prompt(prompt, paths, asker)
                 loop.add_reader(pidfd := os.pidfd_open(child.pid), ended, pidfd)
 
         def ended(pidfd: int) -> None:
@@ -189,10 +189,12 @@ def _run(settings: Settings, paths: Paths, prompt: str | None) -> int:
         fail(str(error))
 
 
-def _start_prompt(name: str, socket_path: Path, uid: int | None) -> subprocess.Popen[bytes]:
+def _start_prompt(name: str, paths: Paths, uid: int | None) -> subprocess.Popen[bytes]:
     """The prompt, as the person who called sudo: it needs no right of root's."""
-    argv = [sys.executable, "-P", "-m", "arbiter", "prompt", name, "--socket", str(socket_path)]
+    argv = [sys.executable, "-P", "-m", "arbiter", "prompt", name, "--socket", str(paths.socket)]
     env = os.environ | {"ARBITER_PROMPT_OF": str(os.getpid())}
+    # For the commands that a prompt runs: the same rules and links as the daemon's.
+    env |= {"ARBITER_DB": str(paths.database), "ARBITER_CONFIG": str(paths.config)}
     if uid is None:
         return subprocess.Popen(argv, env=env)
     entry = pwd.getpwuid(uid)

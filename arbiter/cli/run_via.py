@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from arbiter import protocol
+from arbiter.cli import complete
 from arbiter.cli.common import daemon, fail, socket_option
 from arbiter.protocol import Role
 
@@ -30,7 +31,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 @click.command("run-via", context_settings={"ignore_unknown_options": True})
 @socket_option
-@click.argument("link")
+@click.argument("link", shell_complete=complete.links)
 @click.argument("argv", metavar="-- PROGRAM [ARG]...", nargs=-1, type=click.UNPROCESSED)
 def run_via(socket_path: Path, link: str, argv: tuple[str, ...]) -> None:
     """Run PROGRAM so that it and its children connect over LINK only.

@@ -18,7 +18,7 @@ from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.rules.seen import Sighting
 from arbiter.rules.stale import Uses
-from arbiter.store import changes, imports, rows, sightings, undo, usage
+from arbiter.store import changes, imports, replacing, rows, sightings, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
 from arbiter.store.history import Step, Undone, adding, again, choose, steps
@@ -92,6 +92,7 @@ class Store:
         boot: str = "",
         session: str = "",
         replace_others: bool = True,
+        instead_of: int | None = None,
     ) -> Remembered:
         """Put a rule on disk, for good when this returns (fsync), and retire what it replaces.
 
@@ -99,7 +100,8 @@ class Store:
         every rule of those for one process; a rule for one process replaces that one's only.
         `created` and `expires` are epoch seconds; `expires` defaults to the rule's span.
         Without `replace_others` only one's own rule (`by_uid`) may be replaced: nobody undoes an
-        admin's rule by an answer. Raises ValueError where the lifetime lacks what it needs.
+        admin's rule by an answer. `instead_of` is a rule in force that this one is an edit of.
+        Raises ValueError where the lifetime lacks what it needs.
         """
         author = Author(by, by_uid, frontend)
         values = rows.rule_row(
@@ -114,17 +116,9 @@ class Store:
         )
         row = dict(zip(rows.RULE_COLUMNS, values, strict=True))
         with self._write("cannot remember the rule", durable=True):
-            replaced = tuple(
-                id
-                for (id,) in self._db.execute(
-                    "SELECT id FROM rules WHERE retired IS NULL AND layer = :layer"
-                    " AND conditions = :conditions"
-                    " AND (:pid IS NULL OR (pid = :pid AND start = :start)) ORDER BY id",
-                    row,
-                ).fetchall()
-            )
+            replaced = replacing.replaced(self._db, self.path, row, instead_of)
             if not replace_others:
-                self._check_own(replaced, by_uid)
+                replacing.check_own(self._db, self.path, replaced, by_uid)
             entry = self._put(values, replaced, created, author, rule)
         return Remembered(entry, replaced)
 
@@ -196,17 +190,6 @@ class Store:
                 "report this, with the rule",
             )
         return entry
-
-    def _check_own(self, ids: Iterable[int], uid: int | None) -> None:
-        for id in ids:
-            (owner,) = self._db.execute("SELECT by_uid FROM rules WHERE id = ?", (id,)).fetchone()
-            if owner != uid:
-                raise UnstorableError(
-                    "cannot remember the rule",
-                    self.path,
-                    f"rule {id} has the same conditions and is somebody else's",
-                    "ask an admin to change it",
-                )
 
     def retire(
         self,

@@ -1,0 +1,54 @@
+"""The beginning and the end of the full-screen prompt: terminal, signals, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+from arbiter.protocol import Role
+from prompts.client import Client, ClientError
+from prompts.commands import Commands
+from prompts.lifeline import end_with_daemon
+from prompts.terminal import REFUSED, UNREACHABLE, USAGE, fail, farewell
+
+_EXITS = (signal.SIGTERM, signal.SIGHUP)
+
+
+async def run(socket_path: str) -> int:
+    """The full-screen prompt: asks, connections, apps, rules, links, log, until q or a signal.
+
+    The exit code: 0 quit, 1 refused by the daemon, 2 not a terminal, 3 the daemon cannot be
+    reached, 128 + number for a signal.
+    """
+    try:
+        from prompts.tui.app import Tui
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("textual", "rich"):
+            raise
+        text = f"the full-screen prompt needs {error.name}: pip install 'nfarbiter[tui]'"
+        return fail(REFUSED, f"{text}; `arbiter prompt terminal` works without")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        text = "the full-screen prompt needs a terminal, and standard input or output is none"
+        return fail(USAGE, f"{text}; without one, `arbiter pending` lists the asks")
+    try:
+        client = await Client.connect(socket_path, "tui", Role.PROMPT)
+    except ClientError as error:
+        return fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
+    owned = end_with_daemon(os.environ)
+    app = Tui(client, Commands(socket_path))
+    loop = asyncio.get_running_loop()
+    for number in _EXITS:
+        loop.add_signal_handler(number, app.exit, 128 + number)
+    try:
+        async with client:
+            code = await app.run_async()
+    finally:
+        for number in _EXITS:
+            loop.remove_signal_handler(number)
+    if app.end:
+        return fail(REFUSED, app.end)
+    if not owned and app.machine.cards:
+        sys.stdout.write(f"{farewell(len(app.machine.cards))}\n")
+    return code or 0
