@@ -38,7 +38,8 @@ async def run(socket_path: str) -> int:
     owner = os.environ.get("ARBITER_PROMPT_OF")
     if owner:
         end_with(int(owner))
-    app = Tui(client, Commands(socket_path))
+    commands = Commands(socket_path)
+    app = Tui(client, commands)
     loop = asyncio.get_running_loop()
     for number in _EXITS:
         loop.add_signal_handler(number, app.exit, 128 + number)
@@ -46,6 +47,7 @@ async def run(socket_path: str) -> int:
         async with client:
             code = await app.run_async()
     finally:
+        await commands.close()
         for number in _EXITS:
             loop.remove_signal_handler(number)
     if app.end:
