@@ -41,13 +41,30 @@ class Done:
 
 
 class Commands:
-    """Runs commands against the daemon at `socket_path`."""
+    """Runs commands against the daemon at `socket_path`. `close` it at the end."""
 
     def __init__(self, socket_path: str) -> None:
         self._env = os.environ | {"ARBITER_SOCKET": socket_path, "NO_COLOR": "1"}
+        self._running: set[asyncio.Task[Done]] = set()
+
+    async def close(self) -> None:
+        """End what still runs."""
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
 
     async def run(self, *argv: str) -> Done:
-        """To its end, without a shell; never raises for what the command does."""
+        """To its end, without a shell; never raises for what the command does.
+
+        Who waits for it may be cancelled, even twice: `close` ends the command in peace.
+        """
+        task = asyncio.create_task(self._run(argv))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _run(self, argv: tuple[str, ...]) -> Done:
         try:
             child = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -70,7 +87,7 @@ class Commands:
         finally:
             if child.returncode is None:
                 child.kill()
-                await child.wait()
+                await child.communicate()  # to the end of its pipes, so that these are closed
         lines = err.decode(errors="replace").splitlines()
         said = "\n".join(tidy(line.removeprefix("arbiter: ")) for line in lines if line.strip())
         return Done(child.returncode or 0, out.decode(errors="replace"), said)

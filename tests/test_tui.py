@@ -244,8 +244,8 @@ def test_an_ask_that_ends_says_why_and_no_row_moves(tmp_path: Path) -> None:
 def test_a_stale_ask_says_that_an_answer_serves_the_next_try(tmp_path: Path) -> None:
     async def part() -> None:
         async with scene(tmp_path, waiting(1, stale=True, waiting=0), size=(140, 30)) as s:
-            assert "nothing waits now; an answer serves the next try" in s.text
-            assert "stale" in s.text
+            await s.sees("nothing waits now; an answer serves the next try")
+            await s.sees("stale")
 
     play(part())
 

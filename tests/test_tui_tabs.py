@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import sys
 import time
@@ -485,6 +487,24 @@ def test_a_command_that_cannot_be_run_or_hangs_is_said(monkeypatch: pytest.Monke
         assert "arbiter cannot be run" in done.said
 
     play(part())
+
+
+def test_a_command_that_is_left_is_ended_and_leaves_no_pipe_open() -> None:
+    """Leaving the prompt cancels it. An open pipe is a ResourceWarning, and that is an error."""
+
+    async def part() -> None:
+        commands = Commands("/none")
+        task = asyncio.ensure_future(commands.run("rules", "list"))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await asyncio.sleep(0.001)
+        task.cancel()  # while it is being ended
+        await asyncio.wait([task])
+        assert task.cancelled()
+        await commands.close()
+
+    play(part())
+    gc.collect()
 
 
 def test_rows_of_a_list_that_is_none() -> None:

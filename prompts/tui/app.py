@@ -330,15 +330,16 @@ def status(feed: Feed, app: Tui, now: float) -> Line:
         spans.append((f"  {app.machine.put_off} put off", Style.DIM))
     if app.away:
         spans.append(("  DO NOT DISTURB", Style.WARN))
+    spans += [(f"  {livewords.snooze_words(s, now)}", Style.WARN) for s in feed.snoozed(now)]
     if feed.mode == "observe":
         spans.append(("  LEARNING: what is new passes and is recorded", Style.WARN))
-    else:
-        spans.append((f"  mode {render.tidy(feed.mode)}", Style.DIM))
-    if feed.profile:
-        spans.append((f"  profile {render.tidy(feed.profile, render.NAME_LIMIT)}", Style.DIM))
-    spans += [(f"  {livewords.snooze_words(s, now)}", Style.WARN) for s in feed.snoozed(now)]
     if feed.status is not None and feed.status.problems:
         count = len(feed.status.problems)
         text = "a problem" if count == 1 else f"{count} problems"
         spans.append((f"  {text}: see 6 Log", Style.BAD))
+    # What is as it always is comes last: it is cut first where the line is too long.
+    if feed.mode != "observe":
+        spans.append((f"  mode {render.tidy(feed.mode)}", Style.DIM))
+    if feed.profile:
+        spans.append((f"  profile {render.tidy(feed.profile, render.NAME_LIMIT)}", Style.DIM))
     return tuple(spans)

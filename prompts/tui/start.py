@@ -37,7 +37,8 @@ async def run(socket_path: str) -> int:
     except ClientError as error:
         return fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
     owned = end_with_daemon(os.environ)
-    app = Tui(client, Commands(socket_path))
+    commands = Commands(socket_path)
+    app = Tui(client, commands)
     loop = asyncio.get_running_loop()
     for number in _EXITS:
         loop.add_signal_handler(number, app.exit, 128 + number)
@@ -45,6 +46,7 @@ async def run(socket_path: str) -> int:
         async with client:
             code = await app.run_async()
     finally:
+        await commands.close()
         for number in _EXITS:
             loop.remove_signal_handler(number)
     if app.end:

@@ -39,10 +39,12 @@ def arbiter(clean_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 async def person(arbiter: Arbiter) -> AsyncIterator[Person]:
     path = str(arbiter.socket)
     async with await Client.connect(path, "tui") as client:
-        someone = Person(client, Commands(path))
+        commands = Commands(path)
+        someone = Person(client, commands)
         async with someone.app.run_test(size=(150, 36)) as someone.pilot:
             await someone.sees("listening as root")
             yield someone
+        await commands.close()
 
 
 async def ended(*programs: object) -> list[str]:
