@@ -106,6 +106,16 @@ CREATE TABLE decisions (
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);
 CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL; -- last used
+-- one for each filter of `arbiter audit`: its rows stand in the order of time
+CREATE INDEX decisions_user ON decisions (user, time);
+CREATE INDEX decisions_daddr ON decisions (daddr, time);
+CREATE INDEX decisions_names ON decisions (names, time);
+CREATE INDEX decisions_dport ON decisions (dport, time);
+CREATE INDEX decisions_proto ON decisions (proto, time);
+CREATE INDEX decisions_link ON decisions (link, time);
+CREATE INDEX decisions_decision ON decisions (decision, time);
+CREATE INDEX decisions_reason ON decisions (reason, time);
+CREATE INDEX decisions_by ON decisions (by_user, time);
 
 -- What was used: one row per day, app, user, link and SIM, counted up while connections run. Bytes
 -- are those of IP packets as the link carries them, headers included; see arbiter/usage.py.

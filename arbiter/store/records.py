@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from arbiter.records import Record, utf8
-from arbiter.store import rows
+from arbiter.store import audit, rows
+from arbiter.store.audit import Wanted
 from arbiter.store.errors import explained
 from arbiter.store.rows import Ended, Kept
 
@@ -29,6 +32,21 @@ class Records:
         values = {"since": since, "until": until, "app": utf8(app), "limit": limit}
         with explained(self._path, "cannot read the decisions"):
             return [rows.record(row[1:]) for row in self._db.execute(sql, values).fetchall()]
+
+    def passing(self, wanted: Wanted) -> Iterator[Kept]:
+        """All that are wanted, the oldest first; read as they are taken."""
+        with explained(self._path, "cannot read the decisions"):
+            yield from audit.oldest(self._db, wanted)
+
+    def latest(self, wanted: Wanted, limit: int) -> list[Kept]:
+        """The newest `limit` that are wanted, the oldest of them first."""
+        with explained(self._path, "cannot read the decisions"):
+            return list(islice(audit.newest(self._db, wanted), limit))[::-1]
+
+    def after(self, wanted: Wanted, id: int) -> list[Kept]:
+        """Those that are wanted and were written after the record with this id, in that order."""
+        with explained(self._path, "cannot read the decisions"):
+            return audit.after(self._db, wanted, id)
 
     def one(self, id: int) -> Kept | None:
         """The record with this id; None if there is none."""

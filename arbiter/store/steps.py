@@ -127,3 +127,16 @@ CREATE TABLE profile_switches (
 ) STRICT;
 """
 """Profiles, their networks and switches; the active one in each record."""
+
+TO_5 = """
+CREATE INDEX decisions_user ON decisions (user, time);
+CREATE INDEX decisions_daddr ON decisions (daddr, time);
+CREATE INDEX decisions_names ON decisions (names, time);
+CREATE INDEX decisions_dport ON decisions (dport, time);
+CREATE INDEX decisions_proto ON decisions (proto, time);
+CREATE INDEX decisions_link ON decisions (link, time);
+CREATE INDEX decisions_decision ON decisions (decision, time);
+CREATE INDEX decisions_reason ON decisions (reason, time);
+CREATE INDEX decisions_by ON decisions (by_user, time);
+"""
+"""An index for each filter of `arbiter audit`."""
