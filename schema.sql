@@ -63,10 +63,9 @@ CREATE TABLE rule_changes (
 CREATE INDEX rule_changes_rule ON rule_changes (rule_id);
 
 -- One row per decided connection. Columns are the fields of arbiter/records.py, where each is
--- described; `by` is called by_user here, because BY is a word of SQL; `profile` is the active one, and
--- stands where an upgrade puts it.
+-- described; `by` is called by_user here, because BY is a word of SQL.
 CREATE TABLE decisions (
-    id       INTEGER PRIMARY KEY,
+    id       INTEGER PRIMARY KEY,     -- `connection` in the protocol has the same
     time     REAL NOT NULL,
     hook     TEXT NOT NULL,
     proto    TEXT NOT NULL,
@@ -101,8 +100,17 @@ CREATE TABLE decisions (
     sims     TEXT NOT NULL DEFAULT '[]', -- JSON array of the SIMs in use, by ICCID
     networks TEXT NOT NULL DEFAULT '[]', -- JSON array of network= values
     metered  INTEGER,                 -- of the default link: 1, 0, or NULL where nobody knew
-    roaming  INTEGER
-, profile TEXT NOT NULL DEFAULT '') STRICT;
+    roaming  INTEGER,
+    profile  TEXT NOT NULL DEFAULT '', -- the active one; '' for none
+    -- what became of it, by conntrack: written while it lives. NULL where it was never seen there
+    state    TEXT NOT NULL DEFAULT '', -- open | closed | unknown: nobody saw its end; ''
+    replied  REAL,                    -- by when a packet had come back: 10 s late at most
+    closed   REAL,                    -- when conntrack forgot it; only where state is closed
+    out_bytes   INTEGER,              -- as in `usage`, so far
+    in_bytes    INTEGER,
+    out_packets INTEGER,
+    in_packets  INTEGER
+) STRICT;
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);
 CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL; -- last used
@@ -116,6 +124,23 @@ CREATE INDEX decisions_link ON decisions (link, time);
 CREATE INDEX decisions_decision ON decisions (decision, time);
 CREATE INDEX decisions_reason ON decisions (reason, time);
 CREATE INDEX decisions_by ON decisions (by_user, time);
+CREATE INDEX decisions_open ON decisions (id) WHERE state = 'open';
+
+-- One row per run of the daemon: what lies between two was decided by nobody here.
+CREATE TABLE runs (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    started REAL NOT NULL,
+    ended   REAL                      -- NULL while it runs, and where it was killed
+) STRICT;
+
+-- Records that are missing, as far as it is known.
+CREATE TABLE gaps (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    time_from REAL NOT NULL,
+    time_to   REAL NOT NULL,
+    count     INTEGER,                -- how many; NULL where nobody can know
+    why       TEXT NOT NULL
+) STRICT;
 
 -- What was used: one row per day, app, user, link and SIM, counted up while connections run. Bytes
 -- are those of IP packets as the link carries them, headers included; see arbiter/usage.py.

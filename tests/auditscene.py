@@ -23,11 +23,12 @@ def record(at: float, decision: str = "allow", reason: str = "observe", **more: 
 
 
 DAY = (
-    record(0, names=json_list(["deb.debian.org"])),
+    record(0, names=json_list(["deb.debian.org"]), state="closed", replied=BEGAN + 1,
+           closed=BEGAN + 130, out_bytes=612, in_bytes=4200, out_packets=7, in_packets=8),
     record(60, "deny", "rule", rule_id=3, layer=2, by="root", frontend="cli", app=FIREFOX,
            daddr="2001:db8::7", names=json_list(["a.tracker.example"]), link=""),
     record(120, "route via=lte", "answer", by="bob", frontend="terminal", waited=7.4, user="bob",
-           uid=1001, app=FIREFOX, daddr="198.51.100.9", dport=8080, link="lte"),
+           uid=1001, app=FIREFOX, daddr="198.51.100.9", dport=8080, link="lte", state="unknown"),
     record(180, "deny", "rule", rule_id=-4, layer=1, by="file:/etc/arbiter/policy.d/x.toml:12",
            proto="udp", dport=123, app=SYNC, daddr="192.168.1.1", user="sync", uid=998, link=""),
     record(240, "deny", "undecodable", proto="", saddr="", sport=0, daddr="", dport=0, uid=None,

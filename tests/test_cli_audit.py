@@ -168,14 +168,14 @@ def test_the_table_says_who_what_where_and_why(audit: Run) -> None:
     done = audit()
     assert done.err == ""
     head, *rows = [re.split(r"  +", line) for line in done.out.splitlines()]
-    assert head == ["record", "when", "app", "to", "decision", "why"]
+    assert head == (["record", "when", "app", "to", "decision", "state", "sent", "received", "why"])
     assert [[row[0], *row[2:]] for row in rows] == [
         ["1", "/usr/bin/curl", "deb.debian.org (203.0.113.1) port 443 tcp", "allow over wifi",
-         "no rule decided it, and the mode was observe"],
+         "closed", "612 bytes", "4.2 kB", "no rule decided it, and the mode was observe"],
         ["2", "/usr/lib/firefox/firefox", "a.tracker.example (2001:db8::7) port 443 tcp", "deny",
          "rule 3 by root"],
         ["3", "/usr/lib/firefox/firefox", "198.51.100.9 port 8080 tcp", "route via=lte over lte",
-         "answered by bob (terminal); it waited 7 s"],
+         "unknown", "answered by bob (terminal); it waited 7 s"],
         ["4", "unit:timesync.service", "192.168.1.1 port 123 udp", "deny",
          "rule at /etc/arbiter/policy.d/x.toml:12"],
         ["5", "(nobody)", "a packet that cannot be read", "deny",

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from arbiter.budgets import size_text
 from arbiter.cli.common import table
 from arbiter.cli.explainrecord import THEN
 from arbiter.cli.ruleswords import when
@@ -103,13 +104,13 @@ def show_table(found: Iterable[Kept]) -> None:
     if not rows:
         click.echo("no record is as asked")
         return
-    table(("record", "when", "app", "to", "decision", "why"), rows)
+    table(("record", "when", "app", "to", "decision", "state", "sent", "received", "why"), rows)
 
 
 def show_sentences(found: Iterable[Kept]) -> None:
     """A line each, for whoever follows."""
     for kept in found:
-        id, at, app, to, decision, why = _row(kept)
+        id, at, app, to, decision, *_, why = _row(kept)
         click.echo(clean(f"{at} {id}: {app} → {to}: {decision}, {why}"))
 
 
@@ -117,7 +118,13 @@ def _row(kept: Kept) -> tuple[str, ...]:
     record = kept.record
     app = from_utf8(record.app) or f"({record.no_owner or 'nobody'})"
     over = f" over {record.link}" if record.link else ""
-    return (str(kept.id), when(record.time), app, to(kept), f"{record.decision}{over}", why(kept))
+    decided = f"{record.decision}{over}"
+    sums = (_size(record.out_bytes), _size(record.in_bytes))
+    return (str(kept.id), when(record.time), app, to(kept), decided, record.state, *sums, why(kept))
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else size_text(count)
 
 
 def to(kept: Kept) -> str:

@@ -140,3 +140,102 @@ CREATE INDEX decisions_reason ON decisions (reason, time);
 CREATE INDEX decisions_by ON decisions (by_user, time);
 """
 """An index for each filter of `arbiter audit`."""
+
+TO_6 = """
+ALTER TABLE decisions RENAME TO decisions_5;
+DROP INDEX decisions_time;
+DROP INDEX decisions_app;
+DROP INDEX decisions_rule;
+DROP INDEX decisions_user;
+DROP INDEX decisions_daddr;
+DROP INDEX decisions_names;
+DROP INDEX decisions_dport;
+DROP INDEX decisions_proto;
+DROP INDEX decisions_link;
+DROP INDEX decisions_decision;
+DROP INDEX decisions_reason;
+DROP INDEX decisions_by;
+CREATE TABLE decisions (
+    id       INTEGER PRIMARY KEY,     -- `connection` in the protocol has the same
+    time     REAL NOT NULL,
+    hook     TEXT NOT NULL,
+    proto    TEXT NOT NULL,
+    saddr    TEXT NOT NULL,
+    sport    INTEGER NOT NULL,
+    daddr    TEXT NOT NULL,
+    dport    INTEGER NOT NULL,
+    outdev   INTEGER NOT NULL,
+    length   INTEGER NOT NULL,
+    uid      INTEGER,
+    user     TEXT NOT NULL,
+    app      TEXT NOT NULL,
+    app_kind TEXT NOT NULL,
+    pid      INTEGER,
+    start    INTEGER,
+    exe      TEXT NOT NULL,
+    argv     TEXT NOT NULL,           -- JSON array of strings
+    parents  TEXT NOT NULL,           -- JSON array of app ids, nearest first
+    no_owner TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    reason   TEXT NOT NULL,
+    rule_id  INTEGER,                 -- rules.id for layer 2; other layers number their own
+    layer    INTEGER,
+    by_user  TEXT NOT NULL,
+    frontend TEXT NOT NULL,
+    waited   REAL NOT NULL,           -- seconds
+    count    INTEGER NOT NULL,
+    note     TEXT NOT NULL,
+    link     TEXT NOT NULL DEFAULT '', -- where it left; '' for nowhere, or a route that is no link
+    -- what its rules were held against besides: `arbiter explain --record` asks them again
+    names    TEXT NOT NULL DEFAULT '[]', -- JSON array: how its destination had been looked up
+    sims     TEXT NOT NULL DEFAULT '[]', -- JSON array of the SIMs in use, by ICCID
+    networks TEXT NOT NULL DEFAULT '[]', -- JSON array of network= values
+    metered  INTEGER,                 -- of the default link: 1, 0, or NULL where nobody knew
+    roaming  INTEGER,
+    profile  TEXT NOT NULL DEFAULT '', -- the active one; '' for none
+    -- what became of it, by conntrack: written while it lives. NULL where it was never seen there
+    state    TEXT NOT NULL DEFAULT '', -- open | closed | unknown: nobody saw its end; ''
+    replied  REAL,                    -- by when a packet had come back: 10 s late at most
+    closed   REAL,                    -- when conntrack forgot it; only where state is closed
+    out_bytes   INTEGER,              -- as in `usage`, so far
+    in_bytes    INTEGER,
+    out_packets INTEGER,
+    in_packets  INTEGER
+) STRICT;
+INSERT INTO decisions (
+    id, time, hook, proto, saddr, sport, daddr, dport, outdev, length, uid, user, app,
+    app_kind, pid, start, exe, argv, parents, no_owner, decision, reason, rule_id, layer,
+    by_user, frontend, waited, count, note, link, names, sims, networks, metered, roaming, profile
+) SELECT
+    id, time, hook, proto, saddr, sport, daddr, dport, outdev, length, uid, user, app,
+    app_kind, pid, start, exe, argv, parents, no_owner, decision, reason, rule_id, layer,
+    by_user, frontend, waited, count, note, link, names, sims, networks, metered, roaming, profile
+FROM decisions_5;
+DROP TABLE decisions_5;
+CREATE INDEX decisions_time ON decisions (time);
+CREATE INDEX decisions_app ON decisions (app, time);
+CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL;
+CREATE INDEX decisions_user ON decisions (user, time);
+CREATE INDEX decisions_daddr ON decisions (daddr, time);
+CREATE INDEX decisions_names ON decisions (names, time);
+CREATE INDEX decisions_dport ON decisions (dport, time);
+CREATE INDEX decisions_proto ON decisions (proto, time);
+CREATE INDEX decisions_link ON decisions (link, time);
+CREATE INDEX decisions_decision ON decisions (decision, time);
+CREATE INDEX decisions_reason ON decisions (reason, time);
+CREATE INDEX decisions_by ON decisions (by_user, time);
+CREATE INDEX decisions_open ON decisions (id) WHERE state = 'open';
+CREATE TABLE runs (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    started REAL NOT NULL,
+    ended   REAL                      -- NULL while it runs, and where it was killed
+) STRICT;
+CREATE TABLE gaps (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    time_from REAL NOT NULL,
+    time_to   REAL NOT NULL,
+    count     INTEGER,                -- how many; NULL where nobody can know
+    why       TEXT NOT NULL
+) STRICT;
+"""
+"""What became of each connection; runs and gaps. Made anew, for its comments."""
