@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from arbiter.cli.auditfilters import filter_options, wanted_by
 from arbiter.cli.auditrows import (
@@ -20,6 +21,7 @@ from arbiter.cli.auditrows import (
     show_sentences,
     show_table,
 )
+from arbiter.cli.auditsums import app_, diff, rule_, summary
 from arbiter.cli.common import db_option, fail, json_option
 from arbiter.cli.rulestore import open_store
 from arbiter.store import Kept, Store
@@ -29,8 +31,8 @@ LOOK = 0.5
 """Seconds between looks at the database while it is followed: the daemon writes as often."""
 
 
-@click.command()
-@filter_options
+@click.group(invoke_without_command=True)
+@filter_options()
 @click.option(
     "--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest so many."
 )
@@ -55,6 +57,12 @@ def audit(
     Filters narrow it down, all that are given together. Keys of --json, --nl and --csv are the
     columns of table `decisions`, which docs/audit.md explains.
     """
+    context = click.get_current_context()
+    if context.invoked_subcommand is not None:
+        if any(map(_given, context.params)):
+            word = context.invoked_subcommand
+            fail(f"options belong behind the command: arbiter audit {word} --...", 2)
+        return
     if sum((as_json, as_csv, as_lines)) > 1:
         fail("give one of --json, --csv and --nl", 2)
     if follow and as_json:
@@ -70,6 +78,17 @@ def audit(
         if follow:
             seen = max(seen, last.id if last is not None else 0)
             _follow(store, wanted, seen, partial(show_csv, head=False) if as_csv else show)
+
+
+audit.add_command(summary, "summary")
+audit.add_command(app_, "app")
+audit.add_command(rule_, "rule")
+audit.add_command(diff, "diff")
+
+
+def _given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
 
 
 def _list(store: Store, wanted: Wanted, limit: int | None, show: Show) -> int:

@@ -22,32 +22,34 @@ from arbiter.rules.words import quote
 from arbiter.store.audit import Filter, Wanted
 
 F = TypeVar("F", bound=Callable[..., Any])
-_OPTIONS = (
-    click.option("--since", callback=moment, metavar="TIME", help="From then on: 2h, today, ..."),
-    click.option("--until", callback=moment, metavar="TIME", help="Before then: 1h, 2026-11-19."),
-    click.option("--app", help="This app's id, its last part (curl), or a pattern with *."),
-    click.option("--user", help="Of this user's processes; a pattern with * is one, too."),
-    click.option("--host", help="To what host= of a rule means: a name, an address, lan, ..."),
-    click.option("--port", help="To these ports: 443, or 1-1023,8080."),
-    click.option("--proto", help="tcp, udp, icmp, ..., or a number."),
-    click.option("--link", help="That left over this link; '' for none."),
-    click.option(
-        "--decision", metavar="DECISION", help="allow, deny, route, or 'route via=LINK,...'."
-    ),
-    click.option("--rule", metavar="RULE", help="By this rule: its number, or FILE:LINE."),
-    click.option("--by", help="Answered, or its rule made, by this person; * is a pattern."),
-    click.option(
-        "--reason", type=click.Choice([reason.value for reason in Reason]), help="Decided for it."
-    ),
-)
-_DIGITS = re.compile(r"-?[0-9]{1,18}\Z")
+_REASONS = click.Choice([reason.value for reason in Reason])
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "since": {"callback": moment, "metavar": "TIME", "help": "From then on: 2h, today, ..."},
+    "until": {"callback": moment, "metavar": "TIME", "help": "Before then: 1h, 2026-11-19, ..."},
+    "app": {"help": "This app's id, its last part (curl), or a pattern with *."},
+    "user": {"help": "Of this user's processes; a pattern with * is one, too."},
+    "host": {"help": "To what host= of a rule means: a name, an address, lan, ..."},
+    "port": {"help": "To these ports: 443, or 1-1023,8080."},
+    "proto": {"help": "tcp, udp, icmp, ..., or a number."},
+    "link": {"help": "That left over this link; '' for none."},
+    "decision": {"metavar": "DECISION", "help": "allow, deny, route, or 'route via=LINK,...'."},
+    "rule": {"metavar": "RULE", "help": "By this rule: its number, or FILE:LINE."},
+    "by": {"help": "Answered, or its rule made, by this person; * is a pattern."},
+    "reason": {"type": _REASONS, "help": "Decided for it."},
+}
+"""Each filter, and what click is told of it."""
 
 
-def filter_options(command: F) -> F:
-    """All filters, as options."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def filter_options(*without: str) -> Callable[[F], F]:
+    """All filters as options, but for those that the command has as its argument."""
+
+    def add(command: F) -> F:
+        for name, option in reversed(_OPTIONS.items()):
+            if name not in without:
+                command = click.option(f"--{name}", **option)(command)
+        return command
+
+    return add
 
 
 def wanted_by(

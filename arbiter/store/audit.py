@@ -91,6 +91,50 @@ def distinct(db: sqlite3.Connection, column: str) -> Iterator[Value]:
     return (row[0] for row in db.execute(sql))
 
 
+class Group(Struct, frozen=True):
+    """Records with the same values of some columns. Times are epoch seconds."""
+
+    values: tuple[Any, ...]
+    connections: int
+    denied: int
+    sent: int
+    """Bytes, where they were counted."""
+    received: int
+    first: float
+    last: float
+
+
+_SUMS = (
+    "count(*), count(*) FILTER (WHERE decision = 'deny'), CAST(total(out_bytes) AS INTEGER),"
+    " CAST(total(in_bytes) AS INTEGER), min(time), max(time)"
+)
+
+
+def grouped(
+    db: sqlite3.Connection, wanted: Wanted, columns: tuple[str, ...], limit: int, *, new: bool
+) -> list[Group]:
+    """Those with the most records. `new`: only what was not there before wanted.since. Reads every
+    record that the rarest filter lets through."""
+    resolved = _resolved(db, wanted)
+    where, values = _conditions(wanted, resolved)
+    leading = _rarest(db, wanted, resolved)
+    source = "decisions"
+    if leading is not None:
+        source += f" INDEXED BY {INDEXES[leading[0]]}"
+        where = f" AND {leading[0]} {_IN.format(':leading')}{where}"
+        values["leading"] = json.dumps(leading[1])
+    if new:
+        same = " AND ".join(f"old.{column} = decisions.{column}" for column in columns)
+        before = f"SELECT 1 FROM decisions AS old WHERE {same} AND old.time < :since"  # noqa: S608  # ours
+        where += f" AND NOT EXISTS ({before})"
+    names = ", ".join(columns)
+    sql = (
+        f"SELECT {_SUMS}, {names} FROM {source} WHERE true{where} GROUP BY {names}"  # noqa: S608  # same
+        f" ORDER BY 1 DESC, {names} LIMIT {limit}"
+    )
+    return [Group(tuple(row[6:]), *row[:6]) for row in db.execute(sql, values)]
+
+
 # --- the way to them ------------------------------------------------------------------------
 
 
@@ -104,8 +148,6 @@ def _records(db: sqlite3.Connection, wanted: Wanted, *, newest_first: bool) -> I
     leading = _rarest(db, wanted, resolved)
     if leading is None:
         sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY decisions_time"  # noqa: S608  # same
-        if not where:
-            return map(_kept, db.execute(f"{sql} WHERE true {ordered}", values))
         return map(_kept, db.execute(f"{sql} WHERE true{where} {ordered}", values))
     column, those = leading
     sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY {INDEXES[column]}"  # noqa: S608  # same

@@ -10,9 +10,9 @@ from typing import Any
 
 from arbiter.records import Record, utf8
 from arbiter.store import audit, rows
-from arbiter.store.audit import Wanted
+from arbiter.store.audit import Group, Wanted
 from arbiter.store.errors import explained
-from arbiter.store.rows import Ended, Kept
+from arbiter.store.rows import Ended, Kept, Missing
 
 _SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
 
@@ -47,6 +47,23 @@ class Records:
         """Those that are wanted and were written after the record with this id, in that order."""
         with explained(self._path, "cannot read the decisions"):
             return audit.after(self._db, wanted, id)
+
+    def grouped(
+        self, wanted: Wanted, *columns: str, limit: int = 10, new: bool = False
+    ) -> list[Group]:
+        """Those that are wanted, added up by columns: the `limit` with the most records. `new`:
+        only what was not there before wanted.since."""
+        with explained(self._path, "cannot read the decisions"):
+            return audit.grouped(self._db, wanted, columns, limit, new=new)
+
+    def gaps(self, since: float, until: float | None) -> list[Missing]:
+        """What is known to be missing of [since, until] in epoch seconds."""
+        sql = (
+            "SELECT time_from, time_to, count, why FROM gaps"
+            " WHERE time_to >= ? AND (? IS NULL OR time_from <= ?) ORDER BY id"
+        )
+        with explained(self._path, "cannot read the gaps"):
+            return [Missing(*row) for row in self._db.execute(sql, (since, until, until))]
 
     def one(self, id: int) -> Kept | None:
         """The record with this id; None if there is none."""

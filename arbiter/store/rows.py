@@ -84,6 +84,15 @@ class Kept(Struct, frozen=True):
     record: Record
 
 
+class Missing(Struct, frozen=True):
+    """Records of [since, until] in epoch seconds that are not there; `count` None: nobody knows."""
+
+    since: float
+    until: float
+    count: int | None
+    why: str
+
+
 def rule_row(
     rule: Rule,
     layer: Layer,

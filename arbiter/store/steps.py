@@ -239,3 +239,53 @@ CREATE TABLE gaps (
 ) STRICT;
 """
 """What became of each connection; runs and gaps. Made anew, for its comments."""
+
+TO_7 = """
+CREATE INDEX decisions_went ON decisions (app, daddr, dport, proto, time);
+CREATE VIEW top_apps AS -- which programs connect most, and what they carried
+    SELECT app, connections, last, sent, received
+    FROM (SELECT app, count(*) AS connections, max(time) AS last FROM decisions GROUP BY app)
+    LEFT JOIN (
+        SELECT app AS of_app, sum(out_bytes) AS sent, sum(in_bytes) AS received
+        FROM usage GROUP BY app
+    ) ON of_app = app
+    ORDER BY connections DESC;
+CREATE VIEW top_destinations AS -- where to, with the names it was looked up by last
+    SELECT daddr, connections, last,
+        (SELECT names FROM decisions AS newest WHERE newest.daddr = sums.daddr
+         ORDER BY time DESC LIMIT 1) AS names
+    FROM (SELECT daddr, count(*) AS connections, max(time) AS last FROM decisions GROUP BY daddr)
+        AS sums
+    ORDER BY connections DESC;
+CREATE VIEW denied AS -- what was refused, and why
+    SELECT app, user, daddr, dport, proto, reason, rule_id, by_user,
+        count(*) AS connections, min(time) AS first, max(time) AS last
+    FROM decisions WHERE decision = 'deny'
+    GROUP BY app, user, daddr, dport, proto, reason, rule_id, by_user
+    ORDER BY connections DESC;
+CREATE VIEW unused_rules AS -- rules in force that have decided nothing
+    SELECT id, line, created, by_user FROM rules
+    WHERE retired IS NULL AND NOT EXISTS (
+        SELECT 1 FROM decisions WHERE rule_id = rules.id AND layer = rules.layer);
+CREATE VIEW usage_by_month AS -- bytes of each SIM and link; their price is in links.d
+    SELECT substr(day, 1, 7) AS month, sim, link, sum(out_bytes) AS sent, sum(in_bytes) AS received,
+        sum(connections) AS connections
+    FROM usage GROUP BY month, sim, link ORDER BY month DESC, sent + received DESC;
+CREATE VIEW new_destinations AS -- where programs went later than they were first seen
+    SELECT app, daddr, dport, proto, first FROM (
+        SELECT app, daddr, dport, proto, min(time) AS first FROM decisions
+        GROUP BY app, daddr, dport, proto) AS went
+    WHERE app <> '' AND first > (SELECT min(time) FROM decisions WHERE app = went.app)
+    ORDER BY first DESC;
+CREATE VIEW changed_executables AS -- apps that were more than one executable
+    SELECT app, exe, min(time) AS first, max(time) AS last, count(*) AS connections
+    FROM decisions WHERE exe <> '' AND app IN (
+        SELECT app FROM decisions WHERE exe <> '' GROUP BY app HAVING min(exe) < max(exe))
+    GROUP BY app, exe ORDER BY app, first;
+CREATE VIEW answers AS -- who answered what, with what, and how long it took
+    SELECT by_user, frontend, decision, count(*) AS answers, avg(waited) AS waited,
+        max(time) AS last
+    FROM decisions WHERE reason = 'answer' GROUP BY by_user, frontend, decision
+    ORDER BY answers DESC;
+"""
+"""Views of the usual questions."""
