@@ -19,7 +19,7 @@ from arbiter.protocol import clean
 from arbiter.records import from_utf8
 from arbiter.rules import RuleError, format_rule
 from arbiter.store import Store
-from arbiter.store.audit import Group, Wanted
+from arbiter.store.audit import Group
 
 DESTINATION = ("daddr", "dport", "proto")
 TOP = 10
@@ -50,7 +50,7 @@ def summary(top: int, db: Path, as_json: bool, **filters: Any) -> None:
         "link": ("link",),
     }
     with open_store(db, readonly=True) as store:
-        found = _lists(store, wanted, by, top)
+        found = store.records.grouped(wanted, by, top)
         gaps = store.records.gaps(wanted.since or 0.0, wanted.until)
     if as_json:
         show_json({**_objects(found, by), "gaps": [structs.asdict(gap) for gap in gaps]})
@@ -81,7 +81,7 @@ def app_(app: str, top: int, db: Path, as_json: bool, **filters: Any) -> None:
         "link": ("link",),
     }
     with open_store(db, readonly=True) as store:
-        found = _lists(store, wanted, by, top)
+        found = store.records.grouped(wanted, by, top)
     if not found["app"]:
         fail(f"no record of {clean(app, 300)!r} is as asked")
     if as_json:
@@ -101,7 +101,7 @@ def rule_(rule: str, top: int, db: Path, as_json: bool, **filters: Any) -> None:
     wanted = wanted_by(rule=rule, **filters)
     by = {"decision": ("decision",), "app": ("app",), "destination": ("app", *DESTINATION)}
     with open_store(db, readonly=True) as store:
-        found = _lists(store, wanted, by, top)
+        found = store.records.grouped(wanted, by, top)
         line = _line(store, rule)
         if line is None and not found["decision"]:
             fail(f"{db} has no rule {clean(rule, 300)}, and no record of one")
@@ -126,13 +126,9 @@ def rule_(rule: str, top: int, db: Path, as_json: bool, **filters: Any) -> None:
 @json_option
 def diff(since: float, top: int, db: Path, as_json: bool) -> None:
     """Show what is new: programs, and destinations of programs, that were not there before."""
-    wanted = Wanted(since)
     by = {"app": ("app",), "destination": ("app", *DESTINATION)}
     with open_store(db, readonly=True) as store:
-        found = {
-            name: store.records.grouped(wanted, *columns, limit=top, new=True)
-            for name, columns in by.items()
-        }
+        found = {name: store.records.new(since, columns, top) for name, columns in by.items()}
     if as_json:
         show_json(_objects(found, by))
     elif not any(found.values()):
@@ -152,14 +148,6 @@ def _line(store: Store, rule: str) -> str | None:
 
 
 # --- shown ----------------------------------------------------------------------------------
-
-
-def _lists(
-    store: Store, wanted: Wanted, by: dict[str, tuple[str, ...]], top: int
-) -> dict[str, list[Group]]:
-    return {
-        name: store.records.grouped(wanted, *columns, limit=top) for name, columns in by.items()
-    }
 
 
 def _show(found: dict[str, list[Group]]) -> None:

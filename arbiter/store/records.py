@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,17 @@ class Records:
             return audit.after(self._db, wanted, id)
 
     def grouped(
-        self, wanted: Wanted, *columns: str, limit: int = 10, new: bool = False
-    ) -> list[Group]:
-        """Those that are wanted, added up by columns: the `limit` with the most records. `new`:
-        only what was not there before wanted.since."""
+        self, wanted: Wanted, by: Mapping[str, tuple[str, ...]], limit: int
+    ) -> dict[str, list[Group]]:
+        """Those that are wanted, added up in several ways, each by its columns: the `limit` with
+        the most records."""
         with explained(self._path, "cannot read the decisions"):
-            return audit.grouped(self._db, wanted, columns, limit, new=new)
+            return audit.grouped(self._db, wanted, by, limit)
+
+    def new(self, since: float, columns: tuple[str, ...], limit: int) -> list[Group]:
+        """What was not there before this epoch second, added up by columns."""
+        with explained(self._path, "cannot read the decisions"):
+            return audit.new(self._db, since, columns, limit)
 
     def gaps(self, since: float, until: float | None) -> list[Missing]:
         """What is known to be missing of [since, until] in epoch seconds."""
