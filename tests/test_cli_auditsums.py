@@ -132,6 +132,8 @@ def test_what_is_new_is_told_and_nothing_else(audit: Run) -> None:
     assert counts(found["destination"], "app", "daddr") == {
         (CURL, "198.51.100.77"): 1, ("/new", "203.0.113.1"): 1,
     }  # fmt: skip
+    assert counts(ask(audit, "diff", "--since", local(3700))["app"], "app") == {"/new": 1}
+    assert audit("diff", "--since", local(3701)).out.startswith("nothing is new since")
     assert audit("diff", "--since", local(9000)).out.startswith("nothing is new since")
     assert audit("diff").code == 2
 

@@ -57,6 +57,13 @@ def test_the_newest_so_many_are_the_newest(store: Store) -> None:
     assert [kept.id for kept in store.records.latest(deny, 2)] == [5, 6]
 
 
+def test_values_that_are_read_side_by_side_come_in_the_order_of_time(store: Store) -> None:
+    two = Wanted(filters=(Filter("decision", ("allow", "deny")),))
+    store.record([record(500), record(600, "deny"), record(700)])
+    assert [kept.id for kept in store.records.latest(two, 3)] == [7, 8, 9]
+    assert ids(store, two) == [1, 2, 4, 5, 6, 7, 8, 9]
+
+
 def test_what_comes_after_is_in_the_order_in_which_it_was_written(store: Store) -> None:
     store.record([record(-5.0), record(-9.0, "deny")])
     assert [kept.id for kept in store.records.after(Wanted(), 5)] == [6, 7, 8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -16,13 +17,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from playbook import START, owner, packet
 
-from arbiter.model import Flow
+from arbiter.events import Reason, Report
+from arbiter.memory import Memory
+from arbiter.model import ACCEPTED, ALLOW, Flow
 from arbiter.records import Progress, Record, Running, State
 from arbiter.store import Kept, LockedError, Store, Writer
 from arbiter.store.audit import Wanted
 from arbiter.store.lives import KILLED, LifeRows
 from arbiter.store.losses import Losses
+from arbiter.store.writer import FLUSH_RECORDS
+from arbiter.usage import Counted
 
 
 @pytest.fixture
@@ -163,6 +169,38 @@ def wait(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_completion_waits_for_a_record_that_has_not_had_its_turn(path: Path) -> None:
+    writer = Writer(path, busy=0.02, retry=(0.05, 0.1))
+    other = locked(path)
+    count = 2 * FLUSH_RECORDS + 10
+    for id in range(1, count + 1):
+        writer.record(Kept(id, record()))
+    writer.complete([Progress(count, State.CLOSED, None, 9.0)])
+    other.execute("ROLLBACK")
+    other.close()
+    wait(lambda: rows(path, "SELECT id FROM decisions WHERE state = 'closed'") == [(count,)])
+    writer.close()
+
+
+def test_what_ends_at_once_is_completed_after_its_record(path: Path) -> None:
+    async def scene() -> None:
+        memory = Memory(path, lambda event: None)
+        await memory.begin()
+        held = packet(1)
+        report = Report(START.wall, held, owner(), ALLOW, Reason.RULE, verdict=ACCEPTED)
+        assert memory.report(report, "lte") == 1
+        memory.ended(Counted(held.flow, 7, 0, 60, 40, 1, 1))
+        assert not memory.follows
+        await asyncio.wrap_future(memory.writer.last_change())  # and then all that waits is written
+        await asyncio.sleep(0.1)
+        await memory.close()
+
+    asyncio.run(scene())
+    sql = "SELECT id, state, link, out_bytes FROM decisions"
+    assert rows(path, sql) == [(1, "closed", "lte", 60)]
+    assert rows(path, "SELECT ended IS NULL FROM runs") == [(0,)]
 
 
 def test_a_record_whose_id_is_taken_is_lost_alone_and_said(path: Path) -> None:
