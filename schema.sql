@@ -63,10 +63,9 @@ CREATE TABLE rule_changes (
 CREATE INDEX rule_changes_rule ON rule_changes (rule_id);
 
 -- One row per decided connection. Columns are the fields of arbiter/records.py, where each is
--- described; `by` is called by_user here, because BY is a word of SQL; `profile` is the active one, and
--- stands where an upgrade puts it.
+-- described; `by` is called by_user here, because BY is a word of SQL.
 CREATE TABLE decisions (
-    id       INTEGER PRIMARY KEY,
+    id       INTEGER PRIMARY KEY,     -- `connection` in the protocol has the same
     time     REAL NOT NULL,
     hook     TEXT NOT NULL,
     proto    TEXT NOT NULL,
@@ -101,11 +100,47 @@ CREATE TABLE decisions (
     sims     TEXT NOT NULL DEFAULT '[]', -- JSON array of the SIMs in use, by ICCID
     networks TEXT NOT NULL DEFAULT '[]', -- JSON array of network= values
     metered  INTEGER,                 -- of the default link: 1, 0, or NULL where nobody knew
-    roaming  INTEGER
-, profile TEXT NOT NULL DEFAULT '') STRICT;
+    roaming  INTEGER,
+    profile  TEXT NOT NULL DEFAULT '', -- the active one; '' for none
+    -- what became of it, by conntrack: written while it lives. NULL where it was never seen there
+    state    TEXT NOT NULL DEFAULT '', -- open | closed | unknown: nobody saw its end; ''
+    replied  REAL,                    -- by when a packet had come back: 10 s late at most
+    closed   REAL,                    -- when conntrack forgot it; only where state is closed
+    out_bytes   INTEGER,              -- as in `usage`, so far
+    in_bytes    INTEGER,
+    out_packets INTEGER,
+    in_packets  INTEGER
+) STRICT;
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);
 CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL; -- last used
+-- one for each filter of `arbiter audit`: its rows stand in the order of time
+CREATE INDEX decisions_user ON decisions (user, time);
+CREATE INDEX decisions_daddr ON decisions (daddr, time);
+CREATE INDEX decisions_names ON decisions (names, time);
+CREATE INDEX decisions_dport ON decisions (dport, time);
+CREATE INDEX decisions_proto ON decisions (proto, time);
+CREATE INDEX decisions_link ON decisions (link, time);
+CREATE INDEX decisions_decision ON decisions (decision, time);
+CREATE INDEX decisions_reason ON decisions (reason, time);
+CREATE INDEX decisions_by ON decisions (by_user, time);
+CREATE INDEX decisions_open ON decisions (id) WHERE state = 'open';
+
+-- One row per run of the daemon: what lies between two was decided by nobody here.
+CREATE TABLE runs (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    started REAL NOT NULL,
+    ended   REAL                      -- NULL while it runs, and where it was killed
+) STRICT;
+
+-- Records that are missing, as far as it is known.
+CREATE TABLE gaps (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    time_from REAL NOT NULL,
+    time_to   REAL NOT NULL,
+    count     INTEGER,                -- how many; NULL where nobody can know
+    why       TEXT NOT NULL
+) STRICT;
 
 -- What was used: one row per day, app, user, link and SIM, counted up while connections run. Bytes
 -- are those of IP packets as the link carries them, headers included; see arbiter/usage.py.
@@ -173,3 +208,52 @@ CREATE TABLE profile_switches (
     place        TEXT                 -- of the last row: the profile of the bound network that the
     -- machine came onto last, '' for none, NULL where nobody has looked since a person chose
 ) STRICT;
+
+CREATE INDEX decisions_went ON decisions (app, daddr, dport, proto, time);
+
+-- The usual questions, as views. docs/audit.md has more, and what each reads.
+CREATE VIEW top_apps AS -- which programs connect most, and what they carried
+    SELECT app, connections, last, sent, received
+    FROM (SELECT app, count(*) AS connections, max(time) AS last FROM decisions GROUP BY app)
+    LEFT JOIN (
+        SELECT app AS of_app, sum(out_bytes) AS sent, sum(in_bytes) AS received
+        FROM usage GROUP BY app
+    ) ON of_app = app
+    ORDER BY connections DESC;
+CREATE VIEW top_destinations AS -- where to, with the names it was looked up by last
+    SELECT daddr, connections, last,
+        (SELECT names FROM decisions AS newest WHERE newest.daddr = sums.daddr
+         ORDER BY time DESC LIMIT 1) AS names
+    FROM (SELECT daddr, count(*) AS connections, max(time) AS last FROM decisions GROUP BY daddr)
+        AS sums
+    ORDER BY connections DESC;
+CREATE VIEW denied AS -- what was refused, and why
+    SELECT app, user, daddr, dport, proto, reason, rule_id, by_user,
+        count(*) AS connections, min(time) AS first, max(time) AS last
+    FROM decisions WHERE decision = 'deny'
+    GROUP BY app, user, daddr, dport, proto, reason, rule_id, by_user
+    ORDER BY connections DESC;
+CREATE VIEW unused_rules AS -- rules in force that have decided nothing
+    SELECT id, line, created, by_user FROM rules
+    WHERE retired IS NULL AND NOT EXISTS (
+        SELECT 1 FROM decisions WHERE rule_id = rules.id AND layer = rules.layer);
+CREATE VIEW usage_by_month AS -- bytes of each SIM and link; their price is in links.d
+    SELECT substr(day, 1, 7) AS month, sim, link, sum(out_bytes) AS sent, sum(in_bytes) AS received,
+        sum(connections) AS connections
+    FROM usage GROUP BY month, sim, link ORDER BY month DESC, sent + received DESC;
+CREATE VIEW new_destinations AS -- where programs went later than they were first seen
+    SELECT app, daddr, dport, proto, first FROM (
+        SELECT app, daddr, dport, proto, min(time) AS first FROM decisions
+        GROUP BY app, daddr, dport, proto) AS went
+    WHERE app <> '' AND first > (SELECT min(time) FROM decisions WHERE app = went.app)
+    ORDER BY first DESC;
+CREATE VIEW changed_executables AS -- apps that were more than one executable
+    SELECT app, exe, min(time) AS first, max(time) AS last, count(*) AS connections
+    FROM decisions WHERE exe <> '' AND app IN (
+        SELECT app FROM decisions WHERE exe <> '' GROUP BY app HAVING min(exe) < max(exe))
+    GROUP BY app, exe ORDER BY app, first;
+CREATE VIEW answers AS -- who answered what, with what, and how long it took
+    SELECT by_user, frontend, decision, count(*) AS answers, avg(waited) AS waited,
+        max(time) AS last
+    FROM decisions WHERE reason = 'answer' GROUP BY by_user, frontend, decision
+    ORDER BY answers DESC;

@@ -60,7 +60,8 @@ def local_zone() -> tzinfo:
 
 class Accounts:
     """Counts, and keeps what was counted. `changed` is called when a budget is used up, or there
-    is room in it again; `seen` with all counters at each look, `gone` with those of an end."""
+    is room in it again; `seen` with all counters at each look, `gone` with those of an end. It
+    looks while connections are open, or somebody `waits` for their end."""
 
     def __init__(
         self,
@@ -71,9 +72,10 @@ class Accounts:
         *,
         seen: Callable[[Sequence[Counted]], None] = lambda _: None,
         gone: Callable[[Counted], None] = lambda _: None,
+        waits: Callable[[], bool] = lambda: False,
     ) -> None:
         self._writer, self._mask, self._changed = writer, mask, changed
-        self._seen, self._gone = seen, gone
+        self._seen, self._gone, self._waits = seen, gone, waits
         self._watched = asyncio.Event()
         self._zone = local_zone()
         self._unknown: dict[int, Account] = {}
@@ -152,7 +154,7 @@ class Accounts:
             await self._open.wait()
             await self._pause()
             await self._read()
-            if self._ledger.idle:
+            if self._ledger.idle and not self._waits():
                 self._open.clear()
 
     async def _pause(self) -> None:

@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 from arbiter.accounts import Accounts, local_zone
 from arbiter.classkeeper import ClassKeeper
@@ -60,6 +60,7 @@ from arbiter.startup import (
     need_rights,
     only_here,
 )
+from arbiter.usage import Counted
 
 CLOCK_CHECK = 60.0
 """Seconds between looks at the wall clock, which may jump, while a rule ends by it."""
@@ -158,6 +159,7 @@ class Daemon:
             self._memory, self.pipeline.rules.index, self._spawn, self._desk.server.send
         )
         await self._rules.start()
+        await self._memory.begin()
         events = ProcEvents.open()
         if events is None:
             log.info("no process events here: new programs are found by reading /proc")
@@ -180,8 +182,9 @@ class Daemon:
                 self.paths.state,
                 plan.mask,
                 lambda: self._links.refresh(),
-                seen=self._followers.read,
-                gone=self._followers.ended,
+                seen=self._seen,
+                gone=self._gone,
+                waits=lambda: self._memory.follows,
             )
             self._links = LinkKeeper(
                 plan,
@@ -297,8 +300,15 @@ class Daemon:
             self._accounts.opened(report, link)
             if link is not None:
                 self._links.decided(report.link, link.number, packet.flow)
-        self._memory.report(report, name)
-        self._followers.decided(report, name)
+        self._followers.decided(self._memory.report(report, name), report, name)
+
+    def _seen(self, counted: Sequence[Counted]) -> None:
+        self._memory.counted(counted)
+        self._followers.read(counted)
+
+    def _gone(self, counted: Counted) -> None:
+        self._memory.ended(counted)
+        self._followers.ended(counted)
 
     # --- effects beside the hot path --------------------------------------------------------
 

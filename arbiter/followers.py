@@ -41,9 +41,10 @@ class Followers:
         for live in mine[-SHOWN_AT_FIRST:]:
             self._server.send(client, views.connection_message(live))
 
-    def decided(self, report: Report, link: str) -> None:
-        """A decision was made. On the hot path: without followers two look-ups."""
-        live, before = self._book.decided(report, link)
+    def decided(self, id: int, report: Report, link: str) -> None:
+        """A decision was made, whose record has this id. On the hot path: two look-ups without
+        followers."""
+        live, before = self._book.decided(id, report, link)
         if self._server.followed:
             if before is not None:
                 self._close((before,), report.wall)

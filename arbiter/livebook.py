@@ -28,7 +28,7 @@ class Live(Struct, gc=False):
     """One decided connection. Bytes are those of IP packets, as `usage.on_wire` counts them."""
 
     id: int
-    """Its number in this run of the daemon."""
+    """Its number, and that of its record."""
     report: Report
     link: str
     """The link it leaves over; "" for none, or for a default route that is no link."""
@@ -48,17 +48,15 @@ class LiveBook:
     """What `decided`, `read` and `ended` give is what those who follow should hear."""
 
     def __init__(self) -> None:
-        self._next = 1
         self._live: OrderedDict[Flow, Live] = OrderedDict()
         self._refused: deque[Live] = deque(maxlen=MAX_REFUSED)
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def decided(self, report: Report, link: str) -> tuple[Live, Live | None]:
+    def decided(self, id: int, report: Report, link: str) -> tuple[Live, Live | None]:
         """A new connection, and an older one of the same flow that it ends. On the hot path."""
-        live = Live(self._next, report, link)
-        self._next += 1
+        live = Live(id, report, link)
         packet = report.packet
         if not report.verdict.passes or not isinstance(packet, Packet):
             self._refused.append(live)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,13 @@ from arbiter.events import (
     Report,
     RulesChanged,
 )
+from arbiter.lives import Lives
 from arbiter.model import Now, Peer
 from arbiter.profiles import word
+from arbiter.records import Progress
 from arbiter.rules import Index
-from arbiter.store import StoreError, Writer
+from arbiter.store import Kept, StoreError, Writer
+from arbiter.usage import Counted
 
 FLUSH = 0.25
 """Seconds that decision records wait for company before they go to the writer."""
@@ -48,7 +51,9 @@ class Memory:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._change: int | None = None
         """The newest change of a rule that was read."""
-        self._reports: list[tuple[Report, str]] = []
+        self._reports: list[tuple[int, Report, str]] = []
+        self._next = 1
+        self._lives = Lives()
         self._kept = 0
         """How often the pipeline's word on profiles went to the store."""
 
@@ -166,18 +171,51 @@ class Memory:
 
     # --- records ----------------------------------------------------------------------------
 
-    def report(self, report: Report, link: str) -> None:
+    async def begin(self) -> None:
+        """A run begins: its records get ids from the last one on, and what the last run left open
+        is followed again. Raises StoreError."""
+        self._next = await asyncio.wrap_future(self._writer.begin_run(time.time()))
+        running = await asyncio.wrap_future(self._writer.running())
+        self._complete(self._lives.restore(running))
+
+    def report(self, report: Report, link: str) -> int:
         """Keep a record of a decision, soon, and of the link that the connection left over, if
-        any. Costs the hot path one append."""
+        any; gives its id. Costs the hot path two look-ups."""
         if not self._reports:
             asyncio.get_running_loop().call_later(FLUSH, self._flush)
-        self._reports.append((report, link))
+        id = self._next
+        self._next += 1
+        self._reports.append((id, report, link))
+        pushed_out = self._lives.decided(id, report)
+        if pushed_out is not None:
+            self._complete([pushed_out])
+        return id
+
+    @property
+    def follows(self) -> bool:
+        """Whether connections run whose records are not complete."""
+        return len(self._lives) > 0
+
+    def counted(self, counted: Sequence[Counted]) -> None:
+        """All counters of conntrack: they complete records."""
+        self._complete(self._lives.read(counted, time.time()))
+
+    def ended(self, counted: Counted) -> None:
+        """Conntrack has forgotten a connection."""
+        progress = self._lives.ended(counted, time.time())
+        if progress is not None:
+            self._complete([progress])
+
+    def _complete(self, progress: list[Progress]) -> None:
+        if progress:
+            self._flush()  # a record must be there before it can be completed
+            self._writer.complete(progress)
 
     def _flush(self) -> None:
         """Hand the reports over. Turning them into text is the writer thread's work."""
         reports, self._reports = self._reports, []
-        for report, link in reports:
-            self._writer.record(partial(views.record_of, report, link))
+        for id, report, link in reports:
+            self._writer.record(partial(_kept, id, report, link))
 
     @property
     def lost(self) -> int:
@@ -200,4 +238,12 @@ class Memory:
             await swept
         except StoreError as error:
             log.error("%s", error)  # the next start sweeps them
+        try:
+            await asyncio.wrap_future(self._writer.end_run(time.time()))
+        except StoreError as error:
+            log.error("%s; the next start takes this for a crash", error)
         await asyncio.to_thread(self._writer.close)
+
+
+def _kept(id: int, report: Report, link: str) -> Kept:
+    return Kept(id, views.record_of(report, link))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 from collections.abc import Iterable
 
 from msgspec import Struct
+
+from arbiter.model import Flow
 
 
 class Record(Struct, frozen=True):
@@ -70,6 +73,49 @@ class Record(Struct, frozen=True):
     roaming: bool | None = None
     profile: str = ""
     """The active profile; "" for none."""
+    state: str = ""
+    """What became of it, a `State`; "" where it did not pass, or nobody followed it."""
+    replied: float | None = None
+    """Epoch seconds by which a packet had come back."""
+    closed: float | None = None
+    """Epoch seconds at which conntrack forgot it."""
+    out_bytes: int | None = None
+    """Bytes and packets as `usage.on_wire` counts them; None where conntrack never told."""
+    in_bytes: int | None = None
+    out_packets: int | None = None
+    in_packets: int | None = None
+
+
+class State(enum.StrEnum):
+    """What became of a connection that passed."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    UNKNOWN = "unknown"
+    """It is gone, and nobody saw when: arbiter did not run, or the kernel could not tell."""
+
+
+class Progress(Struct, frozen=True):
+    """What a connection has come to since its record was written. Fields as in Record; None says
+    nothing new."""
+
+    id: int
+    state: State
+    replied: float | None = None
+    closed: float | None = None
+    out_bytes: int | None = None
+    in_bytes: int | None = None
+    out_packets: int | None = None
+    in_packets: int | None = None
+
+
+class Running(Struct, frozen=True):
+    """A connection whose record says that it is open."""
+
+    id: int
+    time: float
+    """Epoch seconds at which its first packet came."""
+    flow: Flow
 
 
 def json_list(texts: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from arbiter.asks import Example, OpenAsk
 from arbiter.events import Report
 from arbiter.judge import SEVERAL_USERS, answerer
 from arbiter.livebook import Live
+from arbiter.lives import follows
 from arbiter.model import (
     App,
     Flow,
@@ -24,7 +25,7 @@ from arbiter.model import (
 )
 from arbiter.policyfiles import AdviceBook
 from arbiter.protocol import clean
-from arbiter.records import Record, json_list
+from arbiter.records import Record, State, json_list
 from arbiter.rules import conditions, format_decision, format_rule, scope_of
 from arbiter.rules.names import shown_name
 from arbiter.ways import Ways
@@ -302,6 +303,7 @@ def record_of(report: Report, link: str = "") -> Record:
         metered=report.context.metered,
         roaming=report.context.roaming,
         profile=report.context.profile,
+        state=State.OPEN.value if follows(report) else "",
         **fields,  # type: ignore[arg-type]  # names and types are Record's, checked by its test
     )
 

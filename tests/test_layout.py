@@ -55,6 +55,7 @@ FLOORS = {
     "arbiter.answers": 2,
     "arbiter.views": 2,
     "arbiter.livebook": 2,
+    "arbiter.lives": 2,
     "arbiter.questions": 2,
     "arbiter.captures": 2,
     "arbiter.given": 2,

@@ -12,7 +12,8 @@ from playbook import SERVER6, START, owner, packet
 
 from arbiter import livebook
 from arbiter.events import Reason, Report
-from arbiter.livebook import Live, LiveBook
+from arbiter.livebook import Live
+from arbiter.livebook import LiveBook as Book
 from arbiter.model import ACCEPTED, ALLOW, DENIED, DENY, DROPPED, Undecodable, Verdict
 from arbiter.usage import UNSEEN, Counted
 
@@ -25,6 +26,16 @@ def report(sport: int = 1, verdict: Verdict = ACCEPTED, **where: Any) -> Report:
 
 def counted(sport: int = 1, sent: int = 100, received: int = 200, started: int = 0) -> Counted:
     return Counted(packet(1, sport=sport).flow, 7, 0, sent, received, 1, 1, started)
+
+
+class LiveBook(Book):
+    """As the daemon has it: each record has the next id."""
+
+    made = 0
+
+    def decided(self, report: Report, link: str) -> tuple[Live, Live | None]:  # type: ignore[override]
+        self.made += 1
+        return super().decided(self.made, report, link)
 
 
 def ids(found: list[Live]) -> list[int]:

@@ -357,10 +357,12 @@ def version(path: Path) -> int:
     return found
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
 def test_records_of_an_earlier_version_are_kept_and_say_less(path: Path, version: int) -> None:
     with Store.open(made(path, version)) as store:
         (record,) = store.decisions()
+    Store.open(path.with_name("new.db")).close()
+    assert shape(path) == shape(path.with_name("new.db"))
     assert (record.time, record.daddr, record.argv, record.note) == (
         8.5,
         "192.0.2.7",

@@ -24,6 +24,7 @@ COMMANDS = {
     "links": "The ways out that a rule can name: state, price, usage.",
     "run-via": "Run a program and its children over one link, without a rule.",
     "explain": "Say what the rules decide about a connection, and why.",
+    "audit": "Show what was decided, by whom and why, the daemon running or not.",
     "status": "Show how the daemon is.",
     "doctor": "Check what this kernel and machine can do, and what to install.",
     "rescue": "Remove every trace of arbiter from the kernel, daemon or not.",

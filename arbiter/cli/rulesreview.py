@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pwd
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -29,6 +27,7 @@ from arbiter.cli.reviewcards import many
 from arbiter.cli.reviewstate import Card, Review, denials
 from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.cli.ruleswords import when
+from arbiter.cli.times import moment
 from arbiter.kernel.procfs import user_groups
 from arbiter.policyfiles import entries as of_files
 from arbiter.policystate import read_policies
@@ -38,27 +37,9 @@ from arbiter.rules.seen import Program, Sighting, programs, tally
 from arbiter.store import Author, Store
 from arbiter.store.sightings import Unreadable
 
-_SPAN = re.compile(r"([1-9][0-9]{0,5})([mhdw])\Z")
-_SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-def _since(_: click.Context, __: click.Parameter, text: str | None) -> float:
-    """Epoch seconds of a span before now, or of a local day or time."""
-    if text is None:
-        return 0.0
-    if found := _SPAN.match(text):
-        return time.time() - int(found[1]) * _SECONDS[found[2]]
-    try:
-        return datetime.fromisoformat(text).astimezone().timestamp()
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r} is no time: give a span before now, such as 12h, 7d or 2w, or a day or time "
-            "such as 2026-11-19 or 2026-11-19T08:00"
-        ) from None
-
 
 @click.command()
-@click.option("--since", callback=_since, metavar="TIME", help="From then on: 7d, 2026-11-19, ...")
+@click.option("--since", callback=moment, metavar="TIME", help="From then on: 7d, 2026-11-19, ...")
 @click.option("--app", default=None, help="Only this app's id.")
 @click.option("--each", is_flag=True, help="No sums: every destination by itself.")
 @click.option(
@@ -69,7 +50,7 @@ def _since(_: click.Context, __: click.Parameter, text: str | None) -> float:
 @socket_option
 @json_option
 def review(
-    since: float,
+    since: float | None,
     app: str | None,
     each: bool,
     no_owner: bool,
@@ -91,7 +72,7 @@ def review(
         entries = _in_force(store, config)
         if asking:
             click.echo("reading what was decided ...", err=True)
-        found, said = _look(store, entries, since, "" if no_owner else app)
+        found, said = _look(store, entries, since or 0.0, "" if no_owner else app)
         nobody = [program for program in found if not program.app]
         shown = nobody if no_owner else [program for program in found if program.app]
         for text in (*said, *([] if no_owner else _nobody(nobody))):

@@ -11,7 +11,7 @@ class Connection(Struct, frozen=True, tag="connection", tag_field="type"):
     """A connection was decided. `passes`: it may go on, and `traffic` and `closed` follow."""
 
     id: int
-    """Its number in this run of the daemon."""
+    """Its number, and that of its record: `arbiter explain --record`, `arbiter audit`."""
     time: float
     """Epoch seconds of the decision."""
     user: str

@@ -137,6 +137,8 @@ def explained(path: Path, what: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise explain(error, path, what) from error
+    except UnicodeDecodeError as error:  # by Python, of what SQLite says of a damaged schema
+        raise corrupt(path, what, str(error)) from error
     except PermissionError as error:
         raise NoPermissionError(
             what, path, str(error), f"run as root, or check: ls -ld '{path.parent}' '{path}'"

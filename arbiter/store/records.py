@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from arbiter.records import Record, utf8
-from arbiter.store import rows
+from arbiter.store import audit, rows
+from arbiter.store.audit import Group, Wanted
 from arbiter.store.errors import explained
-from arbiter.store.rows import Ended, Kept
+from arbiter.store.rows import Ended, Kept, Missing
 
 _SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
 
@@ -29,6 +32,43 @@ class Records:
         values = {"since": since, "until": until, "app": utf8(app), "limit": limit}
         with explained(self._path, "cannot read the decisions"):
             return [rows.record(row[1:]) for row in self._db.execute(sql, values).fetchall()]
+
+    def passing(self, wanted: Wanted) -> Iterator[Kept]:
+        """All that are wanted, the oldest first; read as they are taken."""
+        with explained(self._path, "cannot read the decisions"):
+            yield from audit.oldest(self._db, wanted)
+
+    def latest(self, wanted: Wanted, limit: int) -> list[Kept]:
+        """The newest `limit` that are wanted, the oldest of them first."""
+        with explained(self._path, "cannot read the decisions"):
+            return list(islice(audit.newest(self._db, wanted), limit))[::-1]
+
+    def after(self, wanted: Wanted, id: int) -> list[Kept]:
+        """Those that are wanted and were written after the record with this id, in that order."""
+        with explained(self._path, "cannot read the decisions"):
+            return audit.after(self._db, wanted, id)
+
+    def grouped(
+        self, wanted: Wanted, by: Mapping[str, tuple[str, ...]], limit: int
+    ) -> dict[str, list[Group]]:
+        """Those that are wanted, added up in several ways, each by its columns: the `limit` with
+        the most records."""
+        with explained(self._path, "cannot read the decisions"):
+            return audit.grouped(self._db, wanted, by, limit)
+
+    def new(self, since: float, columns: tuple[str, ...], limit: int) -> list[Group]:
+        """What was not there before this epoch second, added up by columns."""
+        with explained(self._path, "cannot read the decisions"):
+            return audit.new(self._db, since, columns, limit)
+
+    def gaps(self, since: float, until: float | None) -> list[Missing]:
+        """What is known to be missing of [since, until] in epoch seconds."""
+        sql = (
+            "SELECT time_from, time_to, count, why FROM gaps"
+            " WHERE time_to >= ? AND (? IS NULL OR time_from <= ?) ORDER BY id"
+        )
+        with explained(self._path, "cannot read the gaps"):
+            return [Missing(*row) for row in self._db.execute(sql, (since, until, until))]
 
     def one(self, id: int) -> Kept | None:
         """The record with this id; None if there is none."""

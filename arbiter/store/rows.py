@@ -84,6 +84,15 @@ class Kept(Struct, frozen=True):
     record: Record
 
 
+class Missing(Struct, frozen=True):
+    """Records of [since, until] in epoch seconds that are not there; `count` None: nobody knows."""
+
+    since: float
+    until: float
+    count: int | None
+    why: str
+
+
 def rule_row(
     rule: Rule,
     layer: Layer,
@@ -188,14 +197,16 @@ def process_alive(pid: int, start: int) -> bool:
 _RECORD_FIELDS = Record.__struct_fields__
 RECORD_COLUMNS = tuple("by_user" if name == "by" else name for name in _RECORD_FIELDS)
 INSERT_RECORD = (
-    f"INSERT INTO decisions ({', '.join(RECORD_COLUMNS)})"  # noqa: S608  # names from our code
-    f" VALUES ({', '.join('?' * len(RECORD_COLUMNS))})"
+    f"INSERT INTO decisions (id, {', '.join(RECORD_COLUMNS)})"  # noqa: S608  # names from our code
+    f" VALUES (?, {', '.join('?' * len(RECORD_COLUMNS))})"
 )
 
 
-def record_row(record: Record) -> tuple[Value, ...]:
-    """A record as values of RECORD_COLUMNS: one odd value must not keep a whole batch out."""
-    return tuple(_storable(getattr(record, name)) for name in _RECORD_FIELDS)
+def record_row(record: Record | Kept) -> tuple[Value, ...]:
+    """A record as values of INSERT_RECORD: one odd value must not keep a whole batch out. Without
+    an id it gets the next."""
+    id, plain = (record.id, record.record) if isinstance(record, Kept) else (None, record)
+    return (id, *(storable(getattr(plain, name)) for name in _RECORD_FIELDS))
 
 
 def record(row: tuple[Any, ...]) -> Record:
@@ -208,7 +219,8 @@ def _truth(value: int | None) -> bool | None:
     return None if value is None else bool(value)
 
 
-def _storable(value: Value) -> Value:
+def storable(value: Value) -> Value:
+    """A value that SQLite takes, as near to it as it can be."""
     if isinstance(value, str):
         return utf8(value)
     if isinstance(value, int):

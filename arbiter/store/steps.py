@@ -127,3 +127,165 @@ CREATE TABLE profile_switches (
 ) STRICT;
 """
 """Profiles, their networks and switches; the active one in each record."""
+
+TO_5 = """
+CREATE INDEX decisions_user ON decisions (user, time);
+CREATE INDEX decisions_daddr ON decisions (daddr, time);
+CREATE INDEX decisions_names ON decisions (names, time);
+CREATE INDEX decisions_dport ON decisions (dport, time);
+CREATE INDEX decisions_proto ON decisions (proto, time);
+CREATE INDEX decisions_link ON decisions (link, time);
+CREATE INDEX decisions_decision ON decisions (decision, time);
+CREATE INDEX decisions_reason ON decisions (reason, time);
+CREATE INDEX decisions_by ON decisions (by_user, time);
+"""
+"""An index for each filter of `arbiter audit`."""
+
+TO_6 = """
+ALTER TABLE decisions RENAME TO decisions_5;
+DROP INDEX decisions_time;
+DROP INDEX decisions_app;
+DROP INDEX decisions_rule;
+DROP INDEX decisions_user;
+DROP INDEX decisions_daddr;
+DROP INDEX decisions_names;
+DROP INDEX decisions_dport;
+DROP INDEX decisions_proto;
+DROP INDEX decisions_link;
+DROP INDEX decisions_decision;
+DROP INDEX decisions_reason;
+DROP INDEX decisions_by;
+CREATE TABLE decisions (
+    id       INTEGER PRIMARY KEY,     -- `connection` in the protocol has the same
+    time     REAL NOT NULL,
+    hook     TEXT NOT NULL,
+    proto    TEXT NOT NULL,
+    saddr    TEXT NOT NULL,
+    sport    INTEGER NOT NULL,
+    daddr    TEXT NOT NULL,
+    dport    INTEGER NOT NULL,
+    outdev   INTEGER NOT NULL,
+    length   INTEGER NOT NULL,
+    uid      INTEGER,
+    user     TEXT NOT NULL,
+    app      TEXT NOT NULL,
+    app_kind TEXT NOT NULL,
+    pid      INTEGER,
+    start    INTEGER,
+    exe      TEXT NOT NULL,
+    argv     TEXT NOT NULL,           -- JSON array of strings
+    parents  TEXT NOT NULL,           -- JSON array of app ids, nearest first
+    no_owner TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    reason   TEXT NOT NULL,
+    rule_id  INTEGER,                 -- rules.id for layer 2; other layers number their own
+    layer    INTEGER,
+    by_user  TEXT NOT NULL,
+    frontend TEXT NOT NULL,
+    waited   REAL NOT NULL,           -- seconds
+    count    INTEGER NOT NULL,
+    note     TEXT NOT NULL,
+    link     TEXT NOT NULL DEFAULT '', -- where it left; '' for nowhere, or a route that is no link
+    -- what its rules were held against besides: `arbiter explain --record` asks them again
+    names    TEXT NOT NULL DEFAULT '[]', -- JSON array: how its destination had been looked up
+    sims     TEXT NOT NULL DEFAULT '[]', -- JSON array of the SIMs in use, by ICCID
+    networks TEXT NOT NULL DEFAULT '[]', -- JSON array of network= values
+    metered  INTEGER,                 -- of the default link: 1, 0, or NULL where nobody knew
+    roaming  INTEGER,
+    profile  TEXT NOT NULL DEFAULT '', -- the active one; '' for none
+    -- what became of it, by conntrack: written while it lives. NULL where it was never seen there
+    state    TEXT NOT NULL DEFAULT '', -- open | closed | unknown: nobody saw its end; ''
+    replied  REAL,                    -- by when a packet had come back: 10 s late at most
+    closed   REAL,                    -- when conntrack forgot it; only where state is closed
+    out_bytes   INTEGER,              -- as in `usage`, so far
+    in_bytes    INTEGER,
+    out_packets INTEGER,
+    in_packets  INTEGER
+) STRICT;
+INSERT INTO decisions (
+    id, time, hook, proto, saddr, sport, daddr, dport, outdev, length, uid, user, app,
+    app_kind, pid, start, exe, argv, parents, no_owner, decision, reason, rule_id, layer,
+    by_user, frontend, waited, count, note, link, names, sims, networks, metered, roaming, profile
+) SELECT
+    id, time, hook, proto, saddr, sport, daddr, dport, outdev, length, uid, user, app,
+    app_kind, pid, start, exe, argv, parents, no_owner, decision, reason, rule_id, layer,
+    by_user, frontend, waited, count, note, link, names, sims, networks, metered, roaming, profile
+FROM decisions_5;
+DROP TABLE decisions_5;
+CREATE INDEX decisions_time ON decisions (time);
+CREATE INDEX decisions_app ON decisions (app, time);
+CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL;
+CREATE INDEX decisions_user ON decisions (user, time);
+CREATE INDEX decisions_daddr ON decisions (daddr, time);
+CREATE INDEX decisions_names ON decisions (names, time);
+CREATE INDEX decisions_dport ON decisions (dport, time);
+CREATE INDEX decisions_proto ON decisions (proto, time);
+CREATE INDEX decisions_link ON decisions (link, time);
+CREATE INDEX decisions_decision ON decisions (decision, time);
+CREATE INDEX decisions_reason ON decisions (reason, time);
+CREATE INDEX decisions_by ON decisions (by_user, time);
+CREATE INDEX decisions_open ON decisions (id) WHERE state = 'open';
+CREATE TABLE runs (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    started REAL NOT NULL,
+    ended   REAL                      -- NULL while it runs, and where it was killed
+) STRICT;
+CREATE TABLE gaps (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    time_from REAL NOT NULL,
+    time_to   REAL NOT NULL,
+    count     INTEGER,                -- how many; NULL where nobody can know
+    why       TEXT NOT NULL
+) STRICT;
+"""
+"""What became of each connection; runs and gaps. Made anew, for its comments."""
+
+TO_7 = """
+CREATE INDEX decisions_went ON decisions (app, daddr, dport, proto, time);
+CREATE VIEW top_apps AS -- which programs connect most, and what they carried
+    SELECT app, connections, last, sent, received
+    FROM (SELECT app, count(*) AS connections, max(time) AS last FROM decisions GROUP BY app)
+    LEFT JOIN (
+        SELECT app AS of_app, sum(out_bytes) AS sent, sum(in_bytes) AS received
+        FROM usage GROUP BY app
+    ) ON of_app = app
+    ORDER BY connections DESC;
+CREATE VIEW top_destinations AS -- where to, with the names it was looked up by last
+    SELECT daddr, connections, last,
+        (SELECT names FROM decisions AS newest WHERE newest.daddr = sums.daddr
+         ORDER BY time DESC LIMIT 1) AS names
+    FROM (SELECT daddr, count(*) AS connections, max(time) AS last FROM decisions GROUP BY daddr)
+        AS sums
+    ORDER BY connections DESC;
+CREATE VIEW denied AS -- what was refused, and why
+    SELECT app, user, daddr, dport, proto, reason, rule_id, by_user,
+        count(*) AS connections, min(time) AS first, max(time) AS last
+    FROM decisions WHERE decision = 'deny'
+    GROUP BY app, user, daddr, dport, proto, reason, rule_id, by_user
+    ORDER BY connections DESC;
+CREATE VIEW unused_rules AS -- rules in force that have decided nothing
+    SELECT id, line, created, by_user FROM rules
+    WHERE retired IS NULL AND NOT EXISTS (
+        SELECT 1 FROM decisions WHERE rule_id = rules.id AND layer = rules.layer);
+CREATE VIEW usage_by_month AS -- bytes of each SIM and link; their price is in links.d
+    SELECT substr(day, 1, 7) AS month, sim, link, sum(out_bytes) AS sent, sum(in_bytes) AS received,
+        sum(connections) AS connections
+    FROM usage GROUP BY month, sim, link ORDER BY month DESC, sent + received DESC;
+CREATE VIEW new_destinations AS -- where programs went later than they were first seen
+    SELECT app, daddr, dport, proto, first FROM (
+        SELECT app, daddr, dport, proto, min(time) AS first FROM decisions
+        GROUP BY app, daddr, dport, proto) AS went
+    WHERE app <> '' AND first > (SELECT min(time) FROM decisions WHERE app = went.app)
+    ORDER BY first DESC;
+CREATE VIEW changed_executables AS -- apps that were more than one executable
+    SELECT app, exe, min(time) AS first, max(time) AS last, count(*) AS connections
+    FROM decisions WHERE exe <> '' AND app IN (
+        SELECT app FROM decisions WHERE exe <> '' GROUP BY app HAVING min(exe) < max(exe))
+    GROUP BY app, exe ORDER BY app, first;
+CREATE VIEW answers AS -- who answered what, with what, and how long it took
+    SELECT by_user, frontend, decision, count(*) AS answers, avg(waited) AS waited,
+        max(time) AS last
+    FROM decisions WHERE reason = 'answer' GROUP BY by_user, frontend, decision
+    ORDER BY answers DESC;
+"""
+"""Views of the usual questions."""

@@ -23,9 +23,10 @@ from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
 from arbiter.store.history import Step, Undone, adding, again, choose, steps
 from arbiter.store.imports import Planned, Wanted
+from arbiter.store.lives import LifeRows
 from arbiter.store.profiles import Profiles
 from arbiter.store.records import Records
-from arbiter.store.rows import Author, Change, Remembered
+from arbiter.store.rows import Author, Change, Kept, Remembered
 from arbiter.store.sightings import Unreadable
 from arbiter.store.transaction import writing
 from arbiter.store.uses import uses
@@ -47,6 +48,7 @@ class Store:
         self.path = path
         self.profiles = Profiles(connection, path)
         self.records = Records(connection, path)
+        self.lives = LifeRows(connection, path)
         self.unreadable: tuple[str, ...] = ()
         """Rules that the last `rules` or `sweep` could not read, each with why and next step."""
 
@@ -315,8 +317,9 @@ class Store:
 
     # --- decisions --------------------------------------------------------------------------
 
-    def record(self, records: Iterable[Record]) -> int:
-        """Write decision records, all or none, in one transaction; gives how many.
+    def record(self, records: Iterable[Record | Kept]) -> int:
+        """Write decision records, all or none, in one transaction; gives how many. Those without
+        an id get the next.
 
         They survive a crash of arbiter; a power cut may take the last ones (no fsync).
         """

@@ -12,50 +12,32 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from arbiter.profiles import Book, Standing
-from arbiter.records import Record
-from arbiter.rules.rule import Entry, Layer, Rule
+from arbiter.records import Progress, Record
+from arbiter.store.asked import Asked
 from arbiter.store.errors import ClosedError, StoreError, UnstorableError
-from arbiter.store.rows import Author, Remembered
+from arbiter.store.jobs import Job
+from arbiter.store.losses import Losses
+from arbiter.store.rows import Kept
 from arbiter.store.store import Store
-from arbiter.usage import Batch, OpenFlow, Pending, Used
+from arbiter.usage import Batch, Pending
 
 FLUSH_SECONDS = 0.5
 FLUSH_RECORDS = 500
 BOUND = 10_000
 """Records kept in memory; more are lost, and counted."""
+NO_ROOM = "the database could not be written, and there was no room for more in memory"
+UNSTORABLE = "no database would take them"
 RETRY_SECONDS = (0.5, 30.0)
 """The first and the longest pause after a failed batch; it doubles between."""
 
 T = TypeVar("T")
+Made = Record | Kept
+"""A record, with its id where the daemon gave it one."""
 
 
-class _Job(Generic[T]):
-    """Work for the thread, and the future that its caller holds."""
-
-    def __init__(self, work: Callable[[Store], T]) -> None:
-        self.future: Future[T] = Future()
-        self._work = work
-
-    def run(self, store: Store) -> None:
-        if not self.future.set_running_or_notify_cancel():
-            return  # cancelled while it waited
-        try:
-            result = self._work(store)
-        except (StoreError, ValueError) as error:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
-
-    def refuse(self, error: StoreError) -> None:
-        if self.future.cancelled() or self.future.done():
-            return
-        self.future.set_exception(error)
-
-
-class Writer:
+class Writer(Asked):
     """Owns a connection in a thread of its own. Every method may be called from any thread."""
 
     def __init__(
@@ -68,13 +50,13 @@ class Writer:
     ) -> None:
         """Open the database (see Store.open) and start the thread. Raises StoreError."""
         self.path = Path(path)
-        self.lost = 0
-        """Records that were never written, since the start."""
         self._busy, self._bound, self._retry = busy, bound, retry
         self._wake = threading.Condition()
         # All below belong to _wake.
-        self._jobs: deque[_Job[Any]] = deque()
-        self._records: deque[Record | Callable[[], Record]] = deque()
+        self._jobs: deque[Job[Any]] = deque()
+        self._records: deque[Made | Callable[[], Made]] = deque()
+        self._progress: dict[int, Progress] = {}
+        self._losses = Losses()
         self._usage = Pending()
         self._due: float | None = None  # monotonic time of the next flush; None with nothing
         self._pause = 0.0  # after a failed flush: how long until the next
@@ -84,7 +66,7 @@ class Writer:
         self._bytes_lost = 0
         self._in_flight = 0  # the length of _batch
         # The thread's own: a batch stays one until it is written.
-        self._batch: list[Record] = []
+        self._batch: list[Made] = []
         opened: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(opened,), name="arbiter-store", daemon=True
@@ -94,100 +76,14 @@ class Writer:
 
     # --- any thread -------------------------------------------------------------------------
 
-    def remember(
-        self,
-        rule: Rule,
-        *,
-        layer: Layer = Layer.REMEMBERED,
-        by: str,
-        by_uid: int | None = None,
-        frontend: str = "",
-        created: float,
-        expires: float | None = None,
-        process: tuple[int, int] | None = None,
-        boot: str = "",
-        session: str = "",
-        replace_others: bool = True,
-    ) -> Future[Remembered]:
-        """As Store.remember; the future is done when the rule is on disk, or failed for good."""
-        return self._submit(
-            lambda store: store.remember(
-                rule,
-                layer=layer,
-                by=by,
-                by_uid=by_uid,
-                frontend=frontend,
-                created=created,
-                expires=expires,
-                process=process,
-                boot=boot,
-                session=session,
-                replace_others=replace_others,
-            )
-        )
-
-    def retire(
-        self,
-        ids: Iterable[int],
-        reason: str,
-        at: float,
-        *,
-        by: str = "arbiter",
-        by_uid: int | None = None,
-        frontend: str = "",
-    ) -> Future[tuple[int, ...]]:
-        """As Store.retire."""
-        kept = tuple(ids)
-        return self._submit(
-            lambda store: store.retire(kept, reason, at, by=by, by_uid=by_uid, frontend=frontend)
-        )
-
-    def sweep(self, now: float, boot: str, session: str) -> Future[tuple[int, ...]]:
-        """As Store.sweep."""
-        return self._submit(lambda store: store.sweep(now, boot, session))
-
-    def rules(
-        self, now: float, boot: str, session: str
-    ) -> Future[tuple[list[Entry], tuple[str, ...]]]:
-        """As Store.rules, after every change asked for before; with what was unreadable."""
-        return self._submit(lambda store: (store.rules(now, boot, session), store.unreadable))
-
-    def undo_rule(
-        self,
-        rule: int,
-        now: float,
-        boot: str,
-        *,
-        by: str,
-        by_uid: int | None,
-        frontend: str,
-        others: bool,
-    ) -> Future[tuple[str, ...]]:
-        """As Store.undo_rule."""
-        author = Author(by, by_uid, frontend)
-        return self._submit(lambda store: store.undo_rule(rule, now, boot, author, others=others))
-
-    def last_change(self) -> Future[int]:
-        """As Store.last_change."""
-        return self._submit(lambda store: store.last_change())
-
-    def profiles(self) -> Future[Book]:
-        """As Store.profiles.book, after every change asked for before."""
-        return self._submit(lambda store: store.profiles.book())
-
-    def keep_profile(self, before: str, standing: Standing, why: str, at: float) -> Future[bool]:
-        """As Store.profiles.keep; arbiter itself is its author."""
-        author = Author("arbiter")
-        return self._submit(lambda store: store.profiles.keep(before, standing, why, at, author))
-
-    def record(self, record: Record | Callable[[], Record]) -> None:
+    def record(self, record: Made | Callable[[], Made]) -> None:
         """Write a record soon. Never waits for the database, and never fails.
 
         A callable is called in the writer's thread, to keep its work off the caller's path.
         """
         with self._wake:
             if self._closing or len(self._records) + self._in_flight >= self._bound:
-                self.lost += 1
+                self._losses.add(1, time.time(), NO_ROOM)
                 return
             self._records.append(record)
             if self._due is None:
@@ -196,6 +92,26 @@ class Writer:
             elif len(self._records) == FLUSH_RECORDS and not self._pause:
                 self._due = 0.0
                 self._wake.notify()
+
+    def complete(self, progress: Iterable[Progress]) -> None:
+        """As Store.lives.complete, soon, and after the records that were given before. Never waits
+        for the database, and never fails; what there is no room for stays as the record was."""
+        with self._wake:
+            for one in progress:
+                if self._closing or (
+                    len(self._progress) >= self._bound and one.id not in self._progress
+                ):
+                    self._losses.incomplete += 1
+                else:
+                    self._progress[one.id] = one
+            if self._due is None and self._progress:
+                self._due = time.monotonic() + FLUSH_SECONDS
+                self._wake.notify()
+
+    @property
+    def lost(self) -> int:
+        """Records that were never written, since the start."""
+        return self._losses.count
 
     def add_usage(self, batch: Batch) -> None:
         """As Store.add_usage, soon. Never waits for the database, and never fails.
@@ -212,23 +128,11 @@ class Writer:
                 self._due = time.monotonic() + FLUSH_SECONDS
                 self._wake.notify()
 
-    def open_flows(self) -> Future[list[OpenFlow]]:
-        """As Store.open_flows."""
-        return self._submit(lambda store: store.open_flows())
-
-    def usage(self, since: str) -> Future[list[Used]]:
-        """As Store.usage, from the day `since` on; what waits here is not in it."""
-        return self._submit(lambda store: store.usage(since))
-
     def problems(self) -> tuple[str, ...]:
         """What is wrong now, each with its next step; empty when all is well."""
         with self._wake:
             found = [self._problem] if self._problem else []
-            if self.lost:
-                found.append(
-                    f"decision records were lost: {self.path}: {self.lost} found no room while the"
-                    " database could not be written; the decisions themselves were carried out"
-                )
+            found.extend(self._losses.problems(self.path))
             if self._usage_problem:
                 found.append(self._usage_problem)
             return tuple(found)
@@ -244,7 +148,8 @@ class Writer:
         self._thread.join()
 
     def _submit(self, work: Callable[[Store], T]) -> Future[T]:
-        job = _Job(work)
+        """Have the thread do it, in turn."""
+        job = Job(work)
         with self._wake:
             if not self._closing:
                 self._jobs.append(job)
@@ -310,15 +215,23 @@ class Writer:
                 size = min(len(self._records), FLUSH_RECORDS)
                 taken = [self._records.popleft() for _ in range(size)]
                 self._in_flight = size
-            self._batch = [made if isinstance(made, Record) else made() for made in taken]
+            self._batch = [made() if callable(made) else made for made in taken]
         with self._wake:
             usage = self._usage.take()
+            # Those of records that still wait would find no row.
+            progress = {} if self._records else self._progress
+            self._progress = self._progress if self._records else {}
         try:
             self._write_usage(store, usage)
             usage = Batch()
-            unstorable = self._write(store)
+            self._write(store)
+            self._write_progress(store, progress)
+            progress = {}
+            self._write_gap(store)
         except StoreError as error:
             with self._wake:
+                self._in_flight = len(self._batch)
+                self._progress = progress | self._progress
                 later = self._usage.take()
                 self._usage.add(usage)
                 self._usage.add(later)
@@ -328,13 +241,12 @@ class Writer:
                 waiting = len(self._records) + self._in_flight
                 self._problem = f"{error} ({waiting} decision records wait in memory)"
             return False
-        self._batch = []
         with self._wake:
-            self.lost += unstorable
             self._in_flight, self._pause, self._problem = 0, 0.0, ""
             left = len(self._records)
             wait = 0.0 if left >= FLUSH_RECORDS else FLUSH_SECONDS
-            self._due = time.monotonic() + wait if left or self._usage else None
+            more = left or self._usage or self._progress or self._losses.gap
+            self._due = time.monotonic() + wait if more else None
         return True
 
     def _write_usage(self, store: Store, usage: Batch) -> None:
@@ -356,21 +268,41 @@ class Writer:
                 " budgets have less left than is shown"
             )
 
-    def _write(self, store: Store) -> int:
-        """Write the batch; gives how many of its records no database would take."""
+    def _write(self, store: Store) -> None:
+        """Write the batch. What no database would take is counted as lost."""
         try:
             store.record(self._batch)
         except UnstorableError:
-            pass
-        else:
-            return 0
-        unstorable = 0
-        for record in self._batch:
-            try:
-                store.record((record,))
-            except UnstorableError:
-                unstorable += 1
-        return unstorable
+            while self._batch:
+                self._write_one(store)  # and forget it: what is written must not be tried again
+                del self._batch[0]
+        self._batch = []
+
+    def _write_one(self, store: Store) -> None:
+        try:
+            store.record(self._batch[:1])
+        except UnstorableError:
+            with self._wake:
+                self._losses.add(1, time.time(), UNSTORABLE)
+
+    def _write_progress(self, store: Store, progress: dict[int, Progress]) -> None:
+        """Complete records, all of it or nothing."""
+        if not progress:
+            return
+        try:
+            store.lives.complete(progress.values())
+        except UnstorableError:
+            with self._wake:
+                self._losses.incomplete += len(progress)
+
+    def _write_gap(self, store: Store) -> None:
+        """What is missing is written down as soon as anything can be written."""
+        with self._wake:
+            gap = self._losses.gap
+        if gap is not None:
+            store.lives.gap(gap.since, gap.until, gap.count, gap.why)
+            with self._wake:
+                self._losses.told(gap)
 
     def _stop(self, problem: str = "") -> None:
         """Nobody may wait for a thread that has ended."""
@@ -378,8 +310,11 @@ class Writer:
             self._closing = True
             self._problem = problem or self._problem
             jobs, self._jobs = self._jobs, deque()
-            self.lost += len(self._records) + self._in_flight
+            if missing := len(self._records) + self._in_flight:
+                self._losses.add(missing, time.time(), NO_ROOM)
+            self._losses.incomplete += len(self._progress)
             self._records.clear()
+            self._progress.clear()
             self._in_flight = 0
             self._lose_usage(self._usage.take(), "the database could not be written by the end")
         for job in jobs:

@@ -1,0 +1,119 @@
+"""`arbiter audit`: what was decided, by whom and why, with the daemon down, too."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from arbiter.cli.auditfilters import filter_options, wanted_by
+from arbiter.cli.auditrows import (
+    Show,
+    show_array,
+    show_csv,
+    show_lines,
+    show_sentences,
+    show_table,
+)
+from arbiter.cli.auditsums import app_, diff, rule_, summary
+from arbiter.cli.common import db_option, fail, json_option
+from arbiter.cli.rulestore import open_store
+from arbiter.store import Kept, Store
+from arbiter.store.audit import Wanted
+
+LOOK = 0.5
+"""Seconds between looks at the database while it is followed: the daemon writes as often."""
+
+
+@click.group(invoke_without_command=True)
+@filter_options()
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest so many."
+)
+@click.option("--all", "everything", is_flag=True, help="All there are.")
+@click.option("--follow", is_flag=True, help="Then those to come, until Ctrl-C.")
+@click.option("--csv", "as_csv", is_flag=True, help="For spreadsheets: CSV with a head.")
+@click.option("--nl", "as_lines", is_flag=True, help="For programs: a JSON object a line.")
+@db_option
+@json_option
+def audit(
+    limit: int,
+    everything: bool,
+    follow: bool,
+    as_csv: bool,
+    as_lines: bool,
+    db: Path,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """Show the records of decided connections, the newest last.
+
+    Filters narrow it down, all that are given together. Keys of --json, --nl and --csv are the
+    columns of table `decisions`, which docs/audit.md explains.
+    """
+    context = click.get_current_context()
+    if context.invoked_subcommand is not None:
+        if any(map(_given, context.params)):
+            word = context.invoked_subcommand
+            fail(f"options belong behind the command: arbiter audit {word} --...", 2)
+        return
+    if sum((as_json, as_csv, as_lines)) > 1:
+        fail("give one of --json, --csv and --nl", 2)
+    if follow and as_json:
+        fail("--follow has no end, and a JSON array has one: give --nl", 2)
+    if follow and filters["until"] is not None:
+        fail("--follow is about what comes: leave out --until", 2)
+    wanted = wanted_by(**filters)
+    show: Show = show_sentences if follow else show_table
+    show = show_array if as_json else show_lines if as_lines else show_csv if as_csv else show
+    with open_store(db, readonly=True) as store, contextlib.suppress(KeyboardInterrupt):
+        last = store.records.last()
+        seen = _list(store, wanted, None if everything else limit, show)
+        if follow:
+            seen = max(seen, last.id if last is not None else 0)
+            _follow(store, wanted, seen, partial(show_csv, head=False) if as_csv else show)
+
+
+audit.add_command(summary, "summary")
+audit.add_command(app_, "app")
+audit.add_command(rule_, "rule")
+audit.add_command(diff, "diff")
+
+
+def _given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
+
+
+def _list(store: Store, wanted: Wanted, limit: int | None, show: Show) -> int:
+    """Show the records there are; the largest id that was shown, 0 for none."""
+    highest = 0
+
+    def noted(found: Iterable[Kept]) -> Iterator[Kept]:
+        nonlocal highest
+        for kept in found:
+            highest = max(highest, kept.id)
+            yield kept
+
+    if limit is None:
+        show(noted(store.records.passing(wanted)))
+        return highest
+    found = store.records.latest(wanted, limit + 1)
+    show(noted(found[-limit:]))
+    if len(found) > limit:
+        click.echo(f"arbiter: these are the newest {limit}: --limit or --all shows more", err=True)
+    return highest
+
+
+def _follow(store: Store, wanted: Wanted, seen: int, show: Show) -> None:
+    while True:
+        time.sleep(LOOK)
+        found = store.records.after(wanted, seen)
+        show(found)
+        seen = max((kept.id for kept in found), default=seen)

@@ -1,0 +1,59 @@
+"""Records that could not be written: counted, told, and written down as a gap. Pure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+
+class Gap(Struct, frozen=True):
+    """So many records of [since, until] in epoch seconds are missing."""
+
+    since: float
+    until: float
+    count: int
+    why: str
+
+
+class Losses:
+    """What was lost since the start, and the part of it that no gap in the database tells yet."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Records that were never written."""
+        self.incomplete = 0
+        """Times that what became of a connection could not be written."""
+        self.gap: Gap | None = None
+
+    def add(self, count: int, now: float, why: str) -> None:
+        """So many more, at this epoch second."""
+        self.count += count
+        gap = self.gap
+        if gap is None:
+            self.gap = Gap(now, now, count, why)
+        else:
+            self.gap = Gap(gap.since, max(gap.until, now), gap.count + count, why)
+
+    def told(self, gap: Gap) -> None:
+        """The database has this gap; what was lost while it was written is one of its own."""
+        left = self.gap.count - gap.count if self.gap is not None else 0
+        if self.gap is not None and left:
+            self.gap = Gap(gap.until, self.gap.until, left, self.gap.why)
+        else:
+            self.gap = None
+
+    def problems(self, path: Path) -> list[str]:
+        """What is lost, for people."""
+        found = []
+        if self.count:
+            found.append(
+                f"decision records were lost: {path}: {self.count} found no room while the"
+                " database could not be written; the decisions themselves were carried out"
+            )
+        if self.incomplete:
+            found.append(
+                f"decision records are incomplete: {path}: what became of {self.incomplete}"
+                " connections found no room while the database could not be written"
+            )
+        return found
