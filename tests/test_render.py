@@ -234,7 +234,7 @@ def test_words_of_a_rule_lose_nothing_but_blanks(line: str) -> None:
 # --- walls ----------------------------------------------------------------------------------
 
 
-OWN = {"notify": {"dbus_fast"}, "tui": {"textual"}}
+OWN = {"notify": {"dbus_fast"}, "tui": {"textual"}, "web": {"starlette", "uvicorn"}}
 """What one frontend alone may import, by its folder."""
 
 
