@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -18,7 +19,8 @@ from rich.table import Table
 
 from arbiter.lab import Lab, LabError, LinkConfig, private
 from arbiter.lab.config import DEFAULT_LINKS, LINKS, SERVER4, SERVER6
-from arbiter.lab.state import names
+from arbiter.lab.state import SOURCE, closed_to_others, names
+from arbiter.protocol import clean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,6 +111,8 @@ def shell(name: str, **options: Unpack[Options]) -> None:
         _without_root("shell", name, options, ())
         with _entered(name, configure(**options)) as entered:
             click.echo(banner(entered))
+            if note := _only_root():
+                click.echo(f"arbiter: note: {note}", err=True)
             code = _attend(entered, [os.environ.get("SHELL") or "/bin/sh"])
     sys.exit(code)
 
@@ -229,6 +233,19 @@ def banner(entered: Lab) -> str:
   arbiter run --prompt terminal    start arbiter here, and try again from a second
                                    shell: `arbiter lab shell --name {entered.name}`
 Leave with `exit`."""
+
+
+def _only_root() -> str:
+    """Why `arbiter` in the lab is for root only, and what helps; "" if it is for everybody, or
+    where there are no other users (a private lab)."""
+    closed = None if private.inside() else closed_to_others(Path(sys.executable), SOURCE)
+    if closed is None:
+        return ""
+    return (
+        f"only root can run arbiter here: it, or its Python, lies below {clean(str(closed))}, "
+        "which is closed to other users; to try it as one, make it anew in an open folder, such as "
+        "/opt, with /usr/bin/python3, and start the lab from there"
+    )
 
 
 @contextmanager

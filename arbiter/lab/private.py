@@ -52,12 +52,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
+def inside() -> bool:
+    """Whether this process is in a user namespace, which has not all users."""
+    return Path("/proc/self/uid_map").read_text().split()[2] != _WHOLE
+
+
 def prepare() -> None:
     """Covers /run and /etc with private, writable file systems. Raises LabError.
 
     Refuses to where it would be the real machine's: outside a user namespace.
     """
-    if Path("/proc/self/uid_map").read_text().split()[2] == _WHOLE:
+    if not inside():
         raise LabError("this is no user namespace: use `arbiter lab shell`, which makes one")
     _mount("--types", "tmpfs", "--options", "mode=0755", "arbiter-lab", "/run")
     kept = Path("/run/etc")

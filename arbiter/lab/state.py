@@ -14,6 +14,7 @@ import os
 import secrets
 import shlex
 import shutil
+import stat
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,3 +143,14 @@ def write_command(folder: Path) -> None:
         "main()\n"
     )
     command.chmod(0o755)
+
+
+def closed_to_others(*paths: Path) -> Path | None:
+    """The first folder on the way to one of `paths`, links followed, that only its owner and group
+    may pass; None if everybody can reach them all."""
+    for path in paths:
+        way = [*reversed(path.parents), *reversed(path.resolve().parents)]
+        for folder in way:
+            if not folder.stat().st_mode & stat.S_IXOTH:
+                return folder
+    return None

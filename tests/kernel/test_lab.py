@@ -485,6 +485,21 @@ def test_exec_builds_a_lab_and_takes_it_down(name: str) -> None:
     assert traces(name) == []
 
 
+def test_a_folder_closed_to_others_on_the_way_is_found(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "python").touch()
+    (tmp_path / "link").symlink_to("closed/python")
+    (tmp_path / "closed").chmod(0o755)
+    assert state.closed_to_others(tmp_path / "closed" / "python", tmp_path / "link") is None
+    (tmp_path / "closed").chmod(0o750)
+    assert state.closed_to_others(tmp_path / "closed" / "python") == tmp_path / "closed"
+    assert state.closed_to_others(tmp_path, tmp_path / "link") == tmp_path / "closed", (
+        "links followed"
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_shell_that_loses_its_terminal_takes_its_lab_down(name: str, number: int) -> None:
     argv = [sys.executable, "-m", "arbiter.cli.lab", "shell", "--name", name]
