@@ -425,6 +425,21 @@ def test_rules_are_added_listed_replaced_and_removed(arbiter: Callable[..., Done
     ]
 
 
+def test_a_name_in_letters_stands_beside_its_line_where_that_deceives_nobody(
+    arbiter: Callable[..., Done],
+) -> None:
+    line = "allow host=*.xn--bcher-kva.example"
+    done = arbiter("rules", "add", "allow host=*.bücher.example")
+    assert done.out == f"rule 1: {line}  (*.bücher.example)\n"
+    assert arbiter("rules", "list").out.splitlines()[1].endswith("never  *.bücher.example")
+    (made,) = json.loads(arbiter("rules", "list", "--json").out)
+    assert made["rule"] == line
+    arbiter("rules", "remove", "1")
+    done = arbiter("rules", "add", "allow host=xn--80ak6aa92e.com")  # Cyrillic, as apple.com
+    assert done.out == "rule 2: allow host=xn--80ak6aa92e.com\n"
+    assert "that is" not in arbiter("rules", "list").out
+
+
 def test_a_rule_is_edited_in_one_step_that_undo_takes_back(arbiter: Callable[..., Done]) -> None:
     arbiter("rules", "add", "allow app=/usr/bin/curl")
     done = arbiter("rules", "add", "deny app=/usr/bin/curl host=lan", "--instead-of", "1")

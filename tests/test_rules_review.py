@@ -264,6 +264,44 @@ def test_a_path_that_is_not_utf8_can_be_imported(
     assert len(json.loads(arbiter("rules", "review", "--json").out)) == len(found) - 1
 
 
+@pytest.mark.parametrize("given", ["curl", "/usr/bin/crul", "crul"])
+def test_an_app_that_was_never_seen_is_said_with_the_one_that_may_be_meant(
+    arbiter: Callable[..., Done], tmp_path: Path, given: str
+) -> None:
+    store_week(tmp_path / "a.db")
+    done = arbiter("rules", "review", "--app", given)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"arbiter: no app is called {given}; did you mean {CURL}?\n"
+    done = arbiter("rules", "review", "--app", given, "--json")
+    assert (done.code, done.out) == (0, "[]\n")
+    assert f"did you mean {CURL}?" in done.err
+
+
+def test_an_app_like_no_other_is_said_and_one_with_nothing_left_is_none_such(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    store_week(tmp_path / "a.db", record("/opt/\udcff/x", "192.0.2.5", 80))
+    done = arbiter("rules", "review", "--app", "zzz\x1b[2J")
+    assert done.code == 1 and "\x1b" not in done.err
+    assert "; `arbiter rules review` without --app has all" in done.err
+    for app in (CURL, "/opt/\udcff/x"):
+        done = arbiter("rules", "review", "--app", app, "--since", "9999-01-01")
+        assert done.code == 0 and "nothing is left to review" in done.out
+
+
+def test_names_in_letters_stand_beside_the_rules_but_not_in_json(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    store_week(tmp_path / "a.db", record("/b", "192.0.2.5", 80, "xn--bcher-kva.example"))
+    done = arbiter("rules", "review")
+    (row,) = [line for line in done.out.splitlines() if "xn--" in line]
+    assert row.split("proto=tcp")[0].endswith("host=xn--bcher-kva.example port=80 ")
+    assert row.split("proto=tcp")[1].strip() == "bücher.example"
+    done = arbiter("rules", "review", "--json")
+    assert "host=xn--bcher-kva.example" in done.out and "cher.example" not in done.out
+    assert "that is" not in arbiter("rules", "review", "--app", CURL).out, "only where it is needed"
+
+
 def test_a_missing_database_is_said(arbiter: Callable[..., Done]) -> None:
     done = arbiter("rules", "review")
     assert (done.code, done.out) == (1, "")
@@ -438,6 +476,92 @@ def test_rules_for_every_program_are_never_allowed_all_at_once(tmp_path: Path) -
     assert "these rules hold for every program" in scene.screen()
     assert scene.press("A").kept == []
     assert "one by one" in scene.screen()
+
+
+# --- what others do meanwhile -----------------------------------------------------------------
+
+
+def entry(id: int, line: str) -> Entry:
+    return Entry(id, parse(line), Layer.REMEMBERED, 1.0, "bob")
+
+
+def test_what_was_undone_elsewhere_is_open_again(scene: Scene) -> None:
+    scene.press("A")
+    scene.review.changed({1, 3}, [])
+    scene.press("bbb")
+    assert "  + allow host=www.debian.org" in scene.screen()
+    assert "in force" not in scene.screen()
+    assert (scene.review.count(Mark.ALLOWED), scene.review.count(Mark.OPEN)) == (1, 4)
+    assert summary(scene.review).startswith("1 allowed, 0 denied, 0 skipped; 4 proposals left")
+
+
+def test_what_was_decided_otherwise_elsewhere_is_shown_so(scene: Scene) -> None:
+    scene.press("a")
+    scene.review.changed({1}, [entry(7, DEB.replace("allow", "deny"))])
+    scene.press("b")
+    assert "  x" not in scene.screen() and "> x deny host=deb.debian.org" in scene.screen()
+    assert "now    rule 7 is in force" in scene.screen()
+    assert scene.review.count(Mark.DENIED) == 1
+    scene.press("s")
+    assert scene.kept[-1] == ["- 7"]
+
+
+def test_all_at_once_does_not_overrule_what_another_denied_meanwhile(scene: Scene) -> None:
+    scene.review.changed(set(), [entry(7, WWW.replace("allow", "deny"))])
+    scene.press("A")
+    assert scene.kept == [[DEB, DNS]]
+
+
+def test_what_is_skipped_stays_so_and_one_process_alone_decides_nothing(scene: Scene) -> None:
+    scene.press("s")
+    for_one = Entry(8, parse(f"{WWW} for=process"), Layer.REMEMBERED, 1.0, "bob", process=(7, 1))
+    scene.review.changed(set(), [entry(7, DEB), for_one])
+    assert scene.review.count(Mark.SKIPPED) == 1
+    assert scene.review.count(Mark.OPEN) == 4
+
+
+def test_a_covering_rule_that_went_covers_nothing(scene: Scene) -> None:
+    scene.press("wa")
+    assert scene.review.count(Mark.COVERED) == 1
+    scene.review.changed({1}, [])
+    assert scene.review.count(Mark.COVERED) == 0
+
+
+def test_denials_that_come_and_go_are_told_of(scene: Scene) -> None:
+    scene.review.changed(set(), [entry(9, "deny host=*.debian.org")])
+    assert "before rule 9" in scene.press("w").screen()
+    scene.review.changed({9}, [])
+    assert "before" not in scene.screen()
+
+
+# --- low terminals and letters ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", ["", "a", "ab", "ax", "w", "wa", "sss"])
+@pytest.mark.parametrize(("width", "height"), [(40, 12), (40, 14), (40, 16), (80, 12)])
+def test_on_a_low_terminal_head_and_rule_stay(
+    scene: Scene, keys: str, width: int, height: int
+) -> None:
+    text = scene.press(keys).screen(width, height)
+    assert len(text.splitlines()) < height
+    assert text.startswith(f"-- program {scene.review.card_at + 1} of 3 ")
+    assert scene.review.card.program.app in text.splitlines()[1]
+    words = " ".join(text.split())
+    if keys != "w" or height > 14:  # else what a wider rule is warned of needs the room
+        assert "user alice; " in words and "connections to " in words
+        assert "> " in text or (keys, height) == ("ab", 12)
+    assert ("it matches 38 of this program's 41 connections" in words) == (keys == "w")
+    assert format_rule(scene.review.item.rule) in words
+    assert scene.review.message[:20] in words
+    assert "a allow" in words and "? help" in words
+
+
+def test_a_card_has_the_name_in_letters_unless_they_deceive(tmp_path: Path) -> None:
+    seen = record(CURL, "192.0.2.5", 80, "xn--bcher-kva.example")
+    text = Scene(tmp_path / "a.db", seen).screen()
+    assert "host=xn--bcher-kva.example port=80" in text and "\n       (bücher.example)\n" in text
+    twin = record(CURL, "192.0.2.5", 80, "xn--80ak6aa92e.com")
+    assert "(" not in Scene(tmp_path / "b.db", twin).screen().partition("rule   ")[2]
 
 
 # --- status ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import pytest
 from reviewscene import CURL, FIREFOX, store_week
 
 from arbiter.cli.reviewterminal import GUARD
-from arbiter.rules import format_rule
+from arbiter.rules import format_rule, parse
 from arbiter.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -200,6 +200,58 @@ def test_a_rule_can_be_taken_back(home: Path, terminal: Terminal) -> None:
     terminal.type("q")
     assert terminal.ended() == 0
     assert rules(home) == []
+
+
+def test_what_is_undone_in_another_terminal_is_shown_and_counted(
+    home: Path, terminal: Terminal
+) -> None:
+    terminal.type("A")
+    terminal.until(FIREFOX)
+    terminal.type("b")
+    terminal.until("rule 3 is in force")
+    command(home, "rules", "undo")
+    terminal.until("0 of 3 decided")
+    terminal.until("rule   ")
+    terminal.type("q")
+    assert terminal.ended() == 0
+    assert "in force" not in terminal.out
+    assert "0 allowed, 0 denied, 0 skipped; 5 proposals left" in terminal.out
+
+
+def test_a_key_pressed_as_another_decides_does_not_overrule_that(
+    home: Path, terminal: Terminal
+) -> None:
+    time.sleep(GUARD + 0.2)
+    with Store.open(home / "a.db") as store:
+        rule = parse(DEB.replace("allow", "deny"))
+        store.remember(rule, by="bob", frontend="review", created=time.time())
+        os.write(terminal.master, b"a")
+    terminal.until("x deny host=deb.debian.org")
+    terminal.type("q")
+    assert terminal.ended() == 0
+    assert rules(home) == [format_rule(rule)]
+
+
+def test_of_two_reviews_the_first_shows_what_the_second_decides(
+    home: Path, terminal: Terminal
+) -> None:
+    other = Terminal(home, "review")
+    try:
+        other.until("rule   ")
+        terminal.type("a")
+        terminal.until("+ allow host=deb.debian.org")
+        other.until("+ allow host=deb.debian.org")
+        other.type("s")
+        other.until("rule   ")
+        other.type("d")
+        terminal.until("x deny host=deb.debian.org")
+        other.type("q")
+        assert other.ended() == 0
+    finally:
+        other.close()
+    terminal.type("q")
+    assert terminal.ended() == 0
+    assert "0 allowed, 1 denied, 0 skipped; 4 proposals left" in terminal.out
 
 
 def test_another_size_is_drawn_anew(terminal: Terminal) -> None:

@@ -126,6 +126,14 @@ def test_a_path_that_is_not_utf8_is_what_it_was(tmp_path: Path) -> None:
     assert one.query.app == "/opt/\udcff/x"
 
 
+def test_the_apps_of_all_records_are_known_each_once(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "a.db") as store:
+        assert store.records.apps() == set()
+        apps = ("/b", "", "/a", "/b", "/opt/\udcff")
+        store.record([Record(1.0, "allow", "rule", app=app) for app in apps])
+        assert store.records.apps() == {"/a", "/b", "/opt/\\udcff"}
+
+
 def test_no_rule_for_a_user_is_made_where_a_socket_was_of_several(tmp_path: Path) -> None:
     """Such a rule would not match: see judge.answerer."""
     found = told(tmp_path, record(), record(note=f"x; {SEVERAL_USERS}"))

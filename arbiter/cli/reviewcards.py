@@ -5,13 +5,14 @@ Whatever a process, a file or DNS chose is cleaned here: nothing of it reaches a
 
 from __future__ import annotations
 
+import enum
 import textwrap
 from collections.abc import Sequence
 
 from msgspec import Struct
 
 from arbiter.cli.reviewstate import Card, Item, Mark, Review
-from arbiter.cli.ruleswords import when
+from arbiter.cli.ruleswords import letters, when
 from arbiter.protocol import clean
 from arbiter.rules import Rule, format_rule, over_broad, shown_host
 from arbiter.rules.seen import Seen, Tally, tally
@@ -20,6 +21,8 @@ KEYS = (
     "a allow  w wider  n narrower  d deny instead  s skip  b back  A allow all of this program  "
     "q quit  ? help"
 )
+FEW_KEYS = "a allow  d deny  s skip  q quit  ? help"
+"""Where `KEYS` has no room."""
 HELP = """
 a   allow: remember the rule that stands beside "rule", as it is
 d   deny instead: remember the same rule, with deny
@@ -52,7 +55,7 @@ _NAMED = 4
 _MOST_PARENTS = 3
 _MOST_PRECEDED = 2
 _LEAST_ROWS = 3
-"""Rows of the list that stay even where the terminal is low."""
+"""Rows of the list that stay while there is something else to leave out."""
 
 
 class Line(Struct, frozen=True):
@@ -69,40 +72,63 @@ def draw(review: Review, width: int, height: int) -> list[Line]:
     if review.help:
         lines = [line for part in HELP.strip().split("\n") for line in _wrap(part, width, 4)]
         return [Line(line) for line in lines]
+    pieces = [_pieces(review, width, height, step) for step in range(len(_Step))]
+    return next((lines for lines in pieces if len(lines) < height), pieces[-1])
+
+
+class _Step(enum.IntEnum):
+    """What is left out, one after the other, until a card fits a low terminal: its program, the
+    rule and every warning stay."""
+
+    NOTHING = 0
+    KEYS = 1
+    BLANKS = 2
+    ROWS = 3
+    TIMES = 4
+    SEEN = 5
+    ONE = 6
+    COUNTS = 7
+
+
+def _pieces(review: Review, width: int, height: int, step: int) -> list[Line]:
     card = review.card
-    top = _head(review, width)
-    below = [*_detail(review, width), *(Line(line, "dim") for line in _wrap(KEYS, width))]
+    top = _head(review, width, step)
+    keys = [_cut(FEW_KEYS, width)] if step >= _Step.KEYS else _wrap(KEYS, width)
+    below = _detail(review, width, brief=step >= _Step.SEEN)
+    below += [Line(line, "dim") for line in keys]
     if review.message:
         below.append(Line(_cut(review.message, width), "warn"))
-    room = height - 1 - len(top) - len(below) - 2
-    return [*top, Line(""), *_list(card, review.item, width, room), Line(""), *below]
+    gap = [] if step >= _Step.BLANKS else [Line("")]
+    room = height - 1 - len(top) - len(below) - 2 * len(gap)
+    least = _LEAST_ROWS if step < _Step.ROWS else 1 if step < _Step.ONE else 0
+    rows = _list(card, review.item, width, max(room, least))
+    return [*top, *gap, *rows, *gap, *below]
 
 
-def _head(review: Review, width: int) -> list[Line]:
+def _head(review: Review, width: int, step: int) -> list[Line]:
     card, program = review.card, review.card.program
     left = f"-- program {review.card_at + 1} of {len(review.cards)} "
     right = f" {card.done} of {len(card.items)} decided --"
     all_of_it = tally(program.seen)
     span = f"{when(all_of_it.first)} to {when(all_of_it.last)}"
     who = f"user {', '.join(program.users)}; " if program.users else ""
+    counts = (
+        f"{who}{many(all_of_it.count, 'connection')} to "
+        f"{many(len(all_of_it.destinations), 'destination')}"
+        + (f", {span}" if step < _Step.TIMES else "")
+    )
     lines = [
         Line(_cut(left + "-" * (width - len(left) - len(right)) + right, width), "dim"),
         Line(_cut(program.app or "programs that nobody knew", width), "bold"),
-        *(
-            Line(line)
-            for line in _wrap(
-                f"{who}{many(all_of_it.count, 'connection')} to "
-                f"{many(len(all_of_it.destinations), 'destination')}, {span}",
-                width,
-            )
-        ),
     ]
-    if program.parents:
+    if step < _Step.COUNTS:
+        lines += [Line(line) for line in _wrap(counts, width)]
+    if program.parents and step < _Step.TIMES:
         named = ", ".join(f"{app} ({count})" for app, count in program.parents[:_MOST_PARENTS])
         more = len(program.parents) - _MOST_PARENTS
         named += f" and {more} more" if more > 0 else ""
         lines.append(Line(_cut(f"from {named}", width)))
-    if all_of_it.refused:
+    if all_of_it.refused and step < _Step.COUNTS:
         text = f"{all_of_it.refused} of them did not pass, as nobody decided them"
         lines.append(Line(_cut(text, width), "warn"))
     if not program.app:
@@ -112,7 +138,6 @@ def _head(review: Review, width: int) -> list[Line]:
 
 def _list(card: Card, current: Item, width: int, room: int) -> list[Line]:
     """As many rows as there is room for, around the current one."""
-    room = max(room, _LEAST_ROWS)
     at = card.items.index(current)
     first = max(0, min(at - room // 2, len(card.items) - room))
     return [_row(item, item is current, width) for item in card.items[first : first + room]]
@@ -133,9 +158,13 @@ def short(rule: Rule) -> str:
     return format_rule(rule.replace(app="", user=""))
 
 
-def _detail(review: Review, width: int) -> list[Line]:
+def _detail(review: Review, width: int, *, brief: bool) -> list[Line]:
     card, item = review.card, review.item
-    rows = [("rule", format_rule(item.rule), "bold"), ("seen", _seen(item.proposal.seen), "")]
+    rows = [("rule", format_rule(item.rule), "bold")]
+    if name := letters(item.rule):
+        rows.append(("", f"({name})", "dim"))
+    if not brief:
+        rows.append(("seen", _seen(item.proposal.seen), ""))
     if item.step:
         covered = sum(one.count for one in card.covered(item.steps[item.step]))
         every = sum(one.count for one in card.program.seen)

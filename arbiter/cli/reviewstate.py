@@ -7,7 +7,7 @@ or `A` is pressed; every other key, Return before all, decides nothing.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
@@ -101,7 +101,7 @@ class Review:
         self.card_at = self.item_at = 0
         self.help = False
         self.message = ""
-        self._denials = denials
+        self._denials = list(denials)
         self._waiting: list[Item] = []
         self._mark = Mark.OPEN
 
@@ -169,6 +169,28 @@ class Review:
         """The rule of the last `TakeBack` is gone."""
         self.item.made, self.item.mark = None, Mark.OPEN
         self.card.look()
+
+    def changed(self, gone: Collection[int], new: Sequence[Entry]) -> None:
+        """Rules went out of force, and others came, by whomever: show what holds now.
+
+        What somebody else decided of an open proposal is shown as decided, so that nobody
+        overrules it unseen.
+        """
+        self._denials = [entry for entry in self._denials if entry.id not in gone]
+        self._denials += denials(new)
+        like = {conditions(entry.rule): entry for entry in new if entry.process is None}
+        for card in self.cards:
+            for item in card.items:
+                if item.made and item.made[0] not in gone:
+                    continue
+                entry = None if item.mark is Mark.SKIPPED else like.get(conditions(item.rule))
+                if entry:
+                    denied = entry.rule.decision.action is Action.DENY
+                    item.made = (entry.id, entry.rule)
+                    item.mark = Mark.DENIED if denied else Mark.ALLOWED
+                elif item.made:
+                    item.made, item.mark = None, Mark.OPEN
+            card.look()
 
     def preceded(self, rule: Rule) -> list[Entry]:
         """Rules in force that deny, and that `rule` would come before where both match."""

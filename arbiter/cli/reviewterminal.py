@@ -17,6 +17,7 @@ from arbiter.cli.reviewcards import Line, draw, many
 from arbiter.cli.reviewkeys import Keys, plain, terminal
 from arbiter.cli.reviewstate import Effect, Keep, Mark, Quit, Review, TakeBack
 from arbiter.cli.rulestore import boot_id
+from arbiter.rules import Entry, RuleError
 from arbiter.store import Author, Store, StoreError, Wanted
 
 GUARD = 0.2
@@ -29,20 +30,54 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def run(review: Review, store: Store, author: Author, socket_path: Path) -> None:
+class News:
+    """What changed of the rules since the change `after`: here, or in another terminal."""
+
+    def __init__(self, store: Store, after: int) -> None:
+        self._store = store
+        self._after = after
+
+    def tell(self, review: Review) -> bool:
+        """Let the review know; whether there was anything. Raises StoreError."""
+        if self._store.last_change() == self._after:
+            return False
+        changes = self._store.changes(self._after)
+        gone = {change.rule_id for change in changes if change.change == "retired"}
+        added = [change.rule_id for change in changes if change.change == "added"]
+        found = [self._get(id, review) for id in added if id not in gone]
+        review.changed(gone, [entry for entry in found if entry])
+        self._after = max((change.id for change in changes), default=self._after)
+        return True
+
+    def _get(self, id: int, review: Review) -> Entry | None:
+        try:
+            return self._store.get(id)
+        except RuleError as error:  # such a rule is in force for nobody
+            review.message = f"cannot read rule {id}: {error}"
+            return None
+
+
+def run(review: Review, store: Store, author: Author, socket_path: Path, after: int) -> None:
     """Let a person decide, key by key. Each decision is stored, as a step of its own that can be
-    undone, and in force before the next is shown."""
+    undone, and in force before the next is shown. The review is of the rules as they were after
+    the change `after`. Raises StoreError where they cannot be read any more."""
+    news = News(store, after)
     try:
         with terminal(sys.stdin.fileno()) as keys:
-            _loop(keys, review, store, author, socket_path)
+            _loop(keys, review, store, author, socket_path, news)
     except KeyboardInterrupt:
         pass  # as `q`: what was decided is stored
+    news.tell(review)
     click.echo(summary(review))
 
 
-def _loop(keys: Keys, review: Review, store: Store, author: Author, socket_path: Path) -> None:
+def _loop(
+    keys: Keys, review: Review, store: Store, author: Author, socket_path: Path, news: News
+) -> None:
     shown, size = None, None
     while True:
+        if news.tell(review):
+            size = None
         place = (review.card_at, review.item_at)
         if size != (size := shutil.get_terminal_size()):
             _show(draw(review, size.columns, size.lines))
@@ -54,6 +89,9 @@ def _loop(keys: Keys, review: Review, store: Store, author: Author, socket_path:
         if not key:
             continue
         size = None
+        if key != "q" and news.tell(review):
+            review.message = "rules were changed elsewhere just now: look again, then press a key"
+            continue
         effect = review.key(key)
         if isinstance(effect, Quit):
             return

@@ -28,7 +28,7 @@ from arbiter.cli.rulesimport import import_
 from arbiter.cli.rulesrestore import restore
 from arbiter.cli.rulesreview import review
 from arbiter.cli.rulestore import boot_id, open_store, unknown_user
-from arbiter.cli.ruleswords import when
+from arbiter.cli.ruleswords import beside, when, with_letters
 from arbiter.rules import (
     Entry,
     LifetimeKind,
@@ -99,7 +99,8 @@ def add(line: str, instead_of: int | None, db: Path, socket_path: Path, as_json:
         show_json([rule_object(done.entry)])
         return
     replaced = f", in place of rule {', '.join(map(str, done.replaced))}" if done.replaced else ""
-    click.echo(f"rule {done.entry.id}{replaced}: {format_rule(done.entry.rule)}")
+    shown = click.style(beside(done.entry.rule), dim=True) if beside(done.entry.rule) else ""
+    click.echo(f"rule {done.entry.id}{replaced}: {format_rule(done.entry.rule)}{shown}")
 
 
 @rules.command("list")
@@ -117,11 +118,12 @@ def show(profile: str | None, db: Path, as_json: bool) -> None:
     elif not entries:
         click.echo("no rules are remembered" + (f" with profile={profile}" if profile else ""))
     else:
-        rows = (
+        plain = (
             (str(e.id), format_rule(e.rule), e.by, e.frontend, when(e.created), _ends(e))
             for e in entries
         )
-        table(("id", "rule", "by", "from", "since", "ends"), rows)
+        heads, rows = with_letters([entry.rule for entry in entries], plain)
+        table(("id", "rule", "by", "from", "since", "ends", *heads), rows)
     if unreadable:
         fail("\n".join(unreadable))
 

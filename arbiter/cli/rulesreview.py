@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import pwd
 import sys
 import time
@@ -26,16 +27,20 @@ from arbiter.cli.common import (
 from arbiter.cli.reviewcards import many
 from arbiter.cli.reviewstate import Card, Review, denials
 from arbiter.cli.rulestore import boot_id, open_store
-from arbiter.cli.ruleswords import when
+from arbiter.cli.ruleswords import when, with_letters
 from arbiter.cli.times import moment
 from arbiter.kernel.procfs import user_groups
 from arbiter.policyfiles import entries as of_files
 from arbiter.policystate import read_policies
+from arbiter.records import utf8
 from arbiter.rules import Entry, Index, Query, format_host, format_rule
 from arbiter.rules.propose import Proposal, propose
 from arbiter.rules.seen import Program, Sighting, programs, tally
+from arbiter.rules.words import quote
 from arbiter.store import Author, Store
 from arbiter.store.sightings import Unreadable
+
+_NO_APP = "`arbiter rules review` without --app has all that is left to review"
 
 
 @click.command()
@@ -69,6 +74,7 @@ def review(
     if no_owner and app:
         fail("--no-owner is about what has no app; leave out --app", 2)
     with open_store(db, readonly=not asking) as store:
+        after = store.last_change()  # before the rules are read: what comes later is looked at anew
         entries = _in_force(store, config)
         if asking:
             click.echo("reading what was decided ...", err=True)
@@ -78,6 +84,8 @@ def review(
         for text in (*said, *([] if no_owner else _nobody(nobody))):
             click.echo(f"arbiter: note: {text}", err=True)
         made = [(program, propose(program, each=each)) for program in shown]
+        if app and not made:
+            _check_app(store, app, as_json=as_json)
         if as_json:
             show_json([_object(*one) for one in _flat(made)])
         elif not made:
@@ -87,9 +95,12 @@ def review(
 
             cards = [Card(program, proposals) for program, proposals in made]
             by, uid = person()
-            run(Review(cards, denials(entries)), store, Author(by, uid, "review"), socket_path)
+            author = Author(by, uid, "review")
+            run(Review(cards, denials(entries)), store, author, socket_path, after)
         else:
-            table(("seen", "refused", "last", "rule"), (_row(one) for _, one in _flat(made)))
+            rules = [one.rule for _, one in _flat(made)]
+            heads, rows = with_letters(rules, (_row(one) for _, one in _flat(made)))
+            table(("seen", "refused", "last", "rule", *heads), rows)
             click.echo(
                 "arbiter: to decide one by one, run this on a terminal; or choose among these: "
                 "arbiter rules review --json | jq -r '.[].line' > new.rules, and then "
@@ -132,6 +143,20 @@ def _look(
     shown = programs(readable(store.undecided(since=since, app=app)), decided, people)
     text = f"{many(left_out, 'connection')} left out: their records are not as arbiter writes them"
     return shown, [text] if left_out else []
+
+
+def _check_app(store: Store, app: str, *, as_json: bool) -> None:
+    """Say that nothing was ever seen of `app`, and which app may be meant."""
+    apps = sorted(store.records.apps())
+    if utf8(app) in apps:
+        return
+    short = {one.rpartition("/")[2]: one for one in apps}
+    near = difflib.get_close_matches(app, [*short, *apps], 1)
+    hint = f"did you mean {quote(short.get(near[0], near[0]))}?" if near else _NO_APP
+    text = f"no app is called {quote(app)}; {hint}"
+    if not as_json:
+        fail(text)
+    click.echo(f"arbiter: note: {text}", err=True)
 
 
 def _nobody(found: list[Program]) -> list[str]:

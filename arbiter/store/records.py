@@ -93,6 +93,17 @@ class Records:
             row = self._db.execute(sql, (rule,)).fetchone()
         return None if row is None else Ended(row[0], row[1], row[2] or "", row[3])
 
+    def apps(self) -> set[str]:
+        """Every app that a record names, as the records write it."""
+        # From one to the next by the index: as quick as there are apps, however many records.
+        sql = (
+            "WITH RECURSIVE apps(app) AS (SELECT min(app) FROM decisions WHERE app > '' UNION ALL"
+            " SELECT (SELECT min(app) FROM decisions WHERE app > apps.app) FROM apps"
+            " WHERE app IS NOT NULL) SELECT app FROM apps WHERE app IS NOT NULL"
+        )
+        with explained(self._path, "cannot read the decisions"):
+            return {str(app) for (app,) in self._db.execute(sql)}
+
     def _one(self, sql: str, *values: Any) -> Kept | None:
         with explained(self._path, "cannot read the decisions"):
             row = self._db.execute(sql, values).fetchone()
