@@ -62,6 +62,8 @@ class Book(Struct, frozen=True):
     profiles: tuple[Profile, ...] = ()
     standing: Standing = Standing()
     last: Switch | None = None
+    back: bool = False
+    """There is a switch that `undo` would take back now."""
     unreadable: tuple[str, ...] = ()
     """What could not be read of them, each with its next step."""
 

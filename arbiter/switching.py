@@ -34,7 +34,8 @@ class Switching:
         if not self._read or self.active == before:
             self._read = True
             return []
-        return _told(self.active, clean(f"{last.why} by {last.by}", 200) if last else "")
+        why = clean(f"{last.why} by {last.by}", 200) if last else ""
+        return _told(self.active, why, back=book.back)
 
     def look(self, links: Iterable[Link]) -> list[Effect]:
         """These are the links, the most preferred first: does another profile follow?"""
@@ -43,9 +44,9 @@ class Switching:
         if found.standing == before:
             return []
         kept = KeepProfile(before.active, found.standing, found.why)
-        return [kept, *(_told(self.active, found.why) if found.why else [])]
+        return [kept, *(_told(self.active, found.why, back=True) if found.why else [])]
 
 
-def _told(name: str, why: str) -> list[Effect]:
+def _told(name: str, why: str, *, back: bool) -> list[Effect]:
     said = f"profile {name}" if name else "no profile is active"
-    return [Notify(None, f"{said}: {why}; {BACK}")]
+    return [Notify(None, f"{said}: {why}" + (f"; {BACK}" if back else ""))]

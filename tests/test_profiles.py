@@ -231,8 +231,10 @@ def read(
     standing: Standing = NOTHING,
     last: Switch | None = None,
     profiles: tuple[Profile, ...] = BOOK,
+    *,
+    back: bool = True,
 ) -> Playbook:
-    return play.send(ProfilesRead(play.now, Book(profiles, standing, last)))
+    return play.send(ProfilesRead(play.now, Book(profiles, standing, last, back=back)))
 
 
 def moving(*rules: str, standing: Standing = NOTHING, **settings: Any) -> Playbook:
@@ -335,8 +337,12 @@ def test_the_same_word_again_is_no_news_and_a_network_bound_here_counts_at_once(
     play >> KeepProfile("", Standing("home", "home"), "on ssid:cafe") >> Notify
     play.end()
     read(play, Standing("home", "home"), profiles=here).end()
-    read(play, Standing("", ""), switch(3, "home", "", why="it was removed"), profiles=())
-    play >> Notify(None, f"no profile is active: it was removed by alice{BACK}")
+    read(
+        *(play, Standing("", ""), switch(3, "home", "", why="it was removed")),
+        profiles=(),
+        back=False,
+    )
+    play >> Notify(None, "no profile is active: it was removed by alice")
     play.end()
 
 

@@ -114,11 +114,14 @@ def test_a_persons_word_that_came_meanwhile_wins(two: Store) -> None:
 def test_undo_goes_back_further_each_time(two: Store) -> None:
     two.profiles.keep("", Standing("home", "home"), "on ssid:x", 5.0, ARBITER)
     two.profiles.use("travel", 6.0, ALICE)
+    assert two.profiles.book().back
     first = two.profiles.undo(7.0, BOB)
+    assert two.profiles.book().back
     assert (first.before, first.after, first.undoes) == ("travel", "home", 2)
     assert standing(two) == Standing("home", None)
     second = two.profiles.undo(8.0, BOB)
     assert (second.before, second.after, second.undoes) == ("home", "", 1)
+    assert not two.profiles.book().back
     with pytest.raises(UnsuitableError, match="nothing to undo"):
         two.profiles.undo(9.0, BOB)
     assert [s.undone for s in two.profiles.history()] == [True, True, False, False]
@@ -128,6 +131,7 @@ def test_undo_does_not_bring_a_profile_that_is_gone(two: Store) -> None:
     two.profiles.use("home", 5.0, ALICE)
     two.profiles.use("travel", 6.0, ALICE)
     assert not two.profiles.remove("home", 7.0, ALICE)
+    assert not two.profiles.book().back
     with pytest.raises(UnsuitableError, match="no profile home any more"):
         two.profiles.undo(8.0, ALICE)
     assert standing(two).active == "travel"

@@ -67,6 +67,7 @@ class Profiles:
             tuple(Profile(name, tuple(sorted(of))) for name, of in networks.items()),
             self._standing(),
             self._last(),
+            self._back(names),
             tuple(f"cannot read a profile: {self._path}: {why}; {step}" for why in bad),
         )
 
@@ -79,6 +80,10 @@ class Profiles:
         active, place = found  # a name that nobody could have chosen is none
         kept = place if place is None or _good(place) else ""
         return Standing(active if _good(active) else "", kept)
+
+    def _back(self, names: Iterable[str]) -> bool:
+        taken = undoable(self._history())
+        return taken is not None and (not taken.before or taken.before in names)
 
     def _last(self) -> Switch | None:
         row = self._db.execute(f"{_SELECT} ORDER BY id DESC LIMIT 1").fetchone()
