@@ -452,6 +452,54 @@ def test_a_rule_is_edited_in_one_step_that_undo_takes_back(arbiter: Callable[...
     assert arbiter("rules", "add", "deny port=1", "--instead-of", "9" * 20).code == 2
 
 
+def test_a_rule_that_an_undo_brought_again_is_told_when_it_is_taken_back(
+    arbiter: Callable[..., Done],
+) -> None:
+    line = "allow app=/usr/bin/curl host=198.51.100.10"
+    arbiter("rules", "add", line)
+    arbiter("rules", "remove", "1")
+    done = arbiter("rules", "undo")
+    assert (done.code, done.out.splitlines()[1:]) == (0, [f"  rule 2, as rule 1 was: {line}"])
+    done = arbiter("rules", "undo")
+    assert (done.code, done.out.splitlines()[1:]) == (0, [f"  removed rule 2: {line}"])
+    assert json.loads(arbiter("rules", "list", "--json").out) == []
+    assert arbiter("rules", "undo").code == 1
+
+
+def test_undo_twice_after_a_rule_took_the_place_of_another(arbiter: Callable[..., Done]) -> None:
+    arbiter("rules", "add", "allow app=/x")
+    arbiter("rules", "add", "deny app=/x")
+    assert arbiter("rules", "undo").out.splitlines()[1:] == [
+        "  removed rule 2: deny app=/x",
+        "  rule 3, as rule 1 was: allow app=/x",
+    ]
+    done = arbiter("rules", "undo")
+    assert (done.code, done.out.splitlines()[1:]) == (0, ["  removed rule 3: allow app=/x"])
+
+
+def test_the_history_counts_the_rules_of_a_large_step(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    file = tmp_path / "many.rules"
+    file.write_text("".join(f"allow port={port}\n" for port in range(1, 41)))
+    for port in range(1, 6):
+        arbiter("rules", "add", f"deny port={port}")  # the import replaces five: not many
+    arbiter("rules", "import", str(file))
+    arbiter("rules", "undo")
+    text = arbiter("rules", "history", "--last", "2").out
+    assert "added 40 rules (undone)" in text
+    assert "undo of step 6: 40 rules " in text
+    assert "… and 37 more; --full shows them" in text
+    assert [text.count(f"deny port={port}\n") for port in range(1, 6)] == [2] * 5
+    assert [text.count(f": allow port={port}\n") for port in range(1, 8)] == [2, 2, 2, 0, 0, 0, 0]
+    assert len(text.splitlines()) == 1 + (5 + 3 + 1) + (3 + 1 + 5)
+    full = arbiter("rules", "history", "--full").out
+    assert [full.count(f": allow port={port}\n") for port in range(1, 41)] == [2] * 40
+    assert "more" not in full
+    steps = json.loads(arbiter("rules", "history", "--json").out)
+    assert [len(step["changes"]) for step in steps] == [1] * 5 + [45, 45]
+
+
 @pytest.mark.parametrize("bad", ["99", "99999999999999999999999999", "0"])
 def test_removing_is_for_all_the_ids_or_for_none(arbiter: Callable[..., Done], bad: str) -> None:
     arbiter("rules", "add", "allow port=1")

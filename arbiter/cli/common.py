@@ -24,8 +24,6 @@ STATE = Path("/var/lib/arbiter")
 SOCKET = Path("/run/arbiter/arbiter.sock")
 TIMEOUT = 10.0
 """Seconds that a command waits for the daemon."""
-WIDE = 1_000_000
-"""Columns of a table that no terminal shows: its lines are for grep, and never wrapped."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,24 +88,32 @@ def show_json(value: object) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table for people: as wide as the terminal, and unwrapped where there is none."""
+    if sys.stdout is None:
+        return  # started with stdout closed: nobody reads
+    cells = [[protocol.clean(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        _plain_table([columns, *cells])
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     out = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in cells:
+        out.add_row(*map(Text, row))  # Text, not markup: a path may hold [brackets]
+    Console(highlight=False).print(out)
+
+
+def _plain_table(rows: Sequence[Sequence[str]]) -> None:
+    """For grep: a row is one line, never wrapped; 100,000 of them take no minute."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        # Text, not markup: a path may hold [brackets].
-        out.add_row(*(Text(protocol.clean(cell)) for cell in row))
-    if sys.stdout is None:
-        return  # started with stdout closed: nobody reads
-    if sys.stdout.isatty():
-        Console(highlight=False).print(out)
-        return
-    console = Console(width=WIDE, soft_wrap=True, highlight=False)
-    with console.capture() as capture:
-        console.print(out)
-    for line in capture.get().splitlines():
-        click.echo(line.rstrip())  # the last column is padded, too
+        padded = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        )
+        click.echo("  ".join(padded).rstrip())
 
 
 class Daemon:

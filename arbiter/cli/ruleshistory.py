@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -19,6 +20,10 @@ from arbiter.cli.common import (
 from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.cli.ruleswords import when
 from arbiter.store.history import Step, Undone
+from arbiter.store.rows import Change
+
+MANY, SHOWN = 5, 3
+"""Of more changes alike in one step than MANY, the first SHOWN are shown."""
 
 
 @click.command()
@@ -26,10 +31,14 @@ from arbiter.store.history import Step, Undone
     "--last", "count", type=click.IntRange(1), default=20, show_default=True, help="Steps."
 )
 @click.option("--all", "everything", is_flag=True, help="All steps there are.")
+@click.option("--full", is_flag=True, help="Every rule of each step, however many.")
 @db_option
 @json_option
-def history(count: int, everything: bool, db: Path, as_json: bool) -> None:
-    """Show how the rules changed: step by step, who did it and when, the newest last."""
+def history(count: int, everything: bool, full: bool, db: Path, as_json: bool) -> None:
+    """Show how the rules changed: step by step, who did it and when, the newest last.
+
+    Of a step that changed many rules alike the first few are shown, and how many they are.
+    """
     with open_store(db, readonly=True) as store:
         steps = store.history()
     shown = steps if everything else steps[-count:]
@@ -38,7 +47,7 @@ def history(count: int, everything: bool, db: Path, as_json: bool) -> None:
     elif not shown:
         click.echo("the rules were never changed")
     else:
-        rows = (row for step in shown for row in _rows(step))
+        rows = (row for step in shown for row in _rows(step, full=full))
         table(("step", "when", "by", "from", "what", "rule"), rows)
 
 
@@ -75,22 +84,36 @@ def _lines(done: Undone) -> list[str]:
     texts = {change.rule_id: change.line for change in done.step.changes}
     retired = [c.rule_id for c in done.step.changes if c.change == "retired"]
     back = [id for id in retired if id not in done.ended]
-    out = [f"removed rule {id}: {texts[id]}" for id in done.removed]
+    added = [c.line for c in done.step.changes if c.change == "added"]
+    # Under the id of now: an undo may have brought it again since.
+    out = [f"removed rule {id}: {line}" for id, line in zip(done.removed, added, strict=True)]
     pairs = zip(back, done.restored, strict=True)
     out += [f"rule {new}, as rule {old} was: {texts[old]}" for old, new in pairs]
     return out + [f"its time is over, rule {id}: {texts[id]}" for id in done.ended]
 
 
-def _rows(step: Step) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for number, change in enumerate(step.changes):
-        head = ("", "", "", "")
-        if number == 0:
-            head = (str(step.id), when(step.time), step.by, step.frontend)
-        what = {"added": "added", "retired": change.reason}[change.change]
-        what += " (undone)" if step.undone else ""
-        rows.append((*head, what, f"{change.rule_id}: {change.line}"))
-    return rows
+def _rows(step: Step, *, full: bool) -> list[tuple[str, ...]]:
+    alike = Counter(map(_what, step.changes))
+    shown = Counter[str]()
+    cells: list[tuple[str, str]] = []
+    for change in step.changes:
+        what, many = _what(change), alike[_what(change)]
+        shown[what] += 1
+        clipped = not full and many > MANY
+        if clipped and shown[what] > SHOWN:
+            continue
+        words = f"{what}{':' if step.undoes else ''} {many} rules" if clipped else what
+        words += " (undone)" if step.undone else ""
+        first = not clipped or shown[what] == 1
+        cells.append((words if first else "", f"{change.rule_id}: {change.line}"))
+        if clipped and shown[what] == SHOWN:
+            cells.append(("", f"… and {many - SHOWN} more; --full shows them"))
+    head = (str(step.id), when(step.time), step.by, step.frontend)
+    return [(*(("",) * 4 if place else head), *cell) for place, cell in enumerate(cells)]
+
+
+def _what(change: Change) -> str:
+    return "added" if change.change == "added" else change.reason
 
 
 def _object(step: Step) -> dict[str, object]:
