@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from arbiter import cli
 from arbiter.cli import rulesfiles
+from arbiter.store import Store
 
 RULES = "# mine\nallow app=/usr/bin/curl port=443\ndeny host=lan\n"
 
@@ -60,6 +61,34 @@ def test_a_database_is_made_for_an_image_that_never_ran(
     listed = json.loads(arbiter("list", "--json", "--db", db).out)
     assert [one["rule"] for one in listed] == ["allow app=/usr/bin/curl port=443", "deny host=lan"]
     assert {one["frontend"] for one in listed} == {"import"}
+
+
+@pytest.mark.parametrize("done_already", [False, True])
+def test_ctrl_c_says_whether_rules_were_changed(
+    arbiter: Callable[..., Done],
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    done_already: bool,
+) -> None:
+    other = file.with_name("other.rules")
+    other.write_text("allow port=1\n")
+    arbiter("import", str(other))
+    put = Store.import_rules
+
+    def interrupted(self: Store, *args: Any, **more: Any) -> None:
+        if done_already:
+            put(self, *args, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "import_rules", interrupted)
+    done = arbiter("import", str(file))
+    monkeypatch.undo()
+    assert (done.code, len(rules(arbiter))) == (1, 3 if done_already else 1)
+    assert "Aborted" not in done.err
+    if done_already:
+        assert "`arbiter rules undo` takes that back" in done.err
+    else:
+        assert done.err == "arbiter: interrupted: no rule was changed\n"
 
 
 def test_importing_again_changes_nothing(arbiter: Callable[..., Done], file: Path) -> None:

@@ -325,12 +325,74 @@ def test_what_was_saved_is_restored_exactly_in_one_step(two: Run, tmp_path: Path
 
     done = two("rules restore --profile home", str(saved))
     assert (done.code, done.err) == (0, "")
-    assert done.out == "1 rule added, 1 changed, 0 there already, 1 removed\n"
+    assert done.out == (
+        "removed rule 5: allow app=/new profile=home\n"
+        "1 rule added, 1 changed, 0 there already, 1 removed\n"
+    )
     assert set(in_force(two)) == {*before, "allow app=/soon profile=home for=1h"}
     again = two("rules restore --profile home", str(saved))
     assert again.out == "0 rules added, 0 changed, 2 there already, 0 removed\n"
     assert two("rules undo").code == 0
     assert set(in_force(two)) == set(changed)
+
+
+@pytest.mark.parametrize("format", ["lines", "toml"])
+def test_a_file_of_another_place_wipes_nothing(two: Run, tmp_path: Path, format: str) -> None:
+    two("rules add", f"allow app=/a sim={SIM}")
+    two("rules add", f"deny app=/b network=sim:{SIM} profile=home")
+    before = in_force(two)
+    file = tmp_path / "n.rules"
+    for place in (("--network", "ssid:My Home"), ("--sim", SIM, "--profile", "home")):
+        done = two(f"rules export --format {format}", *place)
+        assert done.code == 0
+        file.write_text(done.out)
+        done = two(f"rules restore --sim {SIM}", str(file))
+        assert done.code == 1
+        assert f"cannot: {file}: its header says that its rules are those of " in done.err
+        assert "nothing was restored" in done.err
+        assert in_force(two) == before
+    file.write_text(two(f"rules export --format {format} --sim", SIM).out)
+    done = two(f"rules restore --sim {SIM}", str(file))
+    assert (done.code, done.err) == (0, "")
+    file.write_text(two(f"rules export --format {format} --network", "ssid:My Home").out)
+    done = two(f"rules restore --force --sim {SIM}", str(file))
+    assert done.code == 0
+    assert "warning: " in done.err and 'network="ssid:My Home"' in done.err
+    assert f"removed rule 1: allow app=/a sim={SIM}" in done.out
+    assert in_force(two) == []
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "[]"])
+def test_a_file_without_rules_wipes_a_place_only_by_force(
+    two: Run, tmp_path: Path, text: str
+) -> None:
+    two("rules add", "allow app=/a profile=home")
+    file = tmp_path / "x.rules"
+    file.write_text(text)
+    done = two("rules restore --profile home", str(file))
+    assert (done.code, "--force" in done.err) == (1, True)
+    assert "remove 1: allow app=/a profile=home\n" in done.out
+    assert "1 would be removed" in done.out
+    assert in_force(two) == ["allow app=/a profile=home"]
+    assert two("rules restore --profile home --dry-run", str(file)).code == 0
+    assert two("rules restore --profile travel", str(file)).code == 0  # there is nothing to lose
+    done = two("rules restore --profile home --force --json", str(file))
+    assert (done.code, [one["outcome"] for one in json.loads(done.out)]) == (0, ["remove"])
+    assert in_force(two) == []
+
+
+def test_a_place_that_is_not_there_is_said(two: Run, tmp_path: Path) -> None:
+    two("rules add", "allow app=/a profile=home")
+    done = two("rules export --profile nosuch")
+    assert done.code == 0
+    assert "note: there is no profile nosuch; see `arbiter profiles list`" in done.err
+    assert "note: no rule is bound to that place" in done.err
+    assert "no rule is bound" in two(f"rules export --sim {SIM}").err
+    assert two("rules export --profile home").err == ""
+    file = tmp_path / "x.rules"
+    file.write_text(done.out)
+    done = two("rules restore --profile nosuch", str(file))
+    assert (done.code, "there is no profile nosuch" in done.err) == (0, True)
 
 
 def test_a_rule_of_another_place_is_not_restored_and_then_nothing_is(
@@ -368,7 +430,7 @@ def test_a_place_without_rules_is_restored_too(two: Run, tmp_path: Path) -> None
     two("rules add", f"allow app=/a sim={SIM}")
     two("rules add", f"allow app=/b network=sim:{SIM}")
     two("rules add", "allow app=/c")
-    done = two(f"rules restore --sim {SIM} --json", str(file))
+    done = two(f"rules restore --sim {SIM} --force --json", str(file))
     assert [(one["outcome"], one["id"]) for one in json.loads(done.out)] == [
         ("remove", 1),
         ("remove", 2),
@@ -415,7 +477,8 @@ def test_restore_brings_back_what_was_exported_whatever_came_between(
         assert done.exit_code == 0, done.output
         (folder / format).write_text(done.stdout)
         add(later)
-        argv = ["rules", "restore", f"--{key}", value, str(folder / format)]
+        force = [] if before else ["--force"]  # the file holds no rule
+        argv = ["rules", "restore", *force, f"--{key}", value, str(folder / format)]
         done = runner.invoke(cli.cli, argv)
         assert done.exit_code == 0, done.output
         assert rules() == before

@@ -98,6 +98,11 @@ def show_planned(
             click.echo(f"{word}: {format_rule(item.rule)}  # {place}")
         for entry in removed or ():
             click.echo(f"remove {entry.id}: {format_rule(entry.rule)}")
+    elif removed:
+        for entry in removed[:_MOST_SHOWN]:
+            click.echo(f"removed rule {entry.id}: {format_rule(entry.rule)}")
+        if len(removed) > _MOST_SHOWN:
+            click.echo(f"… and {len(removed) - _MOST_SHOWN} more; `arbiter rules history --full`")
     would = "would be " if dry_run else ""
     click.echo(
         f"{counted(done.added, 'rule')} {would}added, {done.replaced} {would}changed, "

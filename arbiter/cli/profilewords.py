@@ -42,6 +42,11 @@ def listed(networks: Iterable[str]) -> str:
     return clean(", ".join(map(quote, networks)))
 
 
+def no_profile(name: str) -> str:
+    """What to say where a command is told of a profile that is not there."""
+    return f"there is no profile {name}; see `arbiter profiles list`"
+
+
 def unknown_profile(name: str, names: Iterable[str]) -> str:
     """What to say about a rule of a profile that is not there; "" if it is, or none is named."""
     if not name or name in names:

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from arbiter.cli.common import db_option, fail
+from arbiter.cli.profilewords import no_profile
 from arbiter.cli.rulesimport import LAYER, one_place
 from arbiter.cli.rulestore import boot_id, open_store
-from arbiter.exchange import WRITERS, select
+from arbiter.exchange import WRITERS, about, select
 from arbiter.rules.rule import Layer
-from arbiter.rules.words import quote
 
 
 @click.command("export")
@@ -40,15 +40,17 @@ def export(format: str, layer: str, profile: str, network: str, sim: str, db: Pa
     """
     with open_store(db, readonly=True) as store:
         entries = store.rules(time.time(), boot_id(), None)
-        unreadable = store.unreadable
+        unreadable, profiles = store.unreadable, store.profiles.names()
     if unreadable:
         fail("\n".join((*unreadable, "nothing was exported")))
     entries = [entry for entry in entries if entry.layer is Layer[layer.upper()]]
     places = [("profile", profile), ("network", network), ("sim", sim)]
     bound = [(key, value) for key, value in places if value]
     kept, left = select(entries, bound, spans=format != "lines")
-    words = [f"{key}={quote(value)}" for key, value in bound]
-    about = f"Those bound to {' and '.join(words)} only." if words else ""
-    click.echo(WRITERS[format](kept, about), nl=False)
+    click.echo(WRITERS[format](kept, about(bound)), nl=False)
+    if profile and profile not in profiles:
+        click.echo(f"arbiter: note: {no_profile(profile)}", err=True)
+    if bound and not kept:
+        click.echo("arbiter: note: no rule is bound to that place: the file holds none", err=True)
     for text in left:
         click.echo(f"arbiter: left out: {text}", err=True)

@@ -29,7 +29,7 @@ from arbiter.cli.importwords import (
 )
 from arbiter.cli.profilewords import profile_name
 from arbiter.cli.rulesfiles import UnreadableError, read_sources
-from arbiter.cli.rulestore import boot_id, open_store
+from arbiter.cli.rulestore import boot_id, open_store, stoppable
 from arbiter.exchange import (
     FORMATS,
     Batch,
@@ -121,37 +121,38 @@ def import_(
     now = time.time()
     if useless := never_matches(Rule(ALLOW, app=app)):
         raise click.BadParameter(useless, param_hint="--app")
-    try:
-        sources, passed = read_sources(files)
-    except UnreadableError as error:
-        fail(protocol.clean(str(error)))
-    batch = read(sources, None if named == "auto" else Format(named), app)
-    bindings += [("profile", profile)] if profile else []
-    batch = settle(batch, bindings, now=now)
-    remarks = [*batch.remarks, *passed_over(passed)]
-    remarks += doubts(batch.items, profiles_there(batch, db))
-    stop = bool(batch.cannot()) and not skip
-    planned: list[Planned] = []
-    if batch.items:
-        planned = _carry_out(batch, db, now, only_plan=dry_run or stop)
-    if batch.items and not (dry_run or stop):
-        in_force(socket_path)
-    if as_json:
-        policies = [outcome_object("policy", name, text=text) for name, text in batch.policies]
-        said = [outcome_object(one.kind.value, one.place, text=one.text) for one in remarks]
-        show_json([*planned_objects(planned, batch.items), *policies, *said])
-    else:
-        show_remarks(remarks)
-        if not stop and (batch.items or not batch.policies):
-            show_planned(planned, batch.items, dry_run=dry_run)
-    if not stop:
-        _give_policies(batch, None if dry_run else output, quiet=as_json)
-    if stop:
-        many = len(batch.cannot())
-        fail(
-            f"nothing was imported: {counted(many, 'rule')} cannot be (listed as `cannot`); mend "
-            "the file, or leave them out with --skip"
-        )
+    with stoppable(db, "import", now):
+        try:
+            sources, passed = read_sources(files)
+        except UnreadableError as error:
+            fail(protocol.clean(str(error)))
+        batch = read(sources, None if named == "auto" else Format(named), app)
+        bindings += [("profile", profile)] if profile else []
+        batch = settle(batch, bindings, now=now)
+        remarks = [*batch.remarks, *passed_over(passed)]
+        remarks += doubts(batch.items, profiles_there(batch, db))
+        stop = bool(batch.cannot()) and not skip
+        planned: list[Planned] = []
+        if batch.items:
+            planned = _carry_out(batch, db, now, only_plan=dry_run or stop)
+        if batch.items and not (dry_run or stop):
+            in_force(socket_path)
+        if as_json:
+            policies = [outcome_object("policy", name, text=text) for name, text in batch.policies]
+            said = [outcome_object(one.kind.value, one.place, text=one.text) for one in remarks]
+            show_json([*planned_objects(planned, batch.items), *policies, *said])
+        else:
+            show_remarks(remarks)
+            if not stop and (batch.items or not batch.policies):
+                show_planned(planned, batch.items, dry_run=dry_run)
+        if not stop:
+            _give_policies(batch, None if dry_run else output, quiet=as_json)
+        if stop:
+            many = len(batch.cannot())
+            fail(
+                f"nothing was imported: {counted(many, 'rule')} cannot be (listed as `cannot`); "
+                "mend the file, or leave them out with --skip"
+            )
 
 
 def _carry_out(batch: Batch, db: Path, now: float, *, only_plan: bool) -> list[Planned]:

@@ -27,6 +27,23 @@ def open_store(db: Path, *, readonly: bool = False) -> Iterator[Store]:
         fail(f"{db}: {error}")
 
 
+@contextmanager
+def stoppable(db: Path, frontend: str, moment: float) -> Iterator[None]:
+    """Ctrl-C ends the command with code 1 and the word whether it had changed the rules: whether a
+    change by this frontend of this moment (epoch seconds) is in the database."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        made = False
+        if db.exists():
+            with open_store(db, readonly=True) as store:
+                changes = store.changes()
+                made = any(c.time == moment and c.frontend == frontend for c in changes)
+        if made:
+            fail("interrupted when the rules were changed: `arbiter rules undo` takes that back")
+        fail("interrupted: no rule was changed")
+
+
 def boot_id() -> str:
     """This boot, random(4)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -11,7 +11,7 @@ not at all: what cannot be expressed is a remark with its place and reason, and 
 
 from arbiter.exchange.formats import FORMATS, Format, Source, detect, read
 from arbiter.exchange.items import MAX_FILE, Batch, Item, Remark, RemarkKind
-from arbiter.exchange.own import WRITERS
+from arbiter.exchange.own import WRITERS, about, other_place
 from arbiter.exchange.settle import Binding, belongs, of_place, read_binding, select, settle
 
 __all__ = [
@@ -25,9 +25,11 @@ __all__ = [
     "Remark",
     "RemarkKind",
     "Source",
+    "about",
     "belongs",
     "detect",
     "of_place",
+    "other_place",
     "read",
     "read_binding",
     "select",

@@ -11,6 +11,7 @@ from arbiter.exchange.items import MAX_RULES, Batch, Item, Remark, cannot, clipp
 from arbiter.exchange.jsontext import JsonError, load_json
 from arbiter.exchange.words import EXPIRES, LINE, WordsError, read_item, to_words
 from arbiter.rules import Entry, RuleError, format_rule, parse
+from arbiter.rules.words import quote
 from arbiter.tomlfile import FileError, unknown
 from arbiter.tomlfile import parse as parse_toml
 
@@ -108,6 +109,27 @@ def _tables(values: Sequence[object], origin: str) -> Batch:
 # --- writing --------------------------------------------------------------------------------
 
 _HEADER = "# Rules of arbiter; `arbiter rules import` reads them back."
+_BOUND, _ONLY = "Those bound to ", " only."
+
+
+def about(places: Iterable[tuple[str, str]]) -> str:
+    """What the header of a file says of the places, key and value, that its rules are bound to;
+    "" where they are of all places."""
+    words = " and ".join(f"{key}={quote(value)}" for key, value in places)
+    return f"{_BOUND}{words}{_ONLY}" if words else ""
+
+
+def other_place(text: str, place: tuple[str, str]) -> str:
+    """What the header of a file says, where that is not `place` alone; "" where it is, or where
+    there is no such header."""
+    for line in text.split("\n"):
+        line = line.rstrip("\r")
+        if not line.startswith("#"):
+            break
+        said = line.removeprefix("# ")
+        if said.startswith(_BOUND) and said != clipped(about([place])):
+            return clipped(said.removeprefix(_BOUND).removesuffix(_ONLY))
+    return ""
 
 
 def write_lines(entries: Iterable[Entry], about: str) -> str:
