@@ -26,11 +26,13 @@ from arbiter.model import (
     Packet,
 )
 from arbiter.records import Record, from_utf8, read_list
-from arbiter.rules import Entry, Index, Match, Query, scope_of, why_not
+from arbiter.rules import Entry, Index, Match, Query, rank, reasons, scope_of
 from arbiter.rules.rule import ScopeName, is_number
 from arbiter.settings import Fallback, Mode, Settings, WhenUnattended
 
 _ICMPV6 = 58
+_SYN = 0x02
+_ECHO_REQUEST = {1: 8, _ICMPV6: 128}
 _NEIGHBOURS = frozenset({130, 131, 132, 133, 134, 135, 136, 137, 143})
 _DHCP = frozenset({(68, 67), (546, 547)})
 
@@ -138,6 +140,13 @@ def _flow(record: Record) -> Flow:
     return Flow(proto, saddr, record.sport, daddr, record.dport)
 
 
+def first_packet(flow: Flow, hook: Hook, outdev: int = 0) -> Packet:
+    """The packet that a connection begins with, on the device that it leaves by."""
+    flags = _SYN if flow.proto == PROTO_NUMBERS["tcp"] else 0
+    kind = _ECHO_REQUEST.get(flow.proto, -1)
+    return Packet(0, flow, hook, outdev=outdev, tcp_flags=flags, icmp_type=kind)
+
+
 def exempt(packet: Packet) -> str:
     """Why the ruleset sends this outgoing packet to nobody, in one clause; "" if it is decided.
 
@@ -173,10 +182,15 @@ def answer(index: Index, question: Question, now: float) -> Answer:
 def misses(
     entries: Sequence[Entry], asked: Query, now: float, zone: tzinfo
 ) -> list[tuple[Entry, str]]:
-    """The rules for this app, or for every one, that do not match, each with the first reason."""
+    """The rules for this app, or for every one, that do not match, each with the first reason.
+
+    The nearest first: the fewest conditions that fail, then the rule that would win of them.
+    """
     near = (entry for entry in entries if entry.rule.app in ("", asked.app))
-    reasons = ((entry, why_not(entry, asked, now, zone)) for entry in near)
-    return [(entry, why) for entry, why in reasons if why is not None]
+    failing = ((entry, [*reasons(entry, asked, now, zone)]) for entry in near)
+    found = [(entry, whys) for entry, whys in failing if whys]
+    found.sort(key=lambda each: (len(each[1]), rank(each[0])))
+    return [(entry, whys[0]) for entry, whys in found]
 
 
 def otherwise(settings: Settings) -> Otherwise:

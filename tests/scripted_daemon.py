@@ -76,6 +76,7 @@ class ScriptedDaemon:
         self.received: list[ClientMessage | ProtocolError] = []
         self.refuse: Refused | None = None
         self.version = version
+        self.mode, self.fallback = "ask", "deny"
         self.status = example_status()
         self.clock = time.time
         self.followed: list[DaemonMessage] = []
@@ -137,7 +138,9 @@ class ScriptedDaemon:
             writer.write(encode(self.refuse))
             writer.close()
         elif isinstance(message, Hello):
-            welcome = Welcome(self.version, "0.1.0", "alice", False, "ask", "deny", len(self.asks))
+            welcome = Welcome(
+                self.version, "0.1.0", "alice", False, self.mode, self.fallback, len(self.asks)
+            )
             writer.writelines([encode(welcome), *map(encode, self.asks.values())])
             self._writers.append(writer)
         elif isinstance(message, Query):

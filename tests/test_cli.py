@@ -619,7 +619,10 @@ def test_a_database_that_this_user_may_not_read_is_said_to_be_so(
     with os.fdopen(said) as stream:
         text = stream.read()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
-    assert str(tmp_path / "a.db") in text and "run as root" in text
+    assert text == (
+        f"arbiter: cannot open the database: {tmp_path / 'a.db'}: "
+        "this user may not, only root may read it; run as root, with sudo\n"
+    )
 
 
 # --- explain --------------------------------------------------------------------------------

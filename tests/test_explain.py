@@ -3,21 +3,25 @@ ones; tests/test_cli.py the one by parts."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shlex
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner
+from scripted_daemon import ScriptedDaemon
 from sessions import like, session
 
 from arbiter import cli, policyfiles
-from arbiter.cli import explainask, explaincapture
+from arbiter.cli import explainask, explaincapture, running
 from arbiter.cli.explainrecord import THEN
 from arbiter.events import Reason
 from arbiter.records import Record, json_list
@@ -175,6 +179,172 @@ def test_where_no_rule_decides_the_settings_say_what_happens(
     done = arbiter("explain", "--pcap", BROWSE)
     assert done.code == 1 and said in done.out
     assert f"8 connections in 15 packets: 8 {'ask' if 'mode' not in text else decision}" in done.out
+
+
+@pytest.fixture
+def daemon(home: Path) -> Iterator[ScriptedDaemon]:
+    """A scripted daemon in a thread, without asks."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    running = ScriptedDaemon(home / "socket")
+    asyncio.run_coroutine_threadsafe(running.start(), loop).result(5)
+    try:
+        yield running
+    finally:
+        asyncio.run_coroutine_threadsafe(running.stop(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        loop.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "fallback", "said"),
+    [
+        ("", "enforce", "deny", "it is denied, as the mode is enforce"),
+        ("", "enforce", "allow", "it is allowed, as the mode is enforce"),
+        ('mode = "enforce"', "observe", "deny", "it is allowed, as the mode is observe"),
+        ('mode = "enforce"\ndeadline = 5', "ask", "allow",
+         "you are asked; without an answer within 5 s it is allowed"),
+        ("mod = 1", "enforce", "deny", "it is denied, as the mode is enforce"),
+        ("mod = 1", "ask", "deny", "you are asked, unless the mode says otherwise"),
+    ],
+)  # fmt: skip
+def test_the_mode_of_the_daemon_that_runs_counts_before_the_settings(
+    arbiter: Run,
+    store: Store,
+    home: Path,
+    daemon: ScriptedDaemon,
+    text: str,
+    mode: str,
+    fallback: str,
+    said: str,
+) -> None:
+    settings(home, text)
+    daemon.mode, daemon.fallback = mode, fallback
+    store.record([record(reason="enforce", rule_id=None)])
+    for form in (("--host", "192.0.2.7"), ("--record", "last")):
+        done = arbiter("explain", *form)
+        assert done.code == 1 and done.out.count(said) == 1, done
+    assert said in arbiter("explain", "--pcap", BROWSE).out
+    assert ("settings cannot be read" in arbiter("explain", "--host", "::2").err) is (
+        "mod " in text
+    )
+
+
+@pytest.mark.parametrize("word", ["of-tomorrow", "\x1b[2J"])
+def test_a_daemon_that_does_not_say_its_mode_is_noted(
+    arbiter: Run, store: Store, daemon: ScriptedDaemon, word: str
+) -> None:
+    daemon.mode = word
+    done = arbiter("explain", "--host", "192.0.2.7")
+    assert done.code == 1 and "you are asked; without an answer within 30 s" in done.out
+    assert "does not say its mode (" in done.err and "is by the settings" in done.err
+    assert "\x1b" not in done.err
+
+
+def test_a_socket_that_cannot_be_asked_is_noted(
+    arbiter: Run, store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ("explain", "--host", "192.0.2.7")
+    assert arbiter(*argv).err == ""
+    monkeypatch.setattr(running, "PATIENCE", 0.1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(home / "socket"))
+        assert arbiter(*argv).err == "", "it is left over: nobody listens"
+        listener.listen()
+        assert "does not say its mode (timed out)" in arbiter(*argv).err
+
+
+# --- what is never decided, and what nobody knows -------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (("--host", "127.0.0.1", "--port", "8000"), "it stays on this machine"),
+        (("--host", "::1", "--proto", "udp"), "it stays on this machine"),
+        (("--host", "224.0.0.251", "--proto", "udp"), "it is for many at once"),
+        (("--host", "fe80::1"), "its destination is a link-local address"),
+    ],
+)
+def test_what_is_never_decided_is_said_by_parts_too(
+    arbiter: Run, store: Store, argv: tuple[str, ...], why: str
+) -> None:
+    remember(store, "deny app=/usr/bin/curl")
+    for app, rest in (("/usr/bin/curl", "deny app="), ("/usr/bin/wget", "no rule decides")):
+        done = arbiter("explain", "--app", app, *argv)
+        first, second, *_ = done.out.splitlines()
+        assert done.code == 0 and first.startswith(f"arbiter does not decide it: {why}"), done
+        assert second.startswith(rest)
+    (found,) = json.loads(arbiter("explain", *argv, "--json").out)
+    assert found["not_decided"].startswith(why)
+    done = arbiter("explain", "--app", "/usr/bin/curl", "--host", "192.0.2.7")
+    assert done.out.startswith("deny app=")
+
+
+def test_a_profile_or_user_that_is_not_there_is_noted(arbiter: Run, store: Store) -> None:
+    assert arbiter("profiles", "add", "home").code == 0
+    done = arbiter("explain", "--host", "192.0.2.7", "--profile", "nosuch", "--user", "no-such")
+    assert done.code == 1
+    assert "note: there is no profile nosuch: arbiter profiles list shows" in done.err
+    assert "note: there is no user no-such on this machine now" in done.err
+    for profile in ("home", "none"):
+        assert arbiter("explain", "--host", "::2", "--profile", profile, "--user", "root").err == ""
+
+
+def test_names_that_records_know_are_said_with_what_they_would_decide(
+    arbiter: Run, store: Store
+) -> None:
+    remember(store, "allow app=/usr/bin/curl")
+    remember(store, "deny app=/usr/bin/curl host=*.lab.test")
+    argv = ("explain", "--app", "/usr/bin/curl", "--host", "198.51.100.20", "--port", "80")
+    assert "records know" not in arbiter(*argv).out
+    names = json_list(["second.lab.test"])
+    at = {"daddr": "198.51.100.20", "names": names, "time": time.time() - 60}
+    store.record([record(**at)])
+    done = arbiter(*argv)
+    assert done.code == 0 and done.out.startswith("allow app=/usr/bin/curl\n")
+    hint = "records know this address as second.lab.test: with --name second.lab.test it is "
+    assert done.out.splitlines()[-1] == f"  {hint}deny by rule 2"
+    assert f"note: {hint}deny by rule 2" in arbiter(*argv, "--json").err
+    done = arbiter(*argv, "--name", "second.lab.test")
+    assert done.out.startswith("deny app=") and "records know" not in done.out
+    store.remove(2, "bob", at=time.time())
+    assert f"{hint}still allow by rule 1" in arbiter(*argv).out
+    assert "records know" not in arbiter("explain", "--host", "198.51.100.21").out
+    many = json_list([f"{letter}.lab.test" for letter in "abcd"])
+    store.record([record(**(at | {"names": many, "time": time.time()}))])
+    out = arbiter(*argv).out
+    assert "c.lab.test and 1 more: with --name a.lab.test --name b.lab.test" in out
+    assert "--name c.lab.test ... it is still" in out
+
+
+# --- what nearly matched --------------------------------------------------------------------
+
+
+def test_the_nearest_rules_that_do_not_match_are_shown_and_the_rest_counted(
+    arbiter: Run, store: Store
+) -> None:
+    for number in range(11):
+        remember(store, f"deny host=h{number}.example port=99 proto=udp")
+    remember(store, "deny port=99")
+    remember(store, "allow app=/usr/bin/curl port=99")
+    argv = ("explain", "--app", "/usr/bin/curl", "--host", "192.0.2.7", "--port", "443")
+    lines = arbiter(*argv).out.splitlines()
+    assert [line.split(" does not match")[0].strip() for line in lines[1:3]] == [
+        "rule 13",
+        "rule 12",
+    ]
+    assert len(lines) == 5 and "host=h10.example" in lines[3], lines
+    assert lines[4] == "  10 more rules do not match; --json lists all"
+    (found,) = json.loads(arbiter(*argv, "--json").out)
+    assert len(found["not_matching"]) == 13
+    for rule in range(1, 10):
+        store.remove(rule, "bob", at=time.time())
+    assert arbiter(*argv).out.endswith("  1 more rule does not match; --json lists all\n")
+    store.remove(10, "bob", at=time.time())
+    assert "more rule" not in arbiter(*argv).out
 
 
 def test_settings_that_cannot_be_read_are_said_and_nothing_is_claimed_of_them(

@@ -12,10 +12,16 @@ import click
 from click.core import ParameterSource
 
 from arbiter.cli import complete
-from arbiter.cli.common import config_option, db_option, fail, json_option, show_json
-from arbiter.cli.explainask import Given, Rules
+from arbiter.cli.common import (
+    config_option,
+    db_option,
+    fail,
+    json_option,
+    socket_option,
+)
+from arbiter.cli.explainask import Given, Rules, note
 from arbiter.cli.profilewords import profile_or_none
-from arbiter.cli.rulestore import open_store
+from arbiter.cli.rulestore import open_store, unknown_user
 from arbiter.flowtext import EXAMPLE, Named, read_flow
 from arbiter.judge import Context, query
 from arbiter.kernel.procfs import user_groups
@@ -24,6 +30,7 @@ from arbiter.questions import Question
 from arbiter.rules import RuleError, canonical_name
 from arbiter.rules.context import read_network, read_sim
 from arbiter.rules.rule import is_number, user_fault
+from arbiter.store import Store
 
 _YES_NO = click.Choice(["yes", "no"])
 _CONTEXT = ("sims", "networks", "named", "roaming", "metered")
@@ -36,7 +43,7 @@ _FORMS = {
     "pcap": (*_OWNER, "openers", *_CONTEXT),
 }
 """Options that say what is asked about otherwise than by its parts, and what may stand beside."""
-_COMMON = frozenset({"config", "db", "as_json"})
+_COMMON = frozenset({"config", "db", "socket_path", "as_json"})
 _WHY = {
     "pid": "the process says it",
     "connection": "the connection and the machine say it",
@@ -92,6 +99,7 @@ _WHY = {
 )
 @config_option("The directory of arbiter.toml, links.d and policy.d.")
 @db_option
+@socket_option
 @json_option
 @click.pass_context
 def explain(
@@ -116,6 +124,7 @@ def explain(
     openers: tuple[str, ...],
     config: Path,
     db: Path,
+    socket_path: Path,
     as_json: bool,
 ) -> None:
     """Say what the rules decide about a connection: which rule wins, why, and what it beat.
@@ -126,7 +135,8 @@ def explain(
     Policy files count, too. By parts and of a capture nothing is looked up: say what the
     destination is called with --name, and where the machine is and what its default link costs
     with --sim, --network, --roaming and --metered. For what is open now they are looked up, and
-    these options stand in their place. The active profile counts, or the one of --profile.
+    these options stand in their place. The active profile counts, or the one of --profile. The
+    mode is that of the daemon that runs, or else of the settings.
 
     Exit code 0 if rules decide it, 1 if a person would be asked.
     """
@@ -147,9 +157,12 @@ def explain(
     opened = _connection(connection) if connection is not None else None
     hosts = tuple(_address("--from", text) for text in openers)
     with open_store(db, readonly=True) as store:
-        rules = Rules(store, config)
+        rules = Rules(store, config, socket_path)
         active = store.profiles.book().standing.active if named is None else named
         given = given._replace(profile=active)
+        for unknown in (unknown_user(user), _unknown_profile(named, store)):
+            if unknown:
+                note(unknown)
         # Each form needs much that the others do not: it is imported where it is used.
         if record is not None:
             from arbiter.cli.explainrecord import ask_record
@@ -163,10 +176,12 @@ def explain(
             decided = ask_capture(rules, reading, as_json)
         elif pid is None and opened is None:
             assert flow is not None, "what has no other form has a --host"
+            from arbiter.cli.explainparts import ask_parts
+
             asked = query(
                 flow, Hook(hook), given.over(Context()), app, parents, uid, name, (), groups, gids
             )
-            decided = _by_parts(rules, Question(flow, (asked,), Hook(hook)), as_json)
+            decided = ask_parts(rules, store, Question(flow, (asked,), Hook(hook)), as_json)
         else:
             from arbiter.cli.explainlive import (
                 Here,
@@ -185,15 +200,6 @@ def explain(
                 decided = ask_connections(rules, here, pid, as_json)
     if not decided:
         sys.exit(1)
-
-
-def _by_parts(rules: Rules, question: Question, as_json: bool) -> bool:
-    answer = rules.ask(question)
-    if as_json:
-        show_json([rules.object(answer)])
-    else:
-        rules.say(answer)
-    return answer.judgement is not None
 
 
 def _check_form(ctx: click.Context) -> None:
@@ -264,6 +270,13 @@ def _proto(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 256):
         fail(f"--proto {text!r} is none of {', '.join(sorted(PROTO_NUMBERS))}, nor 0-255", 2)
     return int(text)
+
+
+def _unknown_profile(named: str | None, store: Store) -> str:
+    """What to say of a profile that is not there; its rules may be, and are asked."""
+    if not named or named in store.profiles.names():
+        return ""
+    return f"there is no profile {named}: arbiter profiles list shows those that are"
 
 
 def _user(text: str) -> tuple[int | None, str]:

@@ -12,19 +12,22 @@ import click
 from arbiter.accounts import local_zone
 from arbiter.cli.rules import rule_object
 from arbiter.cli.rulestore import boot_id
+from arbiter.cli.running import Running, running
 from arbiter.cli.settingsfile import read_settings
 from arbiter.flowtext import destination, flow_text
 from arbiter.judge import Context
 from arbiter.model import address_text, proto_name
+from arbiter.names import MAX_AGE
 from arbiter.policyfiles import entries as of_files
 from arbiter.policystate import read_policies
 from arbiter.protocol import clean
 from arbiter.questions import Answer, Question, answer, misses, otherwise, otherwise_text
+from arbiter.records import read_list
 from arbiter.rules import Entry, Index, Query, format_decision, format_rule, shown_name
-from arbiter.settings import SettingsError, ShippedPolicies
+from arbiter.settings import Mode, Settings, SettingsError, ShippedPolicies
 from arbiter.store import Store
 
-NEAR = 10
+NEAR = 3
 """Rules that nearly matched, in a text; JSON has them all."""
 MAX_NAMES = 3
 """Names of a destination in a text."""
@@ -50,16 +53,27 @@ class Given(NamedTuple):
 class Rules:
     """The rules in force on this machine now, those of files too, and what happens without one."""
 
-    def __init__(self, store: Store, config: Path) -> None:
-        """Raises StoreError. What cannot be read in `config` is said on stderr, and left out."""
+    def __init__(self, store: Store, config: Path, socket_path: Path) -> None:
+        """Raises StoreError. What cannot be read in `config` is said on stderr, and left out.
+
+        The mode and the fallback of a daemon that answers at `socket_path` count before those
+        of the settings.
+        """
         self.now, self.zone = time.time(), local_zone()
+        runs: Running | None = None
+        try:
+            runs = running(socket_path)
+        except ValueError as error:
+            note(f"{error}: what follows is by the settings")
         decide, self.otherwise = False, None
         try:
             settings = read_settings(config)
-            self.otherwise = otherwise(settings)
+            self.otherwise = otherwise(runs.over(settings) if runs is not None else settings)
             decide = settings.shipped_policies is ShippedPolicies.DECIDE
         except (OSError, UnicodeDecodeError, SettingsError) as error:
             note(f"the settings cannot be read: {error}")
+            if runs is not None and runs.mode is not Mode.ASK:
+                self.otherwise = otherwise(runs.over(Settings()))  # no more of them counts then
         entries = store.rules(self.now, boot_id(), None)
         for problem in store.unreadable:
             note(problem)
@@ -111,8 +125,13 @@ class Rules:
             click.echo(f"  {self.why(found)}")
             for entry in found.match.beaten:
                 click.echo(f"  beats {entry.called}: {format_rule(entry.rule)}")
-        for entry, why in self.near(found, at)[:NEAR]:
+        near = self.near(found, at)
+        for entry, why in near[:NEAR]:
             click.echo(f"  {entry.called} does not match ({format_rule(entry.rule)}): {why}")
+        more = len(near) - NEAR
+        if more > 0:
+            rules = "rule does" if more == 1 else "rules do"
+            click.echo(f"  {more} more {rules} not match; --json lists all")
 
     # --- for programs -----------------------------------------------------------------------
 
@@ -206,6 +225,18 @@ def shared(found: Answer) -> str:
         return ""
     about = clean(found.query.app, 200)
     return f"{count} programs hold its socket and each must be allowed, this is about {about}"
+
+
+def names_known(store: Store, daddr: bytes, now: float) -> tuple[str, ...]:
+    """The daemon alone knows the names of now; its last record about the address says them."""
+    kept = store.records.with_names(address_text(daddr), now - MAX_AGE)
+    if kept is None:
+        return ()
+    try:
+        return read_list(kept.record.names)
+    except ValueError as error:
+        note(f"the names in record {kept.id} cannot be read: {error}")
+        return ()
 
 
 def note(text: str) -> None:

@@ -18,11 +18,14 @@ from arbiter.cli.explainask import (
     Given,
     Rules,
     connection_text,
+    names_known,
     names_text,
     note,
     owner_text,
 )
+from arbiter.cli.explainrecord import change, record_object, then_text
 from arbiter.cli.linklook import Look
+from arbiter.cli.ruleswords import when
 from arbiter.flowtext import Named, flow_text
 from arbiter.judge import Context
 from arbiter.kernel.connections import Connection, LookError, came_in, of_process
@@ -33,6 +36,7 @@ from arbiter.kernel.sockets import Find, Found
 from arbiter.linkchange import link_of
 from arbiter.linkstate import read_files
 from arbiter.model import (
+    DENY,
     PORT_PROTOS,
     Action,
     AppKind,
@@ -44,26 +48,24 @@ from arbiter.model import (
     Packet,
     Process,
     address_text,
+    proto_name,
 )
 from arbiter.namefiles import NameFiles
-from arbiter.names import MAX_AGE
 from arbiter.protocol import clean
-from arbiter.questions import Answer, Question, exempt, of_packet
-from arbiter.records import read_list
-from arbiter.store import Store
+from arbiter.questions import Answer, Question, exempt, first_packet, of_packet
+from arbiter.rules import format_decision
+from arbiter.store import Kept, Store
 from arbiter.ways import NEVER, Ways
 
 CAME_IN = "the peer began it, and only outgoing connections are decided in this version"
-_SYN = 0x02
 _NONE = (NoOwnerReason.NO_SOCKET, NoOwnerReason.CLOSED)
-_ECHO_REQUEST = {1: 8, 58: 128}
 
 
 class Here:
     """Where this machine is, and what it knows of addresses, as the daemon would say it."""
 
     def __init__(self, given: Given, config: Path, store: Store, now: float) -> None:
-        self._given, self._store, self._now = given, store, now
+        self._given, self.store, self._now = given, store, now
         self._ways = Ways()
         self._files = NameFiles()
         self._files.look_at_hosts()
@@ -83,14 +85,18 @@ class Here:
     def packet(self, flow: Flow, hook: Hook) -> Packet:
         """The first packet of a flow, on the device that it leaves by."""
         outdev = self._look(flow.daddr)[0] if hook is Hook.OUT else 0
-        flags = _SYN if flow.proto == socket.IPPROTO_TCP else 0
-        kind = _ECHO_REQUEST.get(flow.proto, -1)
-        return Packet(0, flow, hook, outdev=outdev, tcp_flags=flags, icmp_type=kind)
+        return first_packet(flow, hook, outdev)
 
     def context(self, packet: Packet) -> Context:
         """What its rules are held against: the link it would leave over by default, and names."""
         found = self._ways.context(packet)
         return self._given.over(found._replace(names=self._look(packet.flow.daddr)[1]))
+
+    def decided(self, question: Question) -> Kept | None:
+        """The newest record of this connection."""
+        flow = question.flow
+        ends = (address_text(flow.saddr), flow.sport, address_text(flow.daddr), flow.dport)
+        return self.store.records.of_flow(proto_name(flow.proto), *ends)
 
     def way(self, packet: Packet, answer: Answer) -> Going | None:
         """How what the rules say would be carried out now; None where they deny, or say nothing.
@@ -114,14 +120,7 @@ class Here:
         return self._seen[daddr]
 
     def _names(self, daddr: bytes) -> tuple[str, ...]:
-        """The daemon alone knows the names of now; its last record about the address says them."""
-        kept = self._store.records.with_names(address_text(daddr), self._now - MAX_AGE)
-        known: tuple[str, ...] = ()
-        if kept is not None:
-            try:
-                known = read_list(kept.record.names)
-            except ValueError as error:
-                note(f"the names in record {kept.id} cannot be read: {error}")
+        known = names_known(self.store, daddr, self._now)
         hosts = self._files.hosts.get(daddr, ())
         return (*known, *(name for name in hosts if name not in known))
 
@@ -261,10 +260,13 @@ def _row(rules: Rules, here: Here, seen: Seen, answer: Answer) -> tuple[str, str
     return flow_text(seen.question.flow), names_text(answer.query.names), decision, reason
 
 
-def _object(rules: Rules, here: Here, seen: Seen, answer: Answer) -> dict[str, Any]:
+def _object(
+    rules: Rules, here: Here, seen: Seen, answer: Answer, before: Kept | None = None
+) -> dict[str, Any]:
     way = None if seen.exempt else here.way(seen.packet, answer)
     going = way and {"passes": way.passes, "text": way.text}
-    return rules.object(answer, not_decided=seen.exempt or None, way=going)
+    told = record_object(before, change(rules, here.store, before, answer)) if before else None
+    return rules.object(answer, not_decided=seen.exempt or None, way=going, record=told)
 
 
 def _process(pid: int) -> Process:
@@ -316,16 +318,30 @@ def _turned(flow: Flow) -> Flow:
     return Flow(flow.proto, flow.daddr, flow.dport, flow.saddr, flow.sport)
 
 
+def _goes_on(before: Kept, question: Question) -> str:
+    """How it was decided, where the rules of now decide otherwise, and that it goes on."""
+    record = before.record
+    then = f"decided before: {then_text(record)} (record {before.id} of {when(record.time)})"
+    if record.decision == format_decision(DENY) or question.no_owner:
+        return then
+    return f"{then}; it goes on: rules are for new connections"
+
+
 def _tell(rules: Rules, here: Here, seen: Seen, as_json: bool, *, heading: bool) -> bool:
     answer = rules.ask(seen.question)
+    before = None
+    if heading and not seen.exempt:  # it is open: how it was decided may be known
+        before = here.decided(seen.question)
     if as_json:
-        show_json([_object(rules, here, seen, answer)])
+        show_json([_object(rules, here, seen, answer, before)])
     else:
         if heading:
             click.echo(f"{connection_text(seen.question)}, {owner_text(answer)}")
         if seen.exempt:
             click.echo(f"arbiter does not decide it: {seen.exempt}; else:")
         rules.say(answer)
+        if before is not None and rules.decision(answer) != before.record.decision:
+            click.echo(f"  {_goes_on(before, seen.question)}")
         way = None if seen.exempt else here.way(seen.packet, answer)
         if way is not None:
             click.echo(

@@ -54,15 +54,15 @@ def ask_record(rules: Rules, store: Store, which: str, as_json: bool) -> bool:
         text = f"record {kept.id} ({when(record.time)}: {clean(record.decision)})"
         fail(f"{text} was not held against rules, and cannot be: {clean(str(error), 300)}")
     answer = rules.ask(question, record.time)
-    change = _change(rules, store, kept, answer)
+    found = change(rules, store, kept, answer)
     if as_json:
-        told = _object(kept) | {"differs": change.differs, "change": change.why}
+        told = record_object(kept, found)
         show_json([rules.object(answer, at=record.time, record=told)])
     else:
         where = f"{connection_text(question)}, {owner_text(answer)}"
         click.echo(f"record {kept.id} of {when(record.time)}: {where}")
-        click.echo(f"then: {_then(record)}")
-        click.echo(f"now: {change.why}")
+        click.echo(f"then: {then_text(record)}")
+        click.echo(f"now: {found.why}")
         rules.say(answer, at=record.time)
     return answer.judgement is not None
 
@@ -86,14 +86,14 @@ def _find(store: Store, which: str) -> Kept:
 # --- then -----------------------------------------------------------------------------------
 
 
-def _then(record: Record) -> str:
+def then_text(record: Record) -> str:
     """What was decided, by whom and why."""
     over = f" over {clean(record.link, 40)}" if record.link else ""
     note = f" ({clean(record.note, 500)})" if record.note else ""
-    return f"{clean(record.decision)}{over}, {_why_then(record)}{note}"
+    return f"{clean(record.decision)}{over}, {_whythen_text(record)}{note}"
 
 
-def _why_then(record: Record) -> str:
+def _whythen_text(record: Record) -> str:
     by = clean(record.by, 200)
     if record.reason == Reason.RULE:
         return f"{_called(record)}, by {by}" if by else _called(record)
@@ -109,7 +109,8 @@ def _called(record: Record) -> str:
     return f"by the rule at {clean(record.by.removeprefix('file:'), 300)}"
 
 
-def _object(kept: Kept) -> dict[str, object]:
+def record_object(kept: Kept, found: Change) -> dict[str, object]:
+    """A decision, and how now compares with it."""
     record = kept.record
     return {
         "id": kept.id,
@@ -122,13 +123,15 @@ def _object(kept: Kept) -> dict[str, object]:
         "frontend": clean(record.frontend),
         "link": clean(record.link) or None,
         "note": clean(record.note) or None,
+        "differs": found.differs,
+        "change": found.why,
     }
 
 
 # --- and now --------------------------------------------------------------------------------
 
 
-def _change(rules: Rules, store: Store, kept: Kept, answer: Answer) -> Change:
+def change(rules: Rules, store: Store, kept: Kept, answer: Answer) -> Change:
     """Whether the rules of now decide otherwise, and what became of the rule of then."""
     record = kept.record
     judgement = answer.judgement

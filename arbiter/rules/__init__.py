@@ -9,7 +9,7 @@ nothing uses; seen.py what nobody decided, propose.py (widen.py) the rules that 
 """
 
 from arbiter.rules.choose import scopes_for
-from arbiter.rules.explain import why_not
+from arbiter.rules.explain import reasons, why_not
 from arbiter.rules.findings import Finding, FindingKind, check
 from arbiter.rules.hosts import format_host, shown_host
 from arbiter.rules.index import Index
@@ -83,6 +83,7 @@ __all__ = [
     "parse",
     "parse_lifetime",
     "rank",
+    "reasons",
     "scope_of",
     "scopes_for",
     "shown_host",

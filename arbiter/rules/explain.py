@@ -6,6 +6,7 @@ rule line, so that what is returned can be printed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, tzinfo
 
 from arbiter.model import PORT_PROTOS, address_text, proto_name
@@ -64,21 +65,36 @@ def why_not(
     (epoch seconds) only; `zone` is the one in which people here read clocks. This is the definition
     of matching; the index is only faster.
     """
+    return next(reasons(rule, query, now, zone), None)
+
+
+def reasons(
+    rule: Rule | Entry, query: Query, now: float | None = None, zone: tzinfo = UTC
+) -> Iterator[str]:
+    """The same for every kind of condition that does not match, in the order of a rule line."""
     conditions = rule.rule if isinstance(rule, Entry) else rule
-    reason = (
-        _app(conditions, query)
-        or _user(conditions.user, query)
-        or _host(conditions.host, query)
-        or _ports(conditions.ports, query)
-        or _proto_and_hook(conditions, query)
-        or _place(conditions, query)
-        or _default_link(conditions, query)
-    )
-    if reason is None and now is not None and conditions.times:
-        reason = _times(conditions.times, minute_of_week(now, zone))
-    if reason is None and isinstance(rule, Entry):
-        reason = _ended(rule, query, now)
-    return reason
+    if reason := _app(conditions, query):
+        yield reason
+    if reason := _user(conditions.user, query):
+        yield reason
+    if reason := _host(conditions.host, query):
+        yield reason
+    if reason := _ports(conditions.ports, query):
+        yield reason
+    if reason := _proto_and_hook(conditions, query):
+        yield reason
+    if reason := _place(conditions, query):
+        yield reason
+    if reason := _default_link(conditions, query):
+        yield reason
+    if (
+        now is not None
+        and conditions.times
+        and (reason := _times(conditions.times, minute_of_week(now, zone)))
+    ):
+        yield reason
+    if isinstance(rule, Entry) and (reason := _ended(rule, query, now)):
+        yield reason
 
 
 def host_matches(host: Host, daddr: bytes, names: tuple[str, ...] = ()) -> bool:

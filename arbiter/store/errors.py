@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import grp
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -94,9 +95,7 @@ def explain(error: sqlite3.Error, path: Path, what: str) -> StoreError:
     if code in _CORRUPT:
         return corrupt(path, what, why)
     if code in _REFUSED:
-        return NoPermissionError(
-            what, path, why, f"run as root, or check: ls -ld '{path.parent}' '{path}'"
-        )
+        return _refused(what, path, why)
     if code == sqlite3.SQLITE_IOERR:
         return StoreError(what, path, f"the device failed ({why})", "see dmesg, check the disk")
     if code in _UNSTORABLE:
@@ -109,6 +108,28 @@ def explain(error: sqlite3.Error, path: Path, what: str) -> StoreError:
         return corrupt(path, what, why)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return StoreError(what, path, f"{why} ({name})", "check it: sqlite3 FILE 'PRAGMA quick_check'")
+
+
+def _refused(what: str, path: Path, why: str) -> NoPermissionError:
+    """Who may, and how to become one of them. To root, the reason that the system gives."""
+    if os.geteuid() == 0:
+        return NoPermissionError(what, path, why, f"check: ls -ld '{path.parent}' '{path}'")
+    why = f"this user may not, {_readers(path)} may read it"
+    return NoPermissionError(what, path, why, "run as root, with sudo")
+
+
+def _readers(path: Path) -> str:
+    """Whom the nearest place that can be looked at is for."""
+    for place in (path, *path.parents):
+        try:
+            group = place.stat().st_gid
+        except OSError:
+            continue  # it lies in a directory that this user may not search
+        try:
+            return "only root" if group == 0 else f"root and group {grp.getgrgid(group).gr_name}"
+        except KeyError:
+            return f"root and the group with gid {group}"
+    return "only root"
 
 
 def corrupt(path: Path, what: str, why: str) -> CorruptError:
@@ -140,9 +161,7 @@ def explained(path: Path, what: str) -> Iterator[None]:
     except UnicodeDecodeError as error:  # by Python, of what SQLite says of a damaged schema
         raise corrupt(path, what, str(error)) from error
     except PermissionError as error:
-        raise NoPermissionError(
-            what, path, str(error), f"run as root, or check: ls -ld '{path.parent}' '{path}'"
-        ) from error
+        raise _refused(what, path, error.strerror or str(error)) from error
     except OSError as error:
         raise _explain_os(error, path, what) from error
 

@@ -83,6 +83,12 @@ class Records:
         where = "WHERE time >= ? AND daddr = ? AND names <> '[]' ORDER BY time DESC, id DESC"
         return self._one(f"{_SELECT} {where} LIMIT 1", since, daddr)
 
+    def of_flow(self, proto: str, saddr: str, sport: int, daddr: str, dport: int) -> Kept | None:
+        """The newest record of a connection between these ends."""
+        where = "WHERE daddr = ? AND dport = ? AND saddr = ? AND sport = ? AND proto = ?"
+        sql = f"{_SELECT} {where} ORDER BY time DESC, id DESC LIMIT 1"
+        return self._one(sql, daddr, dport, saddr, sport, proto)
+
     def end_of(self, rule: int) -> Ended | None:
         """How the rule with this id was retired; None if it is in force, or never was."""
         sql = (

@@ -422,6 +422,37 @@ def test_what_runs_and_its_record_ask_what_the_daemon_asked(lab: Lab, tmp_path: 
             program.end()
 
 
+def test_what_is_open_goes_on_under_a_newer_rule_and_the_daemons_mode_counts(
+    lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(lab, tmp_path, "--mode", "enforce") as arbiter:
+        arbiter.add(f"allow host={SERVER4} port=7")
+        program = Program(lab, python(HOLD + f"s = tcp({SERVER4!r})\nsay(ends(s))\nwait()"))
+        config = ("--config", str(tmp_path / "config"))
+        try:
+            eventually(lambda: arbiter.database("SELECT id FROM decisions WHERE dport = 7"))
+            (now,) = arbiter.json("explain", "--connection", program.said, *config)
+            assert now["record"]["decision"] == "allow" and not now["record"]["differs"]
+            done = arbiter.command("explain", "--connection", program.said, *config)
+            assert "decided before" not in done.stdout
+
+            arbiter.add(f"deny host={SERVER4} port=7 proto=tcp")
+            done = arbiter.command("explain", "--connection", program.said, *config)
+            assert done.returncode == 0 and "\ndeny host=" in done.stdout
+            (line,) = (one for one in done.stdout.splitlines() if "decided before" in one)
+            assert line.startswith("  decided before: allow over wifi, by rule 1, by root (record ")
+            assert line.endswith("); it goes on: rules are for new connections")
+            (now,) = arbiter.json("explain", "--connection", program.said, *config)
+            assert now["decision"] == "deny" and now["record"]["differs"]
+
+            argv = ("explain", "--pid", program.pid, "--host", SECOND4, "--port", "9", *config)
+            done = arbiter.command(*argv)
+            assert done.returncode == 1
+            assert "it is denied, as the mode is enforce" in done.stdout, done.stdout
+        finally:
+            program.end()
+
+
 def test_the_pages_session_is_real(lab: Lab, tmp_path: Path) -> None:
     with Arbiter(lab, tmp_path) as arbiter:
         arbiter.add(f"allow app=/usr/bin/bash host={SERVER4} port=7")
