@@ -320,6 +320,16 @@ def test_names_that_records_know_are_said_with_what_they_would_decide(
     assert "--name c.lab.test ... it is still" in out
 
 
+def test_the_newest_record_of_a_connection_is_found_by_all_its_ends(store: Store) -> None:
+    ends = {"proto": "tcp", "saddr": "::1", "sport": 4, "daddr": "::2", "dport": 5}
+    store.record([record(**ends, time=2.0), record(**ends, time=3.0), record(**ends, time=1.0)])
+    kept = store.records.of_flow(**ends)  # type: ignore[arg-type]  # as its columns
+    assert kept is not None and kept.record.time == 3.0
+    for key in ends:
+        other = ends | {key: 6 if "port" in key else "udp" if key == "proto" else "::3"}
+        assert store.records.of_flow(**other) is None, key  # type: ignore[arg-type]
+
+
 # --- what nearly matched --------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ from arbiter.questions import (
     otherwise_text,
 )
 from arbiter.records import Record, from_utf8, read_list, utf8
-from arbiter.rules import Entry, Index, Layer, parse, why_not
+from arbiter.rules import Entry, Index, Layer, parse, rank, reasons, why_not
 from arbiter.settings import Fallback, Mode, Settings, WhenUnattended
 from arbiter.store import Store
 from arbiter.views import record_of
@@ -134,6 +134,9 @@ def test_the_answer_is_the_daemons_own(
     assert not matching & {entry for entry, _ in near}
     for entry, why in near:
         assert why_not(entry, found.query, NOW) == why
+    failing = [len([*reasons(entry, found.query, NOW, index.zone)]) for entry, _ in near]
+    places = [(count, rank(entry)) for count, (entry, _) in zip(failing, near, strict=True)]
+    assert places == sorted(places) and 0 not in failing
 
 
 @pytest.fixture(scope="module")

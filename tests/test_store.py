@@ -5,6 +5,7 @@ Longer than the habit: one set of fixtures serves all of it.
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import os
 import random
@@ -687,8 +688,16 @@ def test_a_user_without_the_right_to_write_is_told_and_may_still_read(public: Pa
     path.chmod(0o640)
     said = python(OPEN, str(path), "ro", "nobody").stdout
     assert said.startswith("NoPermissionError")
+    assert "this user may not, only root may read it; run as root, with sudo" in said
+    os.chown(path, 0, 60)
+    said = python(OPEN, str(path), "ro", "nobody").stdout
+    assert f"this user may not, root and group {grp.getgrgid(60).gr_name} may read it; " in said
     public.chmod(0o700)
-    assert python(OPEN, str(path), "ro", "nobody").stdout.startswith("NoPermissionError")
+    said = python(OPEN, str(path), "ro", "nobody").stdout
+    assert said.startswith("NoPermissionError") and "only root may read it" in said
+    os.chown(public, 0, 3_999_999)
+    said = python(OPEN, str(path), "ro", "nobody").stdout
+    assert "root and the group with gid 3999999 may read it" in said and said.count(str(path)) == 1
 
 
 @needs_root
