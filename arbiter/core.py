@@ -35,7 +35,7 @@ class Core:
         self.peers: tuple[Peer, ...] = ()
         self.counters: Counter[str] = Counter()
         self.ways = Ways()
-        self.names = NameCache()
+        self.names = NameCache(self.rules.index.spoken)
         self.profiles = Switching()
         self.advice = AdviceBook()
         self.snoozes = Snoozes()

@@ -11,16 +11,21 @@ address for a name of the program's own domain: then a rule for *that* name spea
 a rule that denies it as well. It cannot make an address carry a name of somebody else's domain.
 
 Bounds: MAX_ADDRESSES, MAX_NAMES of each, MAX_BYTES in all. What goes first is what was answered
-or used longest ago. A name that is forgotten too early costs a question to a person, or the
-fallback; it never lets a rule match.
+or used longest ago, and no name that a rule in force speaks of (*wanted*) while another can go:
+else a program could push out the name that denies it, by looking up others. A name that is
+forgotten too early costs a question to a person, or the fallback; a rule that denies by it and is
+behind one that allows more no longer matches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
+
+from arbiter.rules import Spoken
 
 MAX_ADDRESSES: Final = 8192
 MAX_NAMES: Final = 16
@@ -38,6 +43,9 @@ MAX_AGE: Final = 86400.0
 """Seconds after its answer when a name is forgotten, however it is used: by then the address may
 be somebody else's, and every program that restarts asks again."""
 
+FORGET_EVERY: Final = 300.0
+"""Seconds between two looks through all for what has expired, while answers come."""
+
 _ADDRESS_COST, _NAME_COST = 260, 260
 _NO_HOSTS: Mapping[bytes, tuple[str, ...]] = {}
 
@@ -52,15 +60,21 @@ class NameCache:
     """Addresses are packed, IPv4-mapped ones as IPv4; names as `hostname.host_name` gives them.
     Times are seconds of one clock that never goes back (`Now.mono`)."""
 
-    def __init__(self) -> None:
-        self._known: dict[bytes, list[_Known]] = {}  # the longest unused address first
+    def __init__(self, wanted: Spoken | None = None) -> None:
+        """`wanted` are the names that rules in force speak of, whenever it is asked."""
+        # Of both the longest unused address first.
+        self._known: dict[bytes, list[_Known]] = {}
+        self._wanted: dict[bytes, list[_Known]] = {}  # those with a wanted name, as of `_sorted`
+        self._spoken = wanted if wanted is not None else Spoken()
+        self._sorted = self._spoken.version
         self._targets: dict[str, dict[str, float]] = {}
         self._hosts = _NO_HOSTS
         self._bytes = 0
+        self._forgot = -math.inf
 
     def __len__(self) -> int:
         """Addresses with a name from DNS; those that expired count until `forget`."""
-        return len(self._known)
+        return len(self._known) + len(self._wanted)
 
     @property
     def size(self) -> int:
@@ -79,6 +93,8 @@ class NameCache:
     ) -> None:
         """An answer was seen: `name` has these addresses for `ttl` seconds; the hosts `targets`
         serve it, so what is looked up for them counts for it."""
+        if now >= self._forgot + FORGET_EVERY:
+            self.forget(now)
         until = now + min(max(ttl, 0.0) + GRACE, MAX_AGE)
         origins = [n for n, end in self._targets.get(name, {}).items() if now < end and n != name]
         for address in addresses:
@@ -104,30 +120,34 @@ class NameCache:
     def keep(self, address: bytes, now: float) -> None:
         """A connection to `address` was decided: its names stay for another GRACE, within
         MAX_AGE of their answers."""
-        known = self._known.pop(address, None)
-        if known is None:
+        known = self._of(address)
+        if not known:
             return
-        self._known[address] = known
+        table = self._known if address in self._known else self._wanted
+        table[address] = table.pop(address)  # now the newest there
         for one in known:
             if now < one.until:
                 one.until = max(one.until, min(now + GRACE, one.answered + MAX_AGE))
 
     def forget(self, now: float) -> int:
-        """Drop what has expired; gives how many addresses went. Call it every few minutes: it
+        """Drop what has expired; gives how many addresses went. `learn` does it now and then: it
         walks all of them."""
-        before = len(self._known)
-        for address, known in list(self._known.items()):
-            left = [one for one in known if now < one.until]
-            if len(left) < len(known):
-                self._bytes += _cost_of_all(left) - _cost_of_all(known)
-                self._known[address] = left
-            if not left:
-                del self._known[address]
-                self._bytes -= _ADDRESS_COST
+        self._forgot = now
+        before = len(self)
+        for table in (self._known, self._wanted):
+            for address, known in list(table.items()):
+                left = [one for one in known if now < one.until]
+                if len(left) < len(known):
+                    self._bytes += _cost_of_all(left) - _cost_of_all(known)
+                    table[address] = left
+                if not left:
+                    del table[address]
+                    self._bytes -= _ADDRESS_COST
+        self._sort()
         for target, origins in list(self._targets.items()):
             if not any(now < end for end in origins.values()):
                 del self._targets[target]
-        return before - len(self._known)
+        return before - len(self)
 
     # --- what is asked ------------------------------------------------------------------------
 
@@ -135,32 +155,60 @@ class NameCache:
         """Every name that was looked up and answered with `address`, the newest answer first;
         then those of /etc/hosts. () where none is known. What CNAMEs led over is not among them:
         nobody asked for it."""
-        known = self._known.get(address, ())
+        known = self._of(address)
         names = [one.name for one in reversed(known) if now < one.until]
         return (*names, *(n for n in self._hosts.get(address, ()) if n not in names))
 
     # --- bounds -------------------------------------------------------------------------------
 
+    def _of(self, address: bytes) -> Sequence[_Known]:
+        known = self._known.get(address)
+        return self._wanted.get(address, ()) if known is None else known
+
     def _add(self, address: bytes, new: _Known) -> None:
-        known = self._known.pop(address, None)
+        known = self._known.pop(address, None) or self._wanted.pop(address, None)
         if known is None:
             known = []
             self._bytes += _ADDRESS_COST
-        self._known[address] = known
         for place, one in enumerate(known):
             if one.name == new.name:
                 new.name = one.name  # one string for the whole life of an entry
                 new.until = max(new.until, min(one.until, new.answered + MAX_AGE))
                 self._bytes -= _cost(known.pop(place))
                 break
-        if len(known) >= MAX_NAMES:
-            self._bytes -= _cost(known.pop(0))
         known.append(new)
         self._bytes += _cost(new)
+        if len(known) > MAX_NAMES:
+            self._bytes -= _cost(known.pop(self._first_to_go(known)))
+        self._table_of(known)[address] = known
+
+    def _first_to_go(self, known: list[_Known]) -> int:
+        """The oldest that is over or not wanted, be it the new one; where all are, the oldest."""
+        now = known[-1].answered
+        for place, one in enumerate(known):
+            if one.until <= now or one.name not in self._spoken:
+                return place
+        return 0
+
+    def _table_of(self, known: list[_Known]) -> dict[bytes, list[_Known]]:
+        return self._wanted if any(one.name in self._spoken for one in known) else self._known
 
     def _shrink(self) -> None:
-        while len(self._known) > MAX_ADDRESSES or self._bytes > MAX_BYTES:
-            self._bytes -= _cost_of_all(self._known.pop(next(iter(self._known)))) + _ADDRESS_COST
+        while len(self) > MAX_ADDRESSES or self._bytes > MAX_BYTES:
+            if self._sorted != self._spoken.version:
+                self._sort()
+            table = self._known or self._wanted
+            self._bytes -= _cost_of_all(table.pop(next(iter(table)))) + _ADDRESS_COST
+
+    def _sort(self) -> None:
+        """Rules have changed, or names have gone: which addresses have a wanted name now. Those
+        that change tables count as just used: nothing says which of two tables was used when."""
+        self._sorted = self._spoken.version
+        for table in (self._known, self._wanted):
+            for address, known in list(table.items()):
+                right = self._table_of(known)
+                if right is not table:
+                    right[address] = table.pop(address)
 
     def _serve(self, target: str, names: Iterable[str], until: float) -> None:
         origins = self._targets.pop(target, {})

@@ -30,7 +30,7 @@ FLOORS = {
     "arbiter.flowtext": 1,
     "arbiter.frames": 1,
     "arbiter.hostname": 0,
-    "arbiter.names": 1,
+    "arbiter.names": 2,
     "arbiter.nametext": 1,
     "arbiter.dnswire": 1,
     "arbiter.dnsstream": 1,

@@ -155,7 +155,7 @@ def test_a_full_cache_takes_no_more_than_it_says(names: int, length: int) -> Non
             address = (0xC0000000 + number).to_bytes(4, "big")
             for one in range(names):
                 name = f"{number}-{one}.".ljust(length, "x")
-                cache.learn(name, (address,), 60, number)
+                cache.learn(name, (address,), 60, number / 10)
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -58,6 +58,7 @@ from arbiter.rules.shapes import (
     context_slots,
     keys,
 )
+from arbiter.rules.spoken import Spoken
 from arbiter.rules.week import holds, minute_of_week
 
 MEMO = 1024
@@ -96,6 +97,7 @@ class Index:
     def __init__(self, entries: Iterable[Entry] = (), zone: tzinfo = UTC) -> None:
         self.zone = zone
         """May be set at any time."""
+        self.spoken = Spoken()
         self._entries: dict[int, Entry] = {}
         self._shapes: dict[ShapeId, Shape] = {}
         self._families = {4: _Family(32), 16: _Family(128)}
@@ -128,6 +130,7 @@ class Index:
         self.remove(entry.id)
         self._memo.clear()
         self._entries[entry.id] = entry
+        self.spoken.add(entry.rule.host)
         if entry.expires is not None:
             bisect.insort(self._expiries, (entry.expires, entry.id))
         id, key = self._place(entry)
@@ -149,6 +152,7 @@ class Index:
         if entry is None:
             return
         self._memo.clear()
+        self.spoken.remove(entry.rule.host)
         if entry.expires is not None:
             del self._expiries[bisect.bisect_left(self._expiries, (entry.expires, id))]
         shape_id, key = self._place(entry)
