@@ -210,8 +210,8 @@ class Daemon:
             await self._desk.server.start()
             try:
                 self._rules.reload()  # until now no command could tell that it had changed them
-                self._names.start()
                 await self._policies.start()
+                await self._names.start(self._memory.looked_up)
                 await self._accounts.start()
                 self._ready = True  # first: a rule that wants a class may come meanwhile
                 if self._wants_classes:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from arbiter.profiles import word
 from arbiter.records import Progress
 from arbiter.rules import Index
 from arbiter.store import Kept, StoreError, Writer
+from arbiter.store.records import LookedUp
 from arbiter.usage import Counted
 
 FLUSH = 0.25
@@ -177,6 +178,10 @@ class Memory:
         self._next = await asyncio.wrap_future(self._writer.begin_run(time.time()))
         running = await asyncio.wrap_future(self._writer.running())
         self._complete(self._lives.restore(running))
+
+    def looked_up(self, since: float, limit: int) -> Awaitable[list[LookedUp]]:
+        """What earlier runs knew of names, as Store.records.looked_up. Raises StoreError."""
+        return asyncio.wrap_future(self._writer.looked_up(since, limit))
 
     def report(self, report: Report, link: str) -> int:
         """Keep a record of a decision, soon, and of the link that the connection left over, if

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from arbiter.dnswire import Answers
 from arbiter.events import Event, HostsRead, NamesLearned
 from arbiter.kernel.dnsqueue import DnsQueue
 from arbiter.kernel.queue import QueueError
 from arbiter.memory import now
+from arbiter.model import Now
 from arbiter.namefiles import NameFiles
+from arbiter.names import GRACE, MAX_ADDRESSES
+from arbiter.store import StoreError
+from arbiter.store.records import LookedUp
 
 LOOK = 30.0
 """Seconds between looks at /etc/hosts and the resolvers, while DNS answers come."""
+RECALLED = 2 * MAX_ADDRESSES
+"""Addresses with their names, as the records knew them, that are taken up at the start: more than
+are kept, as names that rules speak of stay and others go."""
 log = logging.getLogger("arbiter")
 
 
@@ -32,14 +39,16 @@ class NameKeeper:
         self._queue: DnsQueue | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._problem = ""
+        self._problem = self._forgotten = ""
 
-    def start(self) -> None:
-        """Listen; before the ruleset sends anything. Without a queue there are no names: rules by
-        name do not match, and that is a problem, no error."""
+    async def start(self, looked_up: Callable[[float, int], Awaitable[Sequence[LookedUp]]]) -> None:
+        """Take up what the records still know, and listen: before the ruleset sends anything, and
+        once all rules are in force. Without a queue there are no names: rules by name do not match,
+        and that is a problem, no error. `looked_up` is as Memory.looked_up."""
         self._files.look_at_resolvers()
         self._files.look_at_hosts()
         self._dispatch(HostsRead(now(), self._files.hosts))
+        await self._recall(looked_up)
         try:
             self._queue = DnsQueue(self._number, self._believes, self._learn)
         except QueueError as error:
@@ -47,6 +56,26 @@ class NameKeeper:
             log.error("%s", self._problem)
             return
         asyncio.get_running_loop().add_reader(self._queue.fileno(), self._queue.handle)
+
+    async def _recall(
+        self, looked_up: Callable[[float, int], Awaitable[Sequence[LookedUp]]]
+    ) -> None:
+        """Names of the records of the last GRACE: a decided connection keeps a name so long. To
+        the pipeline they are answers of that time, with a TTL of nothing."""
+        moment = now()
+        try:
+            found = await looked_up(moment.wall - GRACE, RECALLED)
+        except StoreError as error:
+            self._forgotten = f"names from before the start are not known: {error}"
+            log.error("%s", self._forgotten)
+            return
+        for one in found:
+            ago = max(0.0, moment.wall - one.time)  # a clock that went back: as if it were now
+            then = Now(moment.mono - ago, moment.wall - ago)
+            for name in reversed(one.names):
+                self._dispatch(NamesLearned(then, Answers(name, (one.address,))))
+        if found:
+            log.info("names: those of %d addresses taken up from the records", len(found))
 
     def close(self) -> None:
         """Listen no more: answers go on by themselves."""
@@ -65,7 +94,7 @@ class NameKeeper:
 
     def problems(self) -> tuple[str, ...]:
         """What keeps names from being known, each with its next step."""
-        mine = (self._problem,) if self._problem else ()
+        mine = [problem for problem in (self._problem, self._forgotten) if problem]
         return (*mine, *self._files.problems, *(self._queue.problems if self._queue else ()))
 
     def _believes(self, resolver: bytes) -> bool:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from arbiter.profiles import Book, Standing
 from arbiter.records import Running
 from arbiter.rules.rule import Entry, Layer, Rule
+from arbiter.store.records import LookedUp
 from arbiter.store.rows import Author, Remembered
 from arbiter.store.store import Store
 from arbiter.usage import OpenFlow, Used
@@ -23,6 +24,12 @@ class Asked(ABC):
     @abstractmethod
     def _submit(self, work: Callable[[Store], T]) -> Future[T]:
         """Have the thread do it, in turn."""
+
+    # --- names ------------------------------------------------------------------------------
+
+    def looked_up(self, since: float, limit: int) -> Future[list[LookedUp]]:
+        """As Store.records.looked_up."""
+        return self._submit(lambda store: store.records.looked_up(since, limit))
 
     # --- rules and profiles -----------------------------------------------------------------
 

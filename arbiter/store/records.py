@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sqlite3
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from arbiter.records import Record, utf8
+from msgspec import Struct
+
+from arbiter.hostname import host_name
+from arbiter.records import Record, read_list, utf8
 from arbiter.store import audit, rows
 from arbiter.store.audit import Group, Wanted
 from arbiter.store.errors import explained
 from arbiter.store.rows import Ended, Kept, Missing
 
 _SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
+
+
+class LookedUp(Struct, frozen=True):
+    """At `time` (epoch seconds) these names, the newest first, were known for a packed address."""
+
+    time: float
+    address: bytes
+    names: tuple[str, ...]
 
 
 class Records:
@@ -89,6 +101,18 @@ class Records:
         sql = f"{_SELECT} {where} ORDER BY time DESC, id DESC LIMIT 1"
         return self._one(sql, daddr, dport, saddr, sport, proto)
 
+    def looked_up(self, since: float, limit: int) -> list[LookedUp]:
+        """The addresses that records since then, in epoch seconds, know names of: the `limit` that
+        were gone to last, the last of them at the end. What nobody could have looked up, and what
+        is no list of names, is left out: a database may come from anywhere."""
+        sql = (
+            "SELECT daddr, names, max(time) FROM decisions INDEXED BY decisions_time"
+            " WHERE time >= ? AND names <> '[]' GROUP BY daddr, names ORDER BY 3 DESC LIMIT ?"
+        )
+        with explained(self._path, "cannot read the decisions"):
+            found = self._db.execute(sql, (since, limit)).fetchall()
+        return [made for row in reversed(found) if (made := _looked_up(*row)) is not None]
+
     def end_of(self, rule: int) -> Ended | None:
         """How the rule with this id was retired; None if it is in force, or never was."""
         sql = (
@@ -114,3 +138,13 @@ class Records:
         with explained(self._path, "cannot read the decisions"):
             row = self._db.execute(sql, values).fetchone()
         return None if row is None else Kept(row[0], rows.record(row[1:]))
+
+
+def _looked_up(daddr: str, names: str, time: float) -> LookedUp | None:
+    try:
+        address = ipaddress.ip_address(daddr).packed
+        texts = read_list(names)
+    except (ValueError, RecursionError):
+        return None
+    clean = tuple(text for text in texts if host_name(utf8(text).encode()) == text)
+    return LookedUp(time, address, clean) if clean else None
