@@ -354,9 +354,8 @@ class Daemon:
     def _hangup(self) -> None:
         """SIGHUP: rules and files anew. Before `ready` all are about to be read."""
         if self._ready:
-            self._links.reload()
-            self._policies.reload()
-            self._rules.reload()
+            for keeper in (self._links, self._policies, self._names, self._rules):
+                keeper.reload()
 
     # --- time and status ------------------------------------------------------------------
 

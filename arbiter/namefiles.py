@@ -21,6 +21,11 @@ MAX_LINES: Final = 2_000_000
 _RESOLV = ("etc/resolv.conf", "run/systemd/resolve/resolv.conf")
 """What programs ask, and what systemd-resolved asks for those that speak to it by another way."""
 _HOSTS = "etc/hosts"
+WATCHED: Mapping[Path, tuple[str, ...]] = {
+    Path("/etc"): ("hosts", "resolv.conf"),
+    Path("/run/systemd/resolve"): ("resolv.conf",),
+}
+"""The same, for `kernel.filewatch`."""
 _State = tuple[int, int, int, int]
 
 

@@ -288,3 +288,44 @@ def test_a_kernel_without_room_is_said_with_what_to_do(
         assert [("SIGHUP" in text) for text in seen.troubles] == [True], "once, not each time"
 
     asyncio.run(scene())
+
+
+def test_a_file_that_is_named_is_seen_whatever_lies_behind_its_name(tmp_path: Path) -> None:
+    """Both of a folder's, written, replaced, and behind a symbolic link of which only it tells."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    write(there / "stub")
+    (here / "resolv.conf").symlink_to(there / "stub")
+
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: write(here / "hosts"),
+        lambda: write(here / "hosts"),
+        lambda: replace(here / "hosts"),
+        lambda: write(here / "hosts"),
+        lambda: write(there / "stub"),
+        lambda: replace(there / "stub"),
+        lambda: write(there / "stub"),
+        lambda: (here / "resolv.conf").unlink(),
+        lambda: write(here / "resolv.conf"),
+        lambda: write(here / "resolv.conf"),
+    )
+
+    async def run() -> None:
+        seen = Seen()
+        names = {here: ("hosts", "resolv.conf")}
+        seen.watch = FileWatch(names, seen.changed, seen.troubles.append, quiet=0.02)
+        seen.watch.start()
+        try:
+            for change in changes:
+                change()
+                await seen.told()
+                await asyncio.sleep(0.1)
+            write(here / "other")
+            write(there / "stub")
+            await seen.nothing(here / "hosts")
+            assert seen.troubles == []
+        finally:
+            seen.watch.close()
+
+    asyncio.run(run())

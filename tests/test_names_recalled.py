@@ -13,6 +13,7 @@ from test_store_lives import record
 
 from arbiter.dnswire import Answers
 from arbiter.events import Event, HostsRead, NamesLearned
+from arbiter.kernel.filewatch import FileWatch
 from arbiter.namekeeper import RECALLED, NameKeeper
 from arbiter.names import GRACE, NameCache
 from arbiter.records import json_list
@@ -107,3 +108,15 @@ def test_records_that_cannot_be_read_are_a_problem_and_no_end() -> None:
     events, problems = started(error)
     assert len(events) == 1
     assert any("names from before the start are not known" in text for text in problems)
+
+
+def test_without_inotify_it_is_said_how_late_changes_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_: FileWatch) -> None:
+        raise OSError(24, "inotify_init1: Too many open files")
+
+    monkeypatch.setattr(FileWatch, "start", full)
+    events, problems = started([])
+    assert isinstance(events[0], HostsRead)
+    assert any("/etc/hosts count up to 30 s late: [Errno 24] inotify" in text for text in problems)

@@ -2,8 +2,9 @@
 
 A folder need not be there yet, and may be moved away and replaced: its parents are watched for
 the next name on the way down. What comes in bursts (an editor's save, an installation) is told
-once, when it is quiet, and at last after a bounded time. What changes behind a symbolic link's
-back is not seen: the link itself is.
+once, when it is quiet, and at last after a bounded time. What changes behind the back of a symbolic
+link, or on a mount, is seen of a file whose name is given: it is watched itself. Of a pattern's
+files it is not seen.
 """
 
 from __future__ import annotations
@@ -42,32 +43,39 @@ _WATCHED = (
 )  # fmt: skip
 _ITSELF = IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED
 
+_WILD = frozenset("*?[")
+"""What makes a name a pattern (fnmatch)."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FileWatch:
     """Calls `changed()` in the event loop after files changed whose names match.
 
-    `folders` maps each folder, an absolute path, to a pattern (fnmatch) of file names in it. Names
-    that begin with "." never match: editors keep their own files under such names. A change of the
-    folder's own owner or mode is told, too (its parent tells).
+    `folders` maps each folder, an absolute path, to a pattern (fnmatch) of file names in it, or to
+    several. Names that begin with "." never match: editors keep their own files under such names. A
+    change of the folder's own owner or mode is told, too (its parent tells).
     """
 
     def __init__(
         self,
-        folders: Mapping[Path, str],
+        folders: Mapping[Path, str | tuple[str, ...]],
         changed: Callable[[], None],
         trouble: Callable[[str], None],
         *,
         quiet: float = QUIET,
         longest: float = LONGEST,
     ) -> None:
-        self._folders = dict(folders)
+        self._folders = {
+            folder: (patterns,) if isinstance(patterns, str) else patterns
+            for folder, patterns in folders.items()
+        }
         self._changed, self._trouble = changed, trouble
         self._quiet, self._longest = quiet, longest
         self._fd = -1
         self._names: dict[int, tuple[set[str], set[str]]] = {}
-        """Of each watch: patterns of files, and names of folders on the way to a watched one."""
+        """Of each watch: patterns of files, and names on the way to what is watched; that of a file
+        itself has the pattern ""."""
         self._timer: asyncio.TimerHandle | None = None
         self._latest = 0.0
         """The loop's time at which changes are told, quiet or not."""
@@ -101,27 +109,33 @@ class FileWatch:
         One that appears after we looked for it is told by its parent, which is watched by then.
         """
         names: dict[int, tuple[set[str], set[str]]] = {}
-        for folder, pattern in self._folders.items():
+        for folder, patterns in self._folders.items():
             parts = folder.parts
             for depth in range(1, len(parts) + 1):
                 watch = self._add(Path(*parts[:depth]))
                 if watch is None:
                     break
                 files, folders = names.setdefault(watch, (set(), set()))
-                if depth == len(parts):
-                    files.add(pattern)
-                else:
+                if depth < len(parts):
                     folders.add(parts[depth])
+                    continue
+                files.update(patterns)
+                for name in patterns:
+                    if not _WILD.intersection(name):
+                        folders.add(name)
+                        watch = self._add(folder / name, _WATCHED & ~IN_ONLYDIR)
+                        if watch is not None:
+                            names.setdefault(watch, (set(), set()))[0].add("")
         for watch in self._names.keys() - names.keys():
             _libc.inotify_rm_watch(self._fd, watch)  # EINVAL: the kernel dropped it, with its inode
         self._names = names
 
-    def _add(self, folder: Path) -> int | None:
+    def _add(self, path: Path, mask: int = _WATCHED) -> int | None:
         """The watch of a folder, the same for the same folder; None if it is not there."""
-        watch: int = _libc.inotify_add_watch(self._fd, os.fsencode(folder), _WATCHED)
+        watch: int = _libc.inotify_add_watch(self._fd, os.fsencode(path), mask)
         if watch < 0 and ctypes.get_errno() in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
-        return _checked(watch, f"inotify_add_watch {folder}")
+        return _checked(watch, f"inotify_add_watch {path}")
 
     def _read(self) -> None:
         try:
@@ -137,7 +151,9 @@ class FileWatch:
                 told = moved = True
                 continue
             files, folders = self._names.get(watch, (set(), set()))
-            on_the_way = name in folders or bool(mask & _ITSELF and (files or folders))
+            on_the_way = (
+                name in folders or "" in files or bool(mask & _ITSELF and (files or folders))
+            )
             moved |= on_the_way
             told |= on_the_way or _meant(name, files)
         if moved:

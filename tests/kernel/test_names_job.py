@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
-from running import Arbiter, eventually
+from running import PATIENCE, Arbiter, eventually
 
 from arbiter.lab import Lab
 from arbiter.lab.config import SERVER4, SERVER6
@@ -65,3 +66,15 @@ def test_a_restart_keeps_the_names_of_decided_connections(denied: Arbiter, addre
     with denied as arbiter:
         assert not refused_by(arbiter, *by_address(address))
         assert eventually(lambda: arbiter.database("SELECT 1 FROM decisions WHERE names = '[]'"))
+
+
+def test_a_change_of_the_hosts_file_counts_at_once(clean_lab: Lab, tmp_path: Path) -> None:
+    """Without any DNS answer. The lab's /etc/hosts is a mount: it can only be written in place."""
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        arbiter.add_all("allow app=/usr/bin/curl", "deny app=/usr/bin/curl host=nas.home")
+        plain = ("curl", "-sS", "-m", "4", f"http://{SERVER4}/")
+        assert not refused_by(arbiter, *plain)
+        write = f"echo {SERVER4} nas.home >>/etc/hosts"
+        assert clean_lab.run(["sh", "-c", write], user="root").returncode == 0
+        time.sleep(PATIENCE)
+        assert refused_by(arbiter, *plain)
