@@ -90,6 +90,16 @@ def test_a_wanted_name_that_is_over_no_longer_protects_its_address() -> None:
     assert not cache.names_of(A, GRACE + 1) and cache.names_of(address(0), GRACE + 1)
 
 
+def test_of_wanted_names_one_that_is_over_goes_first() -> None:
+    cache = NameCache(spoken(Domain("lab.test")))
+    for number in range(MAX_NAMES):
+        cache.learn(f"q{number}.lab.test", (A,), 0 if number == 1 else 9000, number)
+    cache.learn("x.example", (B,), 60, GRACE)  # now all are looked through, and not again soon
+    cache.learn("new.lab.test", (A,), 60, GRACE + 2)
+    assert len(cache.names_of(A, GRACE + 3)) == MAX_NAMES
+    assert cache.names_of(A, GRACE + 3)[-1] == "q0.lab.test"
+
+
 LABELS = st.sampled_from(["a", "b", "lab", "test"])
 NAMES = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
 
