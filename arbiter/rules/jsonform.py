@@ -12,10 +12,8 @@ from __future__ import annotations
 
 from arbiter.rules.hosts import format_host
 from arbiter.rules.line import (
-    ACTION_SYNONYMS,
     ACTIONS,
     FIELDS,
-    KEY_SYNONYMS,
     KEYS,
     READ,
     decision_of,
@@ -23,6 +21,7 @@ from arbiter.rules.line import (
     format_proto,
 )
 from arbiter.rules.rule import FOREVER, Rule
+from arbiter.rules.synonyms import ACTION_SYNONYMS, KEY_SYNONYMS
 from arbiter.rules.times import format_times
 from arbiter.rules.words import RuleError, nearest, quote, shown
 

@@ -39,47 +39,29 @@ from arbiter.rules.rule import (
     user_fault,
     via_fault,
 )
+from arbiter.rules.synonyms import ACTION_SYNONYMS, KEY_SYNONYMS, SERVICES
 from arbiter.rules.times import format_times, read_times
 from arbiter.rules.words import (
     RuleError,
     Word,
+    check_blank,
     nearest,
     plain_words,
     quote,
     read_span,
     shown,
     split,
+    too_long,
     write_span,
 )
 
 ACTIONS = tuple(action.value for action in Action)
-ACTION_SYNONYMS = {
-    **dict.fromkeys(("accept", "permit", "pass", "yes"), "allow"),
-    **dict.fromkeys(("block", "drop", "reject", "forbid", "no"), "deny"),
-    "via": "route",
-}
 KEYS = (
     *("via", "class"),
     *("app", "parent", "user", "host", "port", "proto", "hook"),
     *("profile", "network", "sim", "roaming", "metered", "time"),
     "for",
 )
-KEY_SYNONYMS = {
-    **dict.fromkeys(("dst", "dest", "daddr", "ip", "address", "net", "scope"), "host"),
-    **dict.fromkeys(("dport", "ports"), "port"),
-    **dict.fromkeys(("exe", "path", "program", "process"), "app"),
-    **dict.fromkeys(("duration", "until", "lifetime"), "for"),
-    **dict.fromkeys(("uid", "owner"), "user"),
-    **dict.fromkeys(("group", "gid"), "user=@"),
-    **dict.fromkeys(("link", "dev", "interface"), "via"),
-    **dict.fromkeys(("qos", "prio", "priority", "traffic", "dscp", "tos"), "class"),
-    **dict.fromkeys(("ssid", "essid", "wifi"), "network=ssid:"),
-    **dict.fromkeys(("gateway", "gw", "mac"), "network=gateway:"),
-    **dict.fromkeys(("cost", "billed", "expensive"), "metered"),
-    **dict.fromkeys(("when", "hours", "days", "at", "schedule"), "time"),
-    "iccid": "sim",
-    "direction": "hook",
-}
 _LIFETIMES = tuple(kind.value for kind in LifetimeKind if kind is not LifetimeKind.SPAN)
 
 
@@ -130,6 +112,7 @@ def _parse(line: str) -> Rule:
     values: dict[str, Any] = {}
     places: dict[str, Word] = {}
     for word in words[1:]:
+        check_blank(word, line, next(reversed(places.values()), None))
         _check_key(word, places)
         places[word.key] = word
         values[FIELDS[word.key]] = READ[word.key](word.value or "", word.value_position)
@@ -254,7 +237,7 @@ def _port(text: str, position: int) -> int:
         fault = f"{quote(shown(text))} is no port: it is a number 0 to {MAX_PORT}"
         suggestion = text.lstrip("0") if is_number(text) else ""
         if _number(suggestion, MAX_PORT) is None:
-            suggestion = "443,8000-8080"
+            suggestion = SERVICES.get(text.lower(), "443,8000-8080")
         raise RuleError(fault, position, text, suggestion)
     return number
 
@@ -293,6 +276,9 @@ def parse_lifetime(text: str, position: int = 0) -> Lifetime:
     if text in _LIFETIMES:
         return Lifetime(LifetimeKind(text))
     seconds = read_span(text)
+    if seconds is None and too_long(text):
+        fault = f"{quote(shown(text))} is too long: the longest is 100 years"
+        raise RuleError(fault, position, text, "forever")
     if seconds is None:
         fault = (
             f"{quote(shown(text))} is no lifetime: it is {', '.join(_LIFETIMES)}, or a time "

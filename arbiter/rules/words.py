@@ -12,6 +12,7 @@ bidi characters, and lone surrogates (undecodable bytes of a path, PEP 383), are
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterable
@@ -58,6 +59,16 @@ class Word(NamedTuple):
     value_position: int
 
 
+def check_blank(word: Word, line: str, last: Word | None) -> None:
+    """Raises RuleError for what follows a blank in a path (of `last`) that nobody quoted."""
+    if word.value is not None or "/" not in word.key or last is None:
+        return
+    value = line[last.value_position : word.position + len(word.key)]
+    if last.key in ("app", "parent") and value.startswith("/"):
+        text = "a value with a blank in it goes in quotes, and the whole rule in those of the shell"
+        raise RuleError(text, word.position, word.key, f"{last.key}={quote(value)}")
+
+
 _BLANK = re.compile(r"[ \t]*")
 _KEY = re.compile(r"[^ \t=\"#\\]*")
 _BARE = re.compile(r"[^ \t\"#\\]*")
@@ -82,7 +93,7 @@ def split(line: str) -> list[Word]:
         if at < len(line) and at == end:
             char = line[at]
             text = f"{char!r} cannot stand here: put the whole value in quotes"
-            raise RuleError(text, at, char, quote(_lump(line, word.value_position)))
+            raise RuleError(text, at, char, quote(_meant(line, word.value_position, at)))
     return words
 
 
@@ -103,8 +114,12 @@ def _skip(line: str, at: int) -> int:
     return match.end() if match else at
 
 
-def _lump(line: str, start: int) -> str:
-    """From `start` to the next blank: what somebody forgot to quote."""
+def _meant(line: str, start: int, at: int) -> str:
+    """The value from `start` that stumbles over `at`: what somebody quoted in part, or not."""
+    quoted = _QUOTED.match(line, at)
+    if quoted is not None and _skip(line, quoted.end()) in (len(line), quoted.end() + 1):
+        with contextlib.suppress(RuleError):
+            return line[start:at] + _unescape(quoted[1], at + 1)
     return re.split(r"[ \t]", line[start:], maxsplit=1)[0]
 
 
@@ -193,6 +208,12 @@ def read_span(text: str) -> int | None:
     parts = zip(match.groups(), _UNITS.values(), strict=True)
     seconds = sum(int(count) * unit for count, unit in parts if count)
     return seconds if 0 < seconds <= MAX_SPAN else None
+
+
+def too_long(text: str) -> bool:
+    """Whether it is a span but for being longer than MAX_SPAN."""
+    match = _SPAN.match(text) if len(text) <= _SHOWN else None
+    return match is not None and any(map(int, filter(None, match.groups()))) and not read_span(text)
 
 
 def write_span(seconds: int) -> str:
