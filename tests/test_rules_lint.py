@@ -19,6 +19,19 @@ from arbiter.rules import never_matches, over_broad, parse
         ("deny app=appimage:Foo", "/FILE"),
         ("deny app=/usr/bin/curl,/usr/bin/wget", "one rule a program"),
         ("deny parent=bash", "/usr/bin/bash"),
+        ("deny app=/usr/bin/../bin/curl", "write app=/usr/bin/curl"),
+        ("deny app=/usr/./bin/curl", "write app=/usr/bin/curl"),
+        ("deny app=//usr/bin//curl", "write app=/usr/bin/curl"),
+        ("deny parent=/usr/bin/", "is a folder"),
+        ("deny app=/", "is a folder"),
+        ("deny app=appimage:/home/u/../u/A", "write app=appimage:/home/u/A"),
+        ("deny app=./curl", "begins with /"),
+        ("deny app=~/x", "is not expanded"),
+        ("deny app=/" + "a" * 4095, "at most 4095 bytes"),
+        ("deny parent=/" + "é" * 2048, "at most 4095 bytes"),
+        ("deny app=appimage:/" + "a" * 4095, "at most 4095 bytes"),
+        ("deny app=script:/usr/bin/python3:/" + "a" * 60000, "at most"),
+        ("deny app=foreign:?:/" + "a" * 60000, "at most"),
         ("deny host=2001:db8::/32 proto=icmp", "icmpv6"),
         ("deny host=192.0.2.1 proto=icmpv6", "proto=icmp"),
         ("deny hook=in", "outgoing"),
@@ -35,6 +48,9 @@ def test_a_rule_that_can_never_match_says_why(line: str, word: str) -> None:
     [
         "allow",
         "deny app=/usr/bin/curl",
+        "deny app=/" + "a" * 4094,
+        "deny app=/opt/..x/.y/z...",
+        "deny app=script:/usr/bin/python3:/" + "a" * 4094,
         "deny app=script:/usr/bin/python3:/srv/x.py",
         "deny app=unit:wg-quick@wg0.service parent=foreign:?:/x",
         "deny app=snap:firefox",
@@ -62,6 +78,16 @@ def test_a_bare_decision_is_said_to_be_for_everything() -> None:
     assert over_broad(parse("deny proto=udp")) == ""
     assert "allows every connection" in over_broad(parse("allow class=bulk"))
     assert over_broad(parse("deny metered=yes")) == ""
+
+
+def test_a_host_that_is_every_address_is_said_to_be_broad() -> None:
+    assert "allows every IPv4 connection of every program" in over_broad(
+        parse("allow host=0.0.0.0/0 for=1h")
+    )
+    assert "denies every IPv6 connection of every program" in over_broad(parse("deny host=::/0"))
+    assert over_broad(parse("allow host=::/0 app=/usr/bin/curl")) == ""
+    assert over_broad(parse("allow host=0.0.0.0/1")) == ""
+    assert over_broad(parse("deny host=0.0.0.0/0 proto=udp")) == ""
 
 
 def test_a_whole_top_level_domain_is_said_to_be_broad() -> None:
