@@ -28,6 +28,7 @@ from scripted_daemon import ScriptedDaemon, ask_to, example_ask, example_status
 from arbiter import cli, protocol
 from arbiter.cli import common
 from arbiter.protocol import RefusedReason
+from arbiter.store import Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -519,6 +520,41 @@ def test_a_rule_of_any_length_stands_on_one_line_where_there_is_no_terminal(
     assert f"allow app={path} " in line
 
 
+def test_a_rule_that_means_something_else_here_gets_a_note(
+    arbiter: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARBITER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("ARBITER_STATE", str(tmp_path))
+    (tmp_path / "get").symlink_to("/usr/bin/env")
+    env = Path("/usr/bin/env").resolve()
+    for key in ("app", "parent"):
+        done = arbiter("rules", "add", f"deny {key}={tmp_path}/get")
+        assert done.code == 0 and f"arbiter: note: {tmp_path}/get is a link" in done.err
+        assert f"write {env}" in done.err
+    assert "note" not in arbiter("rules", "add", f"deny app={env}").err
+    done = arbiter("rules", "add", "route via=nolink,any port=1")
+    assert done.code == 0 and "arbiter: note: no link is or was called nolink" in done.err
+    assert "note" not in arbiter("rules", "add", "route via=unmetered,any port=2").err
+    done = arbiter("rules", "add", "allow host=0.0.0.0/0")
+    assert "note: it allows every IPv4 connection" in done.err
+
+
+def test_a_path_that_no_program_can_have_is_refused(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    for app in ("/usr/bin/../bin/curl", "/usr/bin/", "//usr/bin/curl", "/" + "a" * 60000):
+        done = arbiter("rules", "add", f"deny app={app}")
+        assert done.code == 2 and "would never match" in done.err
+        assert len(done.err) < 500
+    assert not (tmp_path / "a.db").exists()
+
+
+def test_a_new_database_is_told(arbiter: Callable[..., Done], tmp_path: Path) -> None:
+    note = f"arbiter: note: a new database was made: {tmp_path}/a.db"
+    assert note in arbiter("rules", "add", "allow port=1").err
+    assert note not in arbiter("rules", "add", "allow port=2").err
+
+
 REPLIES = {
     "in force": (b'{"type":"in_force","rules":3}\n', ""),
     "after other messages": (
@@ -539,6 +575,7 @@ REPLIES = {
 def test_a_change_waits_for_the_daemon_and_says_why_it_is_not_in_force(
     arbiter: Callable[..., Done], tmp_path: Path, reply: str
 ) -> None:
+    Store.open(tmp_path / "a.db").close()
     said, problem = REPLIES[reply]
     thread = answering(tmp_path / "socket", said)
     done = arbiter("rules", "add", "allow port=1")

@@ -108,6 +108,10 @@ def test_a_script_and_a_link_are_known_by_other_names(tmp_path: Path) -> None:
     (folder / "y").symlink_to(folder / "x")
     path.write_text(f'rules = ["deny app={folder}/y"]')
     assert "known as" in found(path)[0]["text"]
+    (folder / "python3.11").write_bytes(b"\x7fELF")
+    (folder / "python3").symlink_to("python3.11")
+    path.write_text(f'rules = ["deny app={folder}/python3"]')
+    assert found(path) == [], "an interpreter is known without its minor version"
 
 
 def test_a_file_is_taken_for_what_it_holds_unless_it_is_said(tmp_path: Path) -> None:

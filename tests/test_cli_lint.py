@@ -273,6 +273,32 @@ def test_every_kind_and_key_is_documented(place: Path) -> None:
         assert f"`{word}`" in text, word
 
 
+# --- other names -----------------------------------------------------------------------------
+
+
+def test_a_path_that_is_not_what_the_program_is_known_by_is_found(place: Path) -> None:
+    (place / "wget").write_bytes(b"\x7fELF")
+    (place / "get").symlink_to("wget")
+    remember(place, f"deny app={place}/get", f"deny parent={place}/get port=1")
+    remember(place, f"deny app={place}/wget", "deny app=/usr/bin/../bin/env")
+    found = check(place)[1]
+    assert [(f["kind"], f["rule"], f["level"]) for f in found] == [
+        ("never-matches", 4, "warning"),
+        ("other-name", 1, "warning"),
+        ("other-name", 2, "warning"),
+    ]
+    assert found[1]["text"].startswith(f"rule 1: {place}/get is a link")
+    assert f"write {place}/wget" in found[1]["text"]
+
+
+def test_only_a_link_that_is_listed_is_suggested(place: Path) -> None:
+    (place / "links.json").write_text(json.dumps({"wifi 02:00:00:00:00:01": 2, "file nolinks": 3}))
+    remember(place, "route via=nolink port=1")
+    (found,) = check(place)[1]
+    assert "no link is or was called nolink" in found["text"]
+    assert "did you mean" not in found["text"]
+
+
 # --- many -----------------------------------------------------------------------------------
 
 

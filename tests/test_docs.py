@@ -16,6 +16,7 @@ from sessions import like, session
 from arbiter.cli import COMMANDS, cli
 from arbiter.rules import LifetimeKind, ScopeName, format_rule, parse
 from arbiter.rules.line import KEYS
+from arbiter.store import Store
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -83,6 +84,7 @@ def test_a_misspelt_command_names_the_nearest() -> None:
 def test_the_session_of_the_profiles_page_is_real(tmp_path: Path) -> None:
     env = {"ARBITER_DB": str(tmp_path / "a.db"), "ARBITER_SOCKET": str(tmp_path / "socket")}
     env |= {"ARBITER_CONFIG": str(tmp_path)}
+    Store.open(tmp_path / "a.db").close()
     steps = session(DOCS / "profiles.md")
     assert len(steps) >= 9
     for command, shown in steps:

@@ -9,6 +9,8 @@ import click
 
 from arbiter.cli import complete
 from arbiter.cli.common import (
+    STATE,
+    config_option,
     db_option,
     fail,
     fail_rule,
@@ -20,15 +22,17 @@ from arbiter.cli.common import (
     socket_option,
     table,
 )
-from arbiter.cli.profilewords import profile_name, unknown_profile
+from arbiter.cli.profilewords import profile_name
 from arbiter.cli.rulescheck import check
 from arbiter.cli.rulesexport import export
 from arbiter.cli.ruleshistory import history, undo
 from arbiter.cli.rulesimport import import_
+from arbiter.cli.rulesmachine import Machine
 from arbiter.cli.rulesrestore import restore
 from arbiter.cli.rulesreview import review
-from arbiter.cli.rulestore import boot_id, open_store, unknown_user
+from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.cli.ruleswords import beside, when, with_letters
+from arbiter.protocol import clean
 from arbiter.rules import (
     Entry,
     LifetimeKind,
@@ -61,10 +65,28 @@ rules.add_command(review)
     shell_complete=complete.rules,
     help="In place of this rule, in one step: an edit.",
 )
+@config_option("The directory of links.d: whether there are the links that the rule names.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, readable=False),
+    default=STATE,
+    envvar="ARBITER_STATE",
+    show_default=True,
+    show_envvar=True,
+    help="The daemon's state directory: it keeps which links there were.",
+)
 @db_option
 @socket_option
 @json_option
-def add(line: str, instead_of: int | None, db: Path, socket_path: Path, as_json: bool) -> None:
+def add(
+    line: str,
+    instead_of: int | None,
+    config: Path,
+    state: Path,
+    db: Path,
+    socket_path: Path,
+    as_json: bool,
+) -> None:
     """Remember a rule: 'allow app=/usr/bin/curl host=192.0.2.0/24 port=443 for=1h'."""
     try:
         rule = parse(line)
@@ -82,9 +104,9 @@ def add(line: str, instead_of: int | None, db: Path, socket_path: Path, as_json:
         fail(f"this rule would never match: {useless}", 2)
     by, uid = person()
     with open_store(db) as store:
-        unknown = unknown_profile(rule.profile, store.profiles.names())
-        for doubt in filter(None, (over_broad(rule), unknown_user(rule.user), unknown)):
-            click.echo(f"arbiter: note: {doubt}", err=True)
+        machine = Machine(config, state, db)
+        for doubt in filter(None, (over_broad(rule), *machine.doubts(rule, store))):
+            click.echo(f"arbiter: note: {clean(doubt)}", err=True)
         done = store.remember(
             rule,
             by=by,

@@ -19,6 +19,7 @@ from arbiter.cli.common import (
 )
 from arbiter.cli.ruleslint import check_rules
 from arbiter.cli.rulesmachine import Machine
+from arbiter.identity import stable_path
 from arbiter.packages import find
 from arbiter.policyfiles import PolicyFile, PolicyFileError, examine
 from arbiter.policyfiles.check import (
@@ -189,7 +190,7 @@ def _look(app: str, root: Path) -> AppFacts:
     path = root / app.lstrip("/")
     try:
         # Only where it is the real root: links of a build tree lead out of it.
-        resolved = os.path.realpath(path) if root == Path("/") else ""
+        resolved = stable_path(os.path.realpath(path)) if root == Path("/") else ""
         with open(path, "rb") as file:
             return AppFacts(resolved=resolved, script=file.read(2) == b"#!")
     except (FileNotFoundError, NotADirectoryError):

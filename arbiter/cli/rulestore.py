@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
+
 from arbiter.cli.common import fail
+from arbiter.protocol import clean
 from arbiter.rules.rule import is_number
 from arbiter.rules.words import quote
 from arbiter.store import Store, StoreError
@@ -17,9 +21,12 @@ from arbiter.store import Store, StoreError
 
 @contextmanager
 def open_store(db: Path, *, readonly: bool = False) -> Iterator[Store]:
-    """The database, with its errors told to the person; exit code 1."""
+    """The database, with its errors told to the person; exit code 1. A new one is told, too."""
+    new = not readonly and not os.path.lexists(db)
     try:
         with Store.open(db, readonly=readonly, create=not readonly) as store:
+            if new:
+                click.echo(f"arbiter: note: a new database was made: {clean(str(db))}", err=True)
             yield store
     except StoreError as error:
         fail(str(error))

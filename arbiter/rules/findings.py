@@ -43,6 +43,8 @@ class FindingKind(enum.StrEnum):
     """It decided nothing for long; see stale.py."""
     DEAD = "dead"
     """It names what the machine does not have; see stale.py."""
+    OTHER_NAME = "other-name"
+    """It names a program by a path that this is not known by here; see stale.py."""
     NO_PROFILE = "no-profile"
     """It is of a profile that is not there."""
 

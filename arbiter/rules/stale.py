@@ -29,6 +29,8 @@ class Here(Struct, frozen=True):
     """A link's name."""
     profile: Callable[[str], str] = lambda name: ""
     """A profile's name."""
+    other: Callable[[str], str] = lambda app: ""
+    """The id of an app: why it is not what its processes are known by, or ""."""
 
 
 class Uses(Struct, frozen=True):
@@ -45,7 +47,8 @@ class Uses(Struct, frozen=True):
 
 
 def dead(entries: Iterable[Entry], here: Here) -> list[Finding]:
-    """Rules that name an app, user, group, link or profile that this machine does not have."""
+    """Rules that name an app, user, group, link or profile that this machine does not have,
+    or has under another name."""
     return [
         Finding(kind, entry, None, f"{entry.called}: {why}")
         for entry in entries
@@ -57,6 +60,7 @@ def dead(entries: Iterable[Entry], here: Here) -> list[Finding]:
 def _missing(rule: Rule, here: Here) -> Iterator[tuple[FindingKind, str]]:
     for app in dict.fromkeys((rule.app, rule.parent)):
         yield FindingKind.DEAD, here.app(app) if app else ""
+        yield FindingKind.OTHER_NAME, here.other(app) if app else ""
     yield FindingKind.DEAD, here.user(rule.user) if rule.user else ""
     for name in rule.decision.via:
         yield FindingKind.DEAD, "" if name in RESERVED_LINKS else here.link(name)
