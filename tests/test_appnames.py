@@ -105,3 +105,10 @@ def test_a_loop_and_a_pipe_are_not_read(bin: Path) -> None:
     assert other_name(f"{bin}/loop") == ""
     os.mkfifo(bin / "pipe")
     assert other_name(f"{bin}/pipe") == ""
+
+
+def test_what_may_be_read_in_two_ways_is_not_said(bin: Path) -> None:
+    for name in ("*", "a:b"):
+        (bin / name).symlink_to("wget")
+    assert other_name(f"{bin}/*") == "", "it may be every version"
+    assert other_name(f"script:{bin}/python3:{bin}/a:b") == "", "which colon it is is not sure"
