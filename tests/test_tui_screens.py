@@ -60,14 +60,6 @@ async def _route(s: Scene) -> None:
     await s.press("r", "2", "0")
 
 
-async def _snooze(s: Scene) -> None:
-    await s.press("z")
-
-
-async def _help(s: Scene) -> None:
-    await s.press("question_mark")
-
-
 def _tab(*keys: str) -> Callable[[Scene], Coroutine[Any, Any, None]]:
     async def steps(s: Scene) -> None:
         await s.press(*keys)
@@ -88,8 +80,6 @@ STEPS = [
     ("asks", WIDE, _asks),
     ("asks-80x24", USUAL, _asks),
     ("route", WIDE, _route),
-    ("snooze", USUAL, _snooze),
-    ("help", WIDE, _help),
     ("connections", WIDE, _tab("2")),
     ("connections-80x24", USUAL, _tab("2")),
     ("connection", WIDE, _tab("2", "down", "enter")),

@@ -494,7 +494,7 @@ def test_a_command_that_is_left_is_ended_and_leaves_no_pipe_open() -> None:
 
     async def part() -> None:
         commands = Commands("/none")
-        task = asyncio.ensure_future(commands.run("rules", "list"))
+        task = asyncio.ensure_future(commands.run("links", "--watch"))
         await asyncio.sleep(0.3)
         task.cancel()
         await asyncio.sleep(0.001)

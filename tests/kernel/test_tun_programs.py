@@ -65,7 +65,10 @@ def end_of_tunnel(lab: Lab, ns: str, name: str) -> subprocess.Popen[str]:
     assert program.stdout.readline() == "up\n"
     for line in (
         f"ip addr add {HOST4 if ns == 'host' else FAR4}/24 dev {name}",
-        f"ip link set {name} up mtu 1400 addrgenmode none",  # or it solicits routers
+        # Before it is up: else it has a link-local address, and solicits routers through the
+        # tunnel, whose packets are then older than arbiter.
+        f"ip link set {name} mtu 1400 addrgenmode none",
+        f"ip link set {name} up",
     ):
         done = lab.run(line.split(), ns=ns)
         assert done.returncode == 0, done.stderr
