@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from arbiter import protocol, views
 from arbiter.events import Report
@@ -84,5 +85,8 @@ class Followers:
 
     def _close(self, gone: Iterable[Live], wall: float) -> None:
         for live in gone:
-            message = protocol.Closed(live.id, wall, live.sent, live.received)
-            self._server.tell(live.uid, lambda message=message: message)  # type: ignore[misc]
+            self._server.tell(live.uid, partial(_closed, live, wall))
+
+
+def _closed(live: Live, wall: float) -> protocol.Closed:
+    return protocol.Closed(live.id, wall, live.sent, live.received)

@@ -13,15 +13,12 @@ from msgspec import Struct
 
 from arbiter.events import Report
 from arbiter.model import Flow, Packet
-from arbiter.usage import UNSEEN, Counted, on_wire
+from arbiter.usage import UNSEEN, Counted, figures, older
 
 MAX_LIVE = 8192
 """Connections kept; the oldest are forgotten first, and go on unseen."""
 MAX_REFUSED = 256
 """The last that were refused; they have no counters and no end."""
-
-CLOCKS = 1.0
-"""Seconds by which the kernel's clock and a report's may differ."""
 
 
 class Live(Struct, gc=False):
@@ -91,7 +88,7 @@ class LiveBook:
     def ended(self, counted: Counted) -> Live | None:
         """An entry is gone, with these counters: the connection that it was, if it is known."""
         live = self._live.get(counted.flow)
-        if live is None or _older(counted, live.report):
+        if live is None or older(counted, live.report.wall - live.report.waited):
             return None
         del self._live[counted.flow]
         _count(live, counted)
@@ -102,16 +99,9 @@ class LiveBook:
         return sorted([*self._refused, *self._live.values()], key=lambda live: live.id)
 
 
-def _older(counted: Counted, report: Report) -> bool:
-    """Whether it began before the connection did: what was told late of an earlier one on the same
-    ports. Its entry begins with its first packet, which waited for the verdict."""
-    return 0 < counted.started / 1e9 < report.wall - report.waited - CLOCKS
-
-
 def _count(live: Live, entry: Counted) -> bool:
     """Take its counters over; whether they have grown. Others' flow may have been the same."""
-    sent, _ = on_wire(entry.flow, entry.out_bytes, entry.out_packets)
-    received, _ = on_wire(entry.flow, entry.in_bytes, entry.in_packets)
+    sent, received, _, _ = figures(entry)
     grown = (sent, received) != (live.sent, live.received)
     live.sent, live.received = sent, received
     return grown

@@ -15,12 +15,10 @@ from msgspec import Struct
 from arbiter.events import Report
 from arbiter.model import Flow, Packet
 from arbiter.records import Progress, Running, State
-from arbiter.usage import UNSEEN, Counted, on_wire
+from arbiter.usage import UNSEEN, Counted, figures, older
 
 MAX_LIVES = 65_536
 """Connections followed; the oldest are given up first: nobody knows their end."""
-CLOCKS = 1.0
-"""Seconds by which the kernel's clock and a report's may differ."""
 _Figures = tuple[int, int, int, int]
 
 
@@ -52,7 +50,8 @@ class Lives:
         """A new connection; gives what is known of one that it pushes out. On the hot path."""
         if not follows(report):
             return None
-        return self._begin(report.packet.flow, id, report.wall - report.waited)  # type: ignore[union-attr]  # follows
+        assert isinstance(report.packet, Packet), "it follows"
+        return self._begin(report.packet.flow, id, report.wall - report.waited)
 
     def read(self, counted: Iterable[Counted], wall: float) -> list[Progress]:
         """All counters there are at this epoch second. A dump may miss an entry: one is gone after
@@ -61,7 +60,7 @@ class Lives:
         seen: set[Flow] = set()
         for entry in counted:
             life = self._lives.get(entry.flow)
-            if life is None or _older(entry, life):
+            if life is None or older(entry, life.began):
                 continue
             seen.add(entry.flow)
             if _count(life, entry, wall):
@@ -77,7 +76,7 @@ class Lives:
     def ended(self, counted: Counted, wall: float) -> Progress | None:
         """Conntrack has forgotten an entry, with these counters, at this epoch second."""
         life = self._lives.get(counted.flow)
-        if life is None or _older(counted, life):
+        if life is None or older(counted, life.began):
             return None
         del self._lives[counted.flow]
         _count(life, counted, wall)
@@ -97,20 +96,13 @@ def follows(report: Report) -> bool:
     return report.verdict.passes and isinstance(report.packet, Packet)
 
 
-def _older(counted: Counted, life: _Life) -> bool:
-    """Whether it began before the connection did: an earlier one on the same ports."""
-    return 0 < counted.started / 1e9 < life.began - CLOCKS
-
-
 def _count(life: _Life, entry: Counted, wall: float) -> bool:
     """Take its counters over; whether they say something new."""
-    out_bytes, out_packets = on_wire(entry.flow, entry.out_bytes, entry.out_packets)
-    in_bytes, in_packets = on_wire(entry.flow, entry.in_bytes, entry.in_packets)
-    figures = (out_bytes, in_bytes, out_packets, in_packets)
-    if figures == life.figures:
+    now = figures(entry)
+    if now == life.figures:
         return False
-    life.figures = figures
-    if life.replied is None and in_packets:
+    life.figures = now
+    if life.replied is None and entry.in_packets:
         life.replied = wall
     return True
 

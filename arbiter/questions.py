@@ -116,10 +116,11 @@ def of_record(record: Record, groups: tuple[str, ...] = (), gids: tuple[int, ...
         return Question(
             flow, (query(flow, hook, context, uid=uid, user=user),), hook, older, no_owner
         )
-    known = record.pid is not None and record.start is not None
-    processes = ((record.pid, record.start),) if known else ()
+    processes: tuple[tuple[int, int], ...] = ()
+    if record.pid is not None and record.start is not None:
+        processes = ((record.pid, record.start),)
     parents = read_list(record.parents)
-    asked = query(flow, hook, context, app, parents, uid, user, processes, groups, gids)  # type: ignore[arg-type]  # both are known
+    asked = query(flow, hook, context, app, parents, uid, user, processes, groups, gids)
     return Question(flow, (asked,), hook, older)
 
 

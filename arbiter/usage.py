@@ -34,6 +34,9 @@ STEP = 128
 MTU = 1500
 """Bytes; see `on_wire`. The same for all links: with one that changes, a baseline would too."""
 
+CLOCKS = 1.0
+"""Seconds by which the kernel's clock and a report's may differ."""
+
 _HEADERS = {6: 20, 17: 8}
 
 
@@ -128,13 +131,19 @@ def on_wire(flow: Flow, size: int, packets: int) -> tuple[int, int]:
     return size + (wire - packets) * header, wire
 
 
+def older(entry: Counted, began: float) -> bool:
+    """Whether an entry began before epoch second `began` of a connection's first packet: then it is
+    of an earlier one on the same ports, and told late."""
+    return 0 < entry.started / 1e9 < began - CLOCKS
+
+
 def delta(account: Account, day: str, now: Counted, last: Counted | None) -> Used:
     """What was used between two readings of an entry; `last` None for one that is new.
 
     Never negative. Counters of one direction are read one after the other while they grow, so
     that a packet may be counted before its bytes are: then a header is late by one reading.
     """
-    new, old = _figures(now), _figures(last) if last else (0, 0, 0, 0)
+    new, old = figures(now), figures(last) if last else (0, 0, 0, 0)
     out_bytes, in_bytes, out_packets, in_packets = (
         max(0, n - o) for n, o in zip(new, old, strict=True)
     )
@@ -142,8 +151,8 @@ def delta(account: Account, day: str, now: Counted, last: Counted | None) -> Use
     return Used(account, day, out_bytes, in_bytes, out_packets, in_packets, new_ones)
 
 
-def _figures(entry: Counted) -> tuple[int, int, int, int]:
-    """Bytes out and in, packets out and in, as in Used."""
+def figures(entry: Counted) -> tuple[int, int, int, int]:
+    """Bytes out and in, packets out and in, on the wire, as in Used."""
     out_bytes, out_packets = on_wire(entry.flow, entry.out_bytes, entry.out_packets)
     in_bytes, in_packets = on_wire(entry.flow, entry.in_bytes, entry.in_packets)
     return out_bytes, in_bytes, out_packets, in_packets

@@ -90,14 +90,14 @@ def _sockets(pid: int, proc: str) -> set[int]:
     """The inodes of the sockets that it has open."""
     nothing = f"there is no process {pid}"
     try:
-        here, there = (os.stat(f"{proc}/{one}/ns/net") for one in ("self", str(pid)))  # noqa: PTH116
+        here, there = (Path(proc, one, "ns/net").stat() for one in ("self", str(pid)))
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
             raise LookError(
                 f"process {pid} is in another network namespace, where another arbiter decides: "
                 f"sudo nsenter -t {pid} -n arbiter explain --pid {pid}"
             )
         folder = Path(f"{proc}/{pid}/fd")
-        links = (_link(folder / name) for name in os.listdir(folder))  # noqa: PTH208
+        links = (_link(folder / name) for name in os.listdir(folder))  # noqa: PTH208  # names
         return {int(link[8:-1]) for link in links if link.startswith("socket:[")}
     except (FileNotFoundError, ProcessLookupError):
         raise LookError(nothing) from None

@@ -83,7 +83,7 @@ class TunFiles:
         folder = f"{self._proc}/{pid}"
         try:
             # The path is the process's own choice: a hint only.
-            if not os.readlink(f"{folder}/fd/{number}").endswith("/tun"):  # noqa: PTH115
+            if not os.readlink(f"{folder}/fd/{number}").endswith("/tun"):  # noqa: PTH115 - same
                 return ""
             with open(f"{folder}/fdinfo/{number}", "rb") as file:
                 found = re.search(rb"^iff:\t([^\n]+)$", file.read(), re.MULTILINE)
