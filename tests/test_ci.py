@@ -1,0 +1,67 @@
+"""What CI runs: green only where every test passed, a flaky one at its second run and by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).parent.parent / ".ci" / "run"
+MAKEFILE = """
+check:
+\t@echo checked
+\t@test {failed} -eq 0 || {{ mkdir -p .pytest_cache/v/cache; \
+\t\tcp failed .pytest_cache/v/cache/lastfailed; exit 1; }}
+\t@exit {lint}
+test:
+\t@echo 'again with $(ARGS)'; exit {again}
+"""
+
+
+def ran(path: Path, failed: int, again: int = 0, lint: int = 0) -> subprocess.CompletedProcess[str]:
+    """`.ci/run` in a project where so many tests fail, and that is what comes of them alone."""
+    (path / ".ci").mkdir()
+    shutil.copy(RUN, path / ".ci" / "run")
+    names = {f"tests/test_some.py::test_{number}": True for number in range(failed)}
+    (path / "failed").write_text(json.dumps(names, indent=2))
+    (path / "Makefile").write_text(MAKEFILE.format(failed=failed, again=again, lint=lint))
+    return subprocess.run(["sh", path / ".ci" / "run"], capture_output=True, text=True)
+
+
+def test_all_passed(tmp_path: Path) -> None:
+    done = ran(tmp_path, failed=0)
+    assert done.returncode == 0
+    assert "again" not in done.stdout
+
+
+@pytest.mark.parametrize("failed", [1, 3])
+def test_what_passes_alone_is_named_as_flaky(tmp_path: Path, failed: int) -> None:
+    done = ran(tmp_path, failed)
+    assert done.returncode == 0
+    assert "again with --last-failed" in done.stdout
+    assert "FLAKY" in done.stdout
+    assert "tests/test_some.py::test_0" in done.stdout
+
+
+def test_what_fails_again_is_red(tmp_path: Path) -> None:
+    done = ran(tmp_path, failed=1, again=1)
+    assert done.returncode != 0
+    assert "FLAKY" not in done.stdout
+
+
+def test_more_than_a_few_are_red_at_once(tmp_path: Path) -> None:
+    done = ran(tmp_path, failed=4)
+    assert done.returncode != 0
+    assert "again" not in done.stdout
+
+
+def test_lint_is_not_tried_again(tmp_path: Path) -> None:
+    left = tmp_path / ".pytest_cache/v/cache"
+    left.mkdir(parents=True)
+    (left / "lastfailed").write_text('{\n  "tests/test_some.py::test_0": true\n}')
+    done = ran(tmp_path, failed=0, lint=1)
+    assert done.returncode != 0
+    assert "again" not in done.stdout
