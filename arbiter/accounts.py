@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -60,8 +60,9 @@ def local_zone() -> tzinfo:
 
 class Accounts:
     """Counts, and keeps what was counted. `changed` is called when a budget is used up, or there
-    is room in it again; `seen` with all counters at each look, `gone` with those of an end. It
-    looks while connections are open, or somebody `waits` for their end."""
+    is room in it again; `seen` with all counters at each look, and does in steps what it does;
+    `gone` with those of an end. It looks while connections are open, or somebody `waits` for their
+    end."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Accounts:
         mask: int,
         changed: Callable[[], None],
         *,
-        seen: Callable[[Sequence[Counted]], None] = lambda _: None,
+        seen: Callable[[Sequence[Counted]], Iterator[None]] = lambda _: iter(()),
         gone: Callable[[Counted], None] = lambda _: None,
         waits: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -178,11 +179,12 @@ class Accounts:
         except OSError as error:
             self._lost(f"conntrack cannot be read: {error}; bytes are counted at the next try")
             return
-        self._seen(counted)
+        for _ in self._seen(counted):
+            await asyncio.sleep(0)  # thousands of connections: others want their turn
         for some in self._ledger.reading(counted, time.time()):
             for used in some:
                 self._totals.add(used)
-            await asyncio.sleep(0)  # thousands of connections: others want their turn
+            await asyncio.sleep(0)
         if self._ledger.crowded:
             self._lost(f"more than {MAX_FLOWS} connections run: some are counted only at their end")
         else:

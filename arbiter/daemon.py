@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 
 from arbiter.accounts import Accounts, local_zone
 from arbiter.classkeeper import ClassKeeper
@@ -43,7 +43,9 @@ from arbiter.kernel.owner import OwnerLookup
 from arbiter.kernel.procevents import ProcEvents
 from arbiter.kernel.procfs import ProcessTable
 from arbiter.kernel.queue import Queue
+from arbiter.lifekeeper import LifeKeeper
 from arbiter.linkkeeper import LinkKeeper
+from arbiter.lives import Lives
 from arbiter.memory import Memory, now
 from arbiter.model import Packet, Undecodable
 from arbiter.namekeeper import NameKeeper
@@ -60,7 +62,6 @@ from arbiter.startup import (
     need_rights,
     only_here,
 )
-from arbiter.usage import Counted
 
 CLOCK_CHECK = 60.0
 """Seconds between looks at the wall clock, which may jump, while a rule ends by it."""
@@ -94,8 +95,10 @@ class Daemon:
             left=lambda: self._accounts.left(),
             started=self._processes.start_time,
         )
+        self._book = Lives()
         self._followers = Followers(
             self._desk.server,
+            self._book,
             lambda: self._links.states(),
             lambda watched: self._accounts.pace(watched),
         )
@@ -159,7 +162,8 @@ class Daemon:
             self._memory, self.pipeline.rules.index, self._spawn, self._desk.server.send
         )
         await self._rules.start()
-        await self._memory.begin()
+        self._lives = LifeKeeper(self._book, self._memory, self._followers)
+        await self._lives.begin()
         events = ProcEvents.open()
         if events is None:
             log.info("no process events here: new programs are found by reading /proc")
@@ -182,9 +186,9 @@ class Daemon:
                 self.paths.state,
                 plan.mask,
                 lambda: self._links.refresh(),
-                seen=self._seen,
-                gone=self._gone,
-                waits=lambda: self._memory.follows,
+                seen=self._lives.reading,
+                gone=self._lives.ended,
+                waits=lambda: self._lives.waits,
             )
             self._links = LinkKeeper(
                 plan,
@@ -300,15 +304,7 @@ class Daemon:
             self._accounts.opened(report, link)
             if link is not None:
                 self._links.decided(report.link, link.number, packet.flow)
-        self._followers.decided(self._memory.report(report, name), report, name)
-
-    def _seen(self, counted: Sequence[Counted]) -> None:
-        self._memory.counted(counted)
-        self._followers.read(counted)
-
-    def _gone(self, counted: Counted) -> None:
-        self._memory.ended(counted)
-        self._followers.ended(counted)
+        self._lives.decided(report, name)
 
     # --- effects beside the hot path --------------------------------------------------------
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
 from arbiter import protocol, views
-from arbiter.events import Report
-from arbiter.livebook import Live, LiveBook
+from arbiter.lives import Life, Lives
 from arbiter.model import Peer
 from arbiter.server import Server
-from arbiter.usage import Counted
 
 SHOWN_AT_FIRST = 500
 """The newest connections that a new follower is told of: what an unread socket has room for."""
@@ -25,11 +22,11 @@ class Followers:
     def __init__(
         self,
         server: Server,
+        lives: Lives,
         links: Callable[[], tuple[protocol.LinkState, ...]],
         pace: Callable[[bool], None],
     ) -> None:
-        self._server, self._links, self._pace = server, links, pace
-        self._book = LiveBook()
+        self._server, self._lives, self._links, self._pace = server, lives, links, pace
         self._told: tuple[protocol.LinkState, ...] = ()
 
     def follow(self, client: int, peer: Peer) -> None:
@@ -38,40 +35,40 @@ class Followers:
         self._pace(True)
         self._told = self._links()
         self._server.send(client, protocol.Links(self._told))
-        mine = [live for live in self._book.all() if peer.may_answer(live.uid)]
-        for live in mine[-SHOWN_AT_FIRST:]:
-            self._server.send(client, views.connection_message(live))
+        mine = [life for life in self._lives.shown() if peer.may_answer(life.uid)]
+        for life in mine[-SHOWN_AT_FIRST:]:
+            self._server.send(client, views.connection_message(life))
 
-    def decided(self, id: int, report: Report, link: str) -> None:
-        """A decision was made, whose record has this id. On the hot path: two look-ups without
-        followers."""
-        live, before = self._book.decided(id, report, link)
+    def decided(self, life: Life, before: Life | None) -> None:
+        """A decision was made, which ended an older connection or none. On the hot path: one
+        look-up without followers."""
         if self._server.followed:
             if before is not None:
-                self._close((before,), report.wall)
-            self._server.tell(live.uid, lambda: views.connection_message(live))
+                self._close((before,), life.began)
+            self._server.tell(life.uid, lambda: views.connection_message(life))
 
-    def read(self, counted: Iterable[Counted]) -> None:
-        """All counters there are."""
-        moved, gone = self._book.read(counted)
-        self._pace(self._server.followed)
+    def moved(self, moved: Iterable[Life], gone: Iterable[Life], wall: float) -> None:
+        """At this epoch second these have carried more, and those have ended."""
         if not self._server.followed:
             return
-        wall = time.time()
-        by_uid: dict[int | None, list[Live]] = {}
-        for live in moved:
-            by_uid.setdefault(live.uid, []).append(live)
+        by_uid: dict[int | None, list[Life]] = {}
+        for life in moved:
+            if life.report is not None:
+                by_uid.setdefault(life.uid, []).append(life)
         for uid, mine in by_uid.items():
             for at in range(0, len(mine), AT_ONCE):
                 self._move(uid, wall, mine[at : at + AT_ONCE])
         self._close(gone, wall)
+
+    def looked(self) -> None:
+        """All counters were read."""
+        self._pace(self._server.followed)
         self.links()
 
-    def ended(self, counted: Counted) -> None:
-        """Conntrack has forgotten a connection."""
-        live = self._book.ended(counted)
-        if live is not None and self._server.followed:
-            self._close((live,), time.time())
+    def ended(self, life: Life, wall: float) -> None:
+        """A connection has ended, at this epoch second."""
+        if self._server.followed:
+            self._close((life,), wall)
 
     def links(self) -> None:
         """Links may have changed, or what was used of them."""
@@ -79,14 +76,15 @@ class Followers:
             self._told = now
             self._server.tell(None, lambda: protocol.Links(now), everyone=True)
 
-    def _move(self, uid: int | None, wall: float, some: list[Live]) -> None:
-        moved = tuple(protocol.Moved(live.id, live.sent, live.received) for live in some)
+    def _move(self, uid: int | None, wall: float, some: list[Life]) -> None:
+        moved = tuple(protocol.Moved(life.id, life.sent, life.received) for life in some)
         self._server.tell(uid, lambda: protocol.Traffic(wall, moved))
 
-    def _close(self, gone: Iterable[Live], wall: float) -> None:
-        for live in gone:
-            self._server.tell(live.uid, partial(_closed, live, wall))
+    def _close(self, gone: Iterable[Life], wall: float) -> None:
+        for life in gone:
+            if life.report is not None:  # else nobody was told of it, or has forgotten it
+                self._server.tell(life.uid, partial(_closed, life, wall))
 
 
-def _closed(live: Live, wall: float) -> protocol.Closed:
-    return protocol.Closed(live.id, wall, live.sent, live.received)
+def _closed(life: Life, wall: float) -> protocol.Closed:
+    return protocol.Closed(life.id, wall, life.sent, life.received)

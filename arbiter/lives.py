@@ -1,94 +1,165 @@
-"""What becomes of the connections that passed, for their records: conntrack's word on each. Pure.
+"""The connections that run: a verdict begins one, conntrack's word is what it carries and its end.
 
-A record is written when its connection is decided, and completed as conntrack tells of it. What the
-kernel says of an end is an end; one that is only missing was ended by nobody knows when. Those that
-an earlier run left open are taken up again.
+One book for the records, which are completed by it, and for whoever follows. What the kernel says
+of an end is an end; one that is only missing was ended by nobody knows when. Those that an earlier
+run left open are taken up again. What is kept is by reference: words are made where they are
+wanted. Pure.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from arbiter.events import Report
 from arbiter.model import Flow, Packet
 from arbiter.records import Progress, Running, State
-from arbiter.usage import UNSEEN, Counted, figures, older
+from arbiter.usage import STEP, UNSEEN, Counted, figures, older
 
 MAX_LIVES = 65_536
-"""Connections followed; the oldest are given up first: nobody knows their end."""
-_Figures = tuple[int, int, int, int]
+"""Connections kept; the oldest are given up first: nobody knows their end."""
+MAX_SHOWN = 8192
+"""Of them the newest are kept with all that is known of them; the others only for their record."""
+MAX_REFUSED = 256
+"""The last that were refused; they have no counters and no end."""
 
 
-class _Life(Struct, gc=False):
+class Life(Struct, gc=False, eq=False):
+    """One decided connection."""
+
     id: int
+    """Its number, and that of its record."""
     began: float
     """Epoch seconds of its first packet."""
-    figures: _Figures | None = None
-    """Bytes out and in, packets out and in, on the wire; None before conntrack told any."""
+    report: Report | None = None
+    """What was decided; None where that is too long ago."""
+    link: str = ""
+    """The link it leaves over; "" for none, or for a default route that is no link."""
+    state: State = State.OPEN
+    figures: tuple[int, int, int, int] | None = None
+    """Bytes out and in, packets out and in, as `usage.on_wire` counts them; None before conntrack
+    told any."""
     replied: float | None = None
+    """Epoch seconds by which a packet had come back."""
+    closed: float | None = None
     unseen: int = 0
+    """Looks at the counters in a row without it."""
+
+    @property
+    def uid(self) -> int | None:
+        """Whose it is; None where that is nobody single."""
+        owner = self.report.owner if self.report is not None else None
+        return None if owner is None else owner.uid
+
+    @property
+    def sent(self) -> int:
+        """Bytes of IP packets so far."""
+        return self.figures[0] if self.figures is not None else 0
+
+    @property
+    def received(self) -> int:
+        """The same, the other way."""
+        return self.figures[1] if self.figures is not None else 0
+
+
+class News(NamedTuple):
+    """What a look at the counters found: connections that carried more since, and those that are
+    gone."""
+
+    moved: list[Life]
+    gone: list[Life]
 
 
 class Lives:
-    """Each call gives what there is to write, if anything; what was given is not given again."""
+    """What a call gives is what records and followers should hear; it is given once."""
 
     def __init__(self) -> None:
-        self._lives: OrderedDict[Flow, _Life] = OrderedDict()
+        self._lives: OrderedDict[Flow, Life] = OrderedDict()
+        self._shown: OrderedDict[int, Life] = OrderedDict()
+        self._refused: deque[Life] = deque(maxlen=MAX_REFUSED)
 
     def __len__(self) -> int:
         return len(self._lives)
 
-    def restore(self, running: Iterable[Running]) -> list[Progress]:
-        """Take up what an earlier run left open, the oldest first."""
-        given_up = (self._begin(one.flow, one.id, one.time) for one in running)
-        return [progress for progress in given_up if progress is not None]
+    def restore(self, running: Iterable[Running]) -> list[Life]:
+        """Take up what an earlier run left open, the oldest first; gives what finds no room."""
+        given_up = (self._begin(one.flow, Life(one.id, one.time)) for one in running)
+        return [life for life in given_up if life is not None]
 
-    def decided(self, id: int, report: Report) -> Progress | None:
-        """A new connection; gives what is known of one that it pushes out. On the hot path."""
-        if not follows(report):
-            return None
-        assert isinstance(report.packet, Packet), "it follows"
-        return self._begin(report.packet.flow, id, report.wall - report.waited)
+    def decided(self, id: int, report: Report, link: str) -> tuple[Life, Life | None]:
+        """A new connection, and an older one that it ends or pushes out. On the hot path."""
+        life = Life(id, report.wall - report.waited, report, link)
+        packet = report.packet
+        if not report.verdict.passes or not isinstance(packet, Packet):
+            self._refused.append(life)
+            return life, None
+        self._shown[id] = life
+        if len(self._shown) > MAX_SHOWN:
+            _, oldest = self._shown.popitem(last=False)
+            oldest.report = None
+        return life, self._begin(packet.flow, life)
 
-    def read(self, counted: Iterable[Counted], wall: float) -> list[Progress]:
-        """All counters there are at this epoch second. A dump may miss an entry: one is gone after
-        UNSEEN of them without it."""
-        out: list[Progress] = []
+    def reading(self, counted: Sequence[Counted], wall: float) -> Iterator[News]:
+        """All counters there are at this epoch second, in steps of about a millisecond: with
+        thousands of connections others want their turn. Go on to the end.
+
+        A dump walks a table that changes, and a new entry may be younger than it: one that is not
+        in it counts as gone after UNSEEN of them only.
+        """
         seen: set[Flow] = set()
-        for entry in counted:
-            life = self._lives.get(entry.flow)
-            if life is None or older(entry, life.began):
-                continue
-            seen.add(entry.flow)
-            if _count(life, entry, wall):
-                out.append(_progress(life, State.OPEN))
-        gone: list[Flow] = []
+        for at in range(0, len(counted), STEP):
+            moved: list[Life] = []
+            for entry in counted[at : at + STEP]:
+                life = self._lives.get(entry.flow)
+                if life is None or older(entry, life.began):
+                    continue
+                seen.add(entry.flow)
+                if _count(life, entry, wall):
+                    moved.append(life)
+            yield News(moved, [])
+        absent: list[Flow] = []
         for flow, life in self._lives.items():
             life.unseen = 0 if flow in seen else life.unseen + 1
             if life.unseen >= UNSEEN:
-                gone.append(flow)
-        out += (_progress(self._lives.pop(flow), State.UNKNOWN) for flow in gone)
-        return out
+                absent.append(flow)
+        yield News([], [self._end(self._lives.pop(flow), State.UNKNOWN) for flow in absent])
 
-    def ended(self, counted: Counted, wall: float) -> Progress | None:
-        """Conntrack has forgotten an entry, with these counters, at this epoch second."""
+    def ended(self, counted: Counted, wall: float) -> Life | None:
+        """Conntrack has forgotten an entry, with these counters, at this epoch second: the
+        connection that it was, if it is known."""
         life = self._lives.get(counted.flow)
         if life is None or older(counted, life.began):
             return None
         del self._lives[counted.flow]
         _count(life, counted, wall)
-        return _progress(life, State.CLOSED, wall)
+        life.closed = wall
+        return self._end(life, State.CLOSED)
 
-    def _begin(self, flow: Flow, id: int, began: float) -> Progress | None:
+    def shown(self) -> list[Life]:
+        """The newest that run, and the last that were refused, in the order in which they came."""
+        return sorted([*self._refused, *self._shown.values()], key=lambda life: life.id)
+
+    def _begin(self, flow: Flow, life: Life) -> Life | None:
         # The same ports again: the end of the one before was not told, and is not told later.
         before = self._lives.pop(flow, None)
-        self._lives[flow] = _Life(id, began)
+        self._lives[flow] = life
         if before is None and len(self._lives) > MAX_LIVES:
             _, before = self._lives.popitem(last=False)
-        return None if before is None else _progress(before, State.UNKNOWN)
+        return None if before is None else self._end(before, State.UNKNOWN)
+
+    def _end(self, life: Life, state: State) -> Life:
+        life.state = state
+        self._shown.pop(life.id, None)
+        return life
+
+
+def progress(life: Life) -> Progress:
+    """What a connection has come to, for its record."""
+    counters = life.figures or (None,) * 4
+    return Progress(life.id, life.state, life.replied, life.closed, *counters)
 
 
 def follows(report: Report) -> bool:
@@ -96,7 +167,7 @@ def follows(report: Report) -> bool:
     return report.verdict.passes and isinstance(report.packet, Packet)
 
 
-def _count(life: _Life, entry: Counted, wall: float) -> bool:
+def _count(life: Life, entry: Counted, wall: float) -> bool:
     """Take its counters over; whether they say something new."""
     now = figures(entry)
     if now == life.figures:
@@ -105,7 +176,3 @@ def _count(life: _Life, entry: Counted, wall: float) -> bool:
     if life.replied is None and entry.in_packets:
         life.replied = wall
     return True
-
-
-def _progress(life: _Life, state: State, closed: float | None = None) -> Progress:
-    return Progress(life.id, state, life.replied, closed, *(life.figures or (None,) * 4))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -22,14 +22,12 @@ from arbiter.events import (
     Report,
     RulesChanged,
 )
-from arbiter.lives import Lives
 from arbiter.model import Now, Peer
 from arbiter.profiles import word
-from arbiter.records import Progress
+from arbiter.records import Progress, Running
 from arbiter.rules import Index
 from arbiter.store import Kept, StoreError, Writer
 from arbiter.store.records import LookedUp
-from arbiter.usage import Counted
 
 FLUSH = 0.25
 """Seconds that decision records wait for company before they go to the writer."""
@@ -54,7 +52,6 @@ class Memory:
         """The newest change of a rule that was read."""
         self._reports: list[tuple[int, Report, str]] = []
         self._next = 1
-        self._lives = Lives()
         self._kept = 0
         """How often the pipeline's word on profiles went to the store."""
 
@@ -172,12 +169,11 @@ class Memory:
 
     # --- records ----------------------------------------------------------------------------
 
-    async def begin(self) -> None:
-        """A run begins: its records get ids from the last one on, and what the last run left open
-        is followed again. Raises StoreError."""
+    async def begin(self) -> list[Running]:
+        """A run begins: its records get ids from the last one on. Gives what the last run left
+        open. Raises StoreError."""
         self._next = await asyncio.wrap_future(self._writer.begin_run(time.time()))
-        running = await asyncio.wrap_future(self._writer.running())
-        self._complete(self._lives.restore(running))
+        return await asyncio.wrap_future(self._writer.running())
 
     def looked_up(self, since: float, limit: int) -> Awaitable[list[LookedUp]]:
         """What earlier runs knew of names, as Store.records.looked_up. Raises StoreError."""
@@ -185,33 +181,16 @@ class Memory:
 
     def report(self, report: Report, link: str) -> int:
         """Keep a record of a decision, soon, and of the link that the connection left over, if
-        any; gives its id. Costs the hot path two look-ups."""
+        any; gives its id. On the hot path."""
         if not self._reports:
             asyncio.get_running_loop().call_later(FLUSH, self._flush)
         id = self._next
         self._next += 1
         self._reports.append((id, report, link))
-        pushed_out = self._lives.decided(id, report)
-        if pushed_out is not None:
-            self._complete([pushed_out])
         return id
 
-    @property
-    def follows(self) -> bool:
-        """Whether connections run whose records are not complete."""
-        return len(self._lives) > 0
-
-    def counted(self, counted: Sequence[Counted]) -> None:
-        """All counters of conntrack: they complete records."""
-        self._complete(self._lives.read(counted, time.time()))
-
-    def ended(self, counted: Counted) -> None:
-        """Conntrack has forgotten a connection."""
-        progress = self._lives.ended(counted, time.time())
-        if progress is not None:
-            self._complete([progress])
-
-    def _complete(self, progress: list[Progress]) -> None:
+    def complete(self, progress: list[Progress]) -> None:
+        """Say in records what their connections have come to, soon."""
         if progress:
             self._flush()  # a record must be there before it can be completed
             self._writer.complete(progress)

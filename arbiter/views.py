@@ -10,8 +10,7 @@ from arbiter.answers import offered
 from arbiter.asks import Example, OpenAsk
 from arbiter.events import Report
 from arbiter.judge import SEVERAL_USERS, answerer
-from arbiter.livebook import Live
-from arbiter.lives import follows
+from arbiter.lives import Life, follows
 from arbiter.model import (
     App,
     Flow,
@@ -158,18 +157,19 @@ def _destination(flow: Flow, names: tuple[str, ...]) -> protocol.Destination:
     )
 
 
-def connection_message(live: Live) -> protocol.Connection:
-    """A decided connection for those who follow."""
-    report = live.report
+def connection_message(life: Life) -> protocol.Connection:
+    """A decided connection that is shown, for those who follow."""
+    report = life.report
+    assert report is not None, "it is shown"
     packet, owner, rule = report.packet, report.owner, report.rule
     process = owner.processes[0] if isinstance(owner, Owner) else None
     flow = packet.flow if isinstance(packet, Packet) else None
     by = rule.by if report.by is None and rule is not None else ""
     return protocol.Connection(
-        id=live.id,
+        id=life.id,
         time=report.wall,
         user=clean(owner.user, 64) if owner is not None else "",
-        uid=live.uid,
+        uid=life.uid,
         app=_app(process.app, ROOMS[1]) if process is not None else None,
         pid=process.pid if process is not None else None,
         source=address_text(flow.saddr) if flow is not None else "",
@@ -178,14 +178,14 @@ def connection_message(live: Live) -> protocol.Connection:
         passes=report.verdict.passes,
         decision=format_decision(report.decision),
         reason=report.reason.value,
-        link=live.link,
+        link=life.link,
         rule=clean(format_rule(rule.rule), MAX_WHY) if rule is not None else "",
         rule_id=rule.id if rule is not None else None,
         by=clean(report.by.user if report.by is not None else by, 64),
         note=clean(report.note, MAX_WHY),
         no_owner=_no_owner(owner) if owner is not None else "",
-        sent=live.sent,
-        received=live.received,
+        sent=life.sent,
+        received=life.received,
     )
 
 

@@ -28,7 +28,6 @@ from arbiter.store.audit import Wanted
 from arbiter.store.lives import KILLED, LifeRows
 from arbiter.store.losses import Losses
 from arbiter.store.writer import FLUSH_RECORDS
-from arbiter.usage import Counted
 
 
 @pytest.fixture
@@ -188,11 +187,9 @@ def test_what_ends_at_once_is_completed_after_its_record(path: Path) -> None:
     async def scene() -> None:
         memory = Memory(path, lambda event: None)
         await memory.begin()
-        held = packet(1)
-        report = Report(START.wall, held, owner(), ALLOW, Reason.RULE, verdict=ACCEPTED)
+        report = Report(START.wall, packet(1), owner(), ALLOW, Reason.RULE, verdict=ACCEPTED)
         assert memory.report(report, "lte") == 1
-        memory.ended(Counted(held.flow, 7, 0, 60, 40, 1, 1))
-        assert not memory.follows
+        memory.complete([Progress(1, State.CLOSED, None, 9.0, 60, 40, 1, 1)])
         await asyncio.wrap_future(memory.writer.last_change())  # and then all that waits is written
         await asyncio.sleep(0.1)
         await memory.close()
