@@ -13,7 +13,7 @@ help:
 	@echo 'make test    all tests, those on the real kernel in network namespaces too'
 	@echo 'make fuzz    hostile input for every decoder, guided by coverage: ARGS="--seconds 30 --target dns"'
 	@echo 'make check   format, lint, types and tests: what CI runs'
-	@echo 'make bench   what connect() costs with a remembered rule, beside the bare kernel'
+	@echo 'make bench   what connect() costs with a remembered rule, beside OpenSnitch and the bare kernel'
 	@echo 'make setup   only install what is missing; the others do it by themselves'
 	@echo 'make format  write the code in the one format'
 	@echo 'make clean   remove what was built and cached; distclean: also .venv and .state'

@@ -1,9 +1,10 @@
-"""What connect() costs with a remembered rule, beside the bare kernel, in the lab. Needs root.
+"""What deciding a connection costs: the bare kernel, a C consumer, OpenSnitch and arbiter, side by
+side on one lab. Needs root, gcc and Debian's package of OpenSnitch, which it fetches. `make bench`.
 
-python bench/connect.py [--runs 5] [--count 1000] [--rules 100,10000] [--json]
-
-Interleaved runs, medians of the runs' medians. Client and daemon are pinned to one CPU each way:
-together (`--cpus 0,0`, the queue's floor) or apart (`--cpus 0,1`).
+Fair is: the same connections, the same rule, the same number of other rules, everybody finds out
+which process it is and refuses what no rule lets through. Each round runs all of them, one after
+the other, and what they add is what their round took beyond the bare kernel's in it. Client and
+consumer have a CPU each (`--cpus 0,1`) or share one (`--cpus 0,0`).
 """
 
 from __future__ import annotations
@@ -11,130 +12,137 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
+import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from arbiter import rules
+from consumers import (
+    AcceptAll,
+    Arbiter,
+    BenchError,
+    OpenSnitch,
+    compiled,
+    nobody,
+    opensnitch_daemon,
+)
+from work import Bench, cpu_seconds, resident, wakeups
+
 from arbiter.lab import Lab
-from arbiter.lab.config import SERVER4
-from arbiter.store import Store
 
-HERE = Path(__file__).parent
-PORT = 9999
-LISTENER = f"""
-import socket, sys
-s = socket.create_server(("{SERVER4}", {PORT}), backlog=4096)
-print("up", flush=True)
-while True:
-    s.accept()[0].close()
-"""
+Consumer = Callable[[Lab, int], AbstractContextManager[int | None]]
+Results = dict[str, dict[str, list[float]]]
+"""Figures of each round, by what was measured and who decided."""
+BARE = "bare kernel"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "arbiter-bench"
+IDLE_SECONDS = 10.0
 
 
-def build(folder: Path) -> Path:
-    program = folder / "connect"
-    subprocess.run(["gcc", "-O2", "-o", str(program), str(HERE / "connect.c")], check=True)
-    return program
+def consumers(options: argparse.Namespace, folder: Path, program: Path) -> dict[str, Consumer]:
+    """Who is measured, by name."""
+    found: dict[str, Consumer] = {BARE: nobody, "C accept-all": AcceptAll(folder)}
+    daemon = None if options.without_opensnitch else opensnitch_daemon(CACHE)
+    for count in options.rules:
+        if daemon is not None:
+            found[f"OpenSnitch, {count} rules"] = OpenSnitch(folder, program, count, daemon)
+        found[f"arbiter, {count} rules"] = Arbiter(folder, program, count)
+    return found
 
 
-def measure(lab: Lab, program: Path, kind: str, count: int, cpu: int) -> list[float]:
-    """Microseconds of each connect()."""
-    argv = ["taskset", "-c", str(cpu), str(program), kind, str(count), SERVER4, str(PORT)]
-    done = lab.run(argv, timeout=120)
-    if done.returncode:
-        sys.exit(f"the client failed: {done.stderr}")
-    return [int(line) / 1000 for line in done.stdout.split()]
+def round_of(
+    bench: Bench, options: argparse.Namespace, pid: int | None
+) -> Iterator[tuple[str, float]]:
+    """All figures of one consumer in one round."""
+    if options.wakeups and pid is not None:
+        yield "wake-ups a minute when idle", wakeups(pid, IDLE_SECONDS)
+    for crowd in options.idle:
+        with bench.crowd(crowd):
+            bench.latency("fresh", 50)  # caches are as warm as they get
+            beside = f", {crowd} processes beside" if crowd else ""
+            for kind in options.kinds:
+                before = cpu_seconds(pid) if pid is not None else 0.0
+                found = bench.latency(kind, options.count)
+                yield f"{kind}{beside}", found.median
+                yield f"{kind}{beside}, p99", found.p99
+                if pid is not None:
+                    spent = cpu_seconds(pid) - before
+                    yield f"{kind}{beside}, CPU ms for 1000", spent / options.count * 1e6
+    if options.rate:
+        yield "flows each second without a loss", bench.rate()
+    if pid is not None:
+        yield "resident MB", resident(pid)
 
 
-def seed(database: Path, program: Path, count: int) -> None:
-    """The rule that matters, among others that differ from it in address and app."""
-    with Store.open(database) as store:
-        lines = [f"allow app={program} host={SERVER4} port={PORT} proto=tcp"]
-        lines += [
-            f"allow app=/opt/app{n}/bin/x host=10.{n >> 8 & 255}.{n & 255}.1 port=443 proto=tcp"
-            for n in range(count - 1)
-        ]
-        for line in lines:
-            store.remember(rules.parse(line), by="bench", created=time.time())
+def measured(options: argparse.Namespace) -> Results:
+    results: Results = {}
+    cpus = [int(cpu) for cpu in options.cpus.split(",")]
+    with tempfile.TemporaryDirectory() as name, Lab(f"b{os.getpid()}") as lab:
+        folder = Path(name)
+        program = compiled("work", folder)
+        bench = Bench(lab, program, cpus[0])
+        who = consumers(options, folder, program)
+        with bench.serving():
+            for number in range(options.runs):
+                for person, consumer in who.items():
+                    print(f"round {number + 1} of {options.runs}: {person}", file=sys.stderr)
+                    with consumer(lab, cpus[1]) as pid:
+                        for what, figure in round_of(bench, options, pid):
+                            results.setdefault(what, {}).setdefault(person, []).append(figure)
+    return results
 
 
-def start(lab: Lab, home: Path, cpu: int) -> subprocess.Popen[str]:
-    argv = ["taskset", "-c", str(cpu), sys.executable, "-P", "-m", "arbiter", "run"]
-    argv += ["--state", str(home), "--socket", str(home / "socket"), "--config", str(home)]
-    daemon: subprocess.Popen[str] = lab.popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert daemon.stdout is not None
-    if daemon.stdout.readline() != "ready\n":
-        sys.exit("the daemon did not start")
-    return daemon
-
-
-def resident(pid: int) -> float:
-    """MB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+def table(results: Results) -> Iterator[str]:
+    """The medians, their spread, and what each adds to the bare kernel."""
+    for what, by_consumer in results.items():
+        bare = by_consumer.get(BARE)
+        yield f"\n{what}"
+        for person, figures in by_consumer.items():
+            line = f"  {person:<26}{statistics.median(figures):10.1f}"
+            line += f"  ({min(figures):.1f}-{max(figures):.1f})"
+            if bare is not None and person != BARE and "flows" not in what:
+                added = [figure - floor for figure, floor in zip(figures, bare, strict=True)]
+                line += f"   adds {statistics.median(added):8.1f}"
+                other = by_consumer.get(person.replace("arbiter", "OpenSnitch"))
+                if person.startswith("arbiter") and other is not None:
+                    theirs = statistics.median(o - b for o, b in zip(other, bare, strict=True))
+                    line += f", {statistics.median(added) / theirs:.2f} of OpenSnitch"
+            yield line
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--rules", default="2,10000")
-    parser.add_argument("--cpus", default="0,1")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5, help="rounds, interleaved")
+    parser.add_argument("--count", type=int, default=500, help="connections of each figure")
+    parser.add_argument("--rules", default="2,10000", help="how many rules, one after the other")
+    parser.add_argument(
+        "--idle", default="0", help="how many processes beside, 20 descriptors each"
+    )
+    parser.add_argument("--kinds", default="same,fresh,udp")
+    parser.add_argument("--cpus", default="0,1", help="of the client and of the consumer")
+    parser.add_argument("--rate", action="store_true", help="also new flows until some get lost")
+    parser.add_argument(
+        "--wakeups", action="store_true", help="also wake-ups while nothing happens"
+    )
+    parser.add_argument("--without-opensnitch", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    client_cpu, daemon_cpu = map(int, options.cpus.split(","))
-    results: dict[str, list[float]] = {}
-    memory: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder, Lab(f"b{os.getpid()}") as lab:
-        program = build(Path(folder))
-        listener = lab.popen(
-            [sys.executable, "-c", LISTENER], ns="wifi", stdout=subprocess.PIPE, text=True
-        )
-        assert listener.stdout is not None
-        listener.stdout.readline()
-        homes = {}
-        for count in map(int, options.rules.split(",")):
-            homes[count] = Path(folder) / f"rules{count}"
-            homes[count].mkdir()
-            seed(homes[count] / "arbiter.db", program, count)
-        for _ in range(options.runs):
-            for kind in ("same", "fresh"):
-                timings = measure(lab, program, kind, options.count, client_cpu)
-                results.setdefault(f"bare kernel, {kind}", []).append(statistics.median(timings))
-            for count, home in homes.items():
-                daemon = start(lab, home, daemon_cpu)
-                measure(lab, program, "fresh", 50, client_cpu)
-                for kind in ("same", "fresh"):
-                    timings = measure(lab, program, kind, options.count, client_cpu)
-                    name = f"arbiter, {count} rules, {kind}"
-                    results.setdefault(name, []).append(statistics.median(timings))
-                    results.setdefault(f"{name}, p99", []).append(
-                        sorted(timings)[int(len(timings) * 0.99)]
-                    )
-                memory[f"{count} rules"] = resident(daemon.pid)
-                daemon.send_signal(signal.SIGTERM)
-                daemon.wait()
-                daemon.stdout.close()  # type: ignore[union-attr]
-        listener.kill()
-        listener.wait()
-        listener.stdout.close()
+    options.rules = [int(count) for count in options.rules.split(",")]
+    options.idle = [int(count) for count in options.idle.split(",")]
+    options.kinds = options.kinds.split(",")
+    try:
+        results = measured(options)
+    except BenchError as error:
+        sys.exit(f"bench: {error}")
     if options.json:
-        print(json.dumps({"microseconds": results, "megabytes": memory}, indent=2))
+        machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "load": os.getloadavg()}
+        print(json.dumps({"machine": machine, "figures": results}, indent=2))
         return
-    for name, values in results.items():
-        print(
-            f"{name:<40} {statistics.median(values):9.1f} µs  ({min(values):.1f}-{max(values):.1f})"
-        )
-    for name, value in memory.items():
-        print(f"resident with {name:<26} {value:9.1f} MB")
+    print(f"Linux {platform.release()}, {os.cpu_count()} CPUs; microseconds but where it is said")
+    for line in table(results):
+        print(line)
 
 
 if __name__ == "__main__":

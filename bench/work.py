@@ -1,0 +1,125 @@
+"""What is measured: connections of one process and of fresh ones, queries, losses, memory, CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from consumers import PORT, BenchError, running, said
+
+from arbiter.lab import Lab
+from arbiter.lab.config import SERVER4
+
+TICK = os.sysconf("SC_CLK_TCK")
+BURST_SECONDS = 1.0
+RATES = (1000, 2000, 4000, 8000, 16000, 32000, 64000)
+"""New flows each second that are tried, until some get lost."""
+
+
+class Latency(NamedTuple):
+    """Microseconds of one run."""
+
+    median: float
+    p99: float
+
+
+class Bench:
+    """The lab's server, and the programs that connect to it, pinned to one CPU."""
+
+    def __init__(self, lab: Lab, program: Path, cpu: int) -> None:
+        self.lab, self._program, self._cpu = lab, program, cpu
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """The server runs meanwhile, where the lab's internet is."""
+        argv = [str(self._program), "serve", SERVER4, str(PORT)]
+        process = self.lab.popen(argv, ns="wifi", stdout=subprocess.PIPE, text=True)
+        with running(process):
+            said(process, "up\n", "the server")
+            yield
+
+    @contextlib.contextmanager
+    def crowd(self, count: int, descriptors: int = 20) -> Iterator[None]:
+        """So many processes sleep meanwhile."""
+        if not count:
+            yield
+            return
+        argv = [str(self._program), "idle", str(count), str(descriptors)]
+        process = self.lab.popen(argv, stdout=subprocess.PIPE, text=True)
+        with running(process):
+            said(process, "up\n", "the crowd of processes")
+            yield
+
+    def latency(self, kind: str, count: int) -> Latency:
+        """Of `count` connections: `same`, `fresh` or `udp`, see work.c."""
+        times = sorted(int(line) / 1000 for line in self._run(kind, str(count)).split())
+        return Latency(statistics.median(times), times[int(len(times) * 0.99)])
+
+    def rate(self) -> int:
+        """The largest of RATES at which no new flow got lost; 0 where some did at the least."""
+        best = 0
+        for rate in RATES:
+            count = int(rate * BURST_SECONDS)
+            self._heard()
+            self._run("burst", str(count), str(rate))
+            time.sleep(0.5)
+            if self._heard() < count:
+                break
+            best = rate
+        return best
+
+    def _heard(self) -> int:
+        """Datagrams that the server got since the last time."""
+
+        def ask() -> int:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+                there.settimeout(5)
+                there.sendto(b"?", (SERVER4, PORT))
+                return int.from_bytes(there.recv(8), "little")
+
+        return self.lab.inside(ask, "wifi")
+
+    def _run(self, *words: str) -> str:
+        argv = ["taskset", "-c", str(self._cpu), str(self._program), *words, SERVER4, str(PORT)]
+        done = self.lab.run(argv, timeout=600)
+        if done.returncode:
+            raise BenchError(f"the client failed ({' '.join(words)}): {done.stderr.strip()}")
+        return done.stdout
+
+
+def resident(pid: int) -> float:
+    """MB (VmRSS)."""
+    return int(_status(pid, "VmRSS:").split()[0]) / 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def wakeups(pid: int, seconds: float) -> float:
+    """Times a minute that a thread of an idle process wakes up."""
+
+    def count() -> int:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return sum(int(_status(task, "voluntary_ctxt_switches:")) for task in tasks)
+
+    before = count()
+    time.sleep(seconds)
+    return (count() - before) * 60 / seconds
+
+
+def _status(task: int | Path, name: str) -> str:
+    path = task if isinstance(task, Path) else Path(f"/proc/{task}")
+    for line in (path / "status").read_text().splitlines():
+        if line.startswith(name):
+            return line.removeprefix(name).strip()
+    raise BenchError(f"{path} has no {name}")
