@@ -4,6 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+# Tests wait more than they work: more of them than CPUs at a time. 0: one after the other.
+JOBS ?= 3
 
 .PHONY: help setup run lab test fuzz bench check format clean distclean
 
@@ -30,7 +32,8 @@ lab: setup
 	@sh packaging/as-root.sh $(BIN)/arbiter lab shell
 
 test: setup
-	@sh packaging/as-root.sh --or-namespace $(BIN)/python $(BIN)/python -m pytest $(ARGS)
+	@sh packaging/as-root.sh --or-namespace $(BIN)/python $(BIN)/python -m pytest \
+		-n $(JOBS) --dist loadfile $(ARGS)
 
 # Where atheris cannot be installed, run.py says so, and what to do instead.
 fuzz: setup
