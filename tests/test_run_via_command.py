@@ -107,6 +107,26 @@ def test_the_exit_code_is_the_programs(tmp_path: Path) -> None:
         assert subprocess.run(run, timeout=20, check=False).returncode == 127
 
 
+EARLY = """
+import os, signal, subprocess, time
+from arbiter.cli import run_via
+
+def popen(argv, start=subprocess.Popen):
+    child = start(argv)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.5)  # it has set its trap
+    return child
+
+subprocess.Popen = popen
+run_via._run(("sh", "-c", "trap 'exit 5' USR1; while :; do sleep 0.05; done"))
+"""
+
+
+def test_a_signal_that_comes_while_the_program_starts_reaches_it() -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY], timeout=20, check=False)
+    assert done.returncode == 5
+
+
 def test_nothing_runs_where_the_link_is_refused(tmp_path: Path) -> None:
     with FakeDaemon(tmp_path / "s", UNKNOWN):
         run = command(tmp_path / "s", "touch", str(tmp_path / "ran"))

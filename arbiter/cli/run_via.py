@@ -101,14 +101,26 @@ def _run(argv: tuple[str, ...]) -> NoReturn:
     # A handler, not SIG_IGN: the program must not inherit that it ignores them.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda *_: None)
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    # Before the program starts: one that came in between would end this process alone.
+    for number in FORWARDED:
+        signal.signal(number, forward)
     try:
         child = subprocess.Popen(argv)
     except FileNotFoundError:
         fail(f"{argv[0]}: there is no such program", 127)
     except OSError as error:
         fail(f"{argv[0]} cannot be run: {error.strerror}", 126)
-    for number in FORWARDED:
-        signal.signal(number, lambda number, _: child.send_signal(number))
+    for came in early:
+        child.send_signal(came)
     code = 0
     while True:
         try:
