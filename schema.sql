@@ -59,7 +59,8 @@ CREATE TABLE rule_changes (
     by_uid   INTEGER,
     frontend TEXT NOT NULL DEFAULT '',
     line     TEXT NOT NULL            -- the rule as it was
-) STRICT;
+, hash -- of the columns above and of the row before: see `chains`. NULL: older than the chain
+    BLOB) STRICT;
 CREATE INDEX rule_changes_rule ON rule_changes (rule_id);
 
 -- One row per decided connection. Columns are the fields of arbiter/records.py, where each is
@@ -110,7 +111,8 @@ CREATE TABLE decisions (
     in_bytes    INTEGER,
     out_packets INTEGER,
     in_packets  INTEGER
-) STRICT;
+, hash -- of the columns from id to profile and of the row before: see `chains`. NULL: older
+    BLOB) STRICT;
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);
 CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL; -- last used
@@ -125,6 +127,33 @@ CREATE INDEX decisions_decision ON decisions (decision, time);
 CREATE INDEX decisions_reason ON decisions (reason, time);
 CREATE INDEX decisions_by ON decisions (by_user, time);
 CREATE INDEX decisions_open ON decisions (id) WHERE state = 'open';
+
+-- Tamper evidence (arbiter/store/chain.py, docs/audit.md): each row of `decisions` and `rule_changes`
+-- has the hash of itself and of the row before, so that nothing can be changed, taken out or put in
+-- alone. A hash is the number of its format in one byte, and 16 bytes of SHA-256: who may choose a
+-- row's texts could look for two rows with one hash, which takes 2^64 tries; to find another row
+-- for a hash that is there takes 2^128. (The column stands where ALTER TABLE puts it: to have it, no
+-- old row was written again.) One row per chain: where it begins and ends now, written with its rows.
+CREATE TABLE chains (
+    name  TEXT PRIMARY KEY CHECK (name IN ('decisions', 'rule_changes')), -- the table
+    first INTEGER NOT NULL,           -- ids from this one on have a hash
+    last  INTEGER NOT NULL,           -- the id of the newest row
+    hash  BLOB,                       -- its hash; NULL before the first
+    count INTEGER NOT NULL            -- rows that were ever chained
+) STRICT, WITHOUT ROWID;
+INSERT INTO chains VALUES ('decisions', 1, 0, NULL, 0), ('rule_changes', 1, 0, NULL, 0);
+
+-- Where a chain had come to. `arbiter audit verify` compares, and the journal has each, too.
+CREATE TABLE checkpoints (
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
+    time  REAL NOT NULL,
+    chain TEXT NOT NULL REFERENCES chains (name),
+    last  INTEGER NOT NULL,           -- last, hash and count as in `chains` at that time
+    hash  BLOB NOT NULL,
+    count INTEGER NOT NULL,
+    why   TEXT NOT NULL               -- start | stop | day | records | retention: up to this row
+    -- the table may have been cleared since, from its beginning on
+) STRICT;
 
 -- One row per run of the daemon: what lies between two was decided by nobody here.
 CREATE TABLE runs (

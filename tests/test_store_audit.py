@@ -145,7 +145,8 @@ def test_filters_find_what_a_plain_look_at_each_record_finds(
         patch.setattr(audit, "MERGED", merged)
         store._db.execute("DELETE FROM decisions")
         store._db.execute("BEGIN")
-        store._db.executemany(rows.INSERT_RECORD, map(rows.record_row, records))
+        unchained = ((*rows.record_row(record), None) for record in records)
+        store._db.executemany(rows.INSERT_RECORD, unchained)
         in_time = sorted(plain, key=lambda id: (records[id - 1].time, id))
         assert ids(store, wanted) == in_time
         store._db.execute("ROLLBACK")

@@ -22,6 +22,7 @@ from arbiter.cli.auditrows import (
     show_table,
 )
 from arbiter.cli.auditsums import app_, diff, rule_, summary
+from arbiter.cli.auditverify import verify
 from arbiter.cli.common import db_option, fail, json_option
 from arbiter.cli.rulestore import open_store
 from arbiter.store import Kept, Store
@@ -84,6 +85,7 @@ audit.add_command(summary, "summary")
 audit.add_command(app_, "app")
 audit.add_command(rule_, "rule")
 audit.add_command(diff, "diff")
+audit.add_command(verify, "verify")
 
 
 def _given(name: str) -> bool:

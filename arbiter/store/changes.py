@@ -1,19 +1,26 @@
-"""How a rule ends, and how every change of one is logged. Called inside Store's transactions."""
+"""How a rule ends, and how every change of one is logged. Called inside Store's transactions.
+
+Nothing else writes to `rule_changes`: here each change joins the chain.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from arbiter.records import utf8
+from arbiter.store.chain import RULE_CHANGES, extend
 from arbiter.store.rows import Author
 
 _INSERT_CHANGE = (
-    "INSERT INTO rule_changes (time, rule_id, change, reason, by_user, by_uid, frontend, line)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO rule_changes ({', '.join(RULE_CHANGES.columns)}, hash)"  # noqa: S608  # our names
+    f" VALUES ({', '.join('?' * len(RULE_CHANGES.columns))}, ?)"
 )
 
 
-def retire(db: sqlite3.Connection, id: int, reason: str, at: float, author: Author) -> bool:
+def retire(
+    db: sqlite3.Connection, path: Path, id: int, reason: str, at: float, author: Author
+) -> bool:
     """Take a rule out of force at epoch second `at`; False if it was not in force."""
     line = db.execute(
         "UPDATE rules SET retired = ?, retired_by = ?, retired_reason = ?"
@@ -21,12 +28,13 @@ def retire(db: sqlite3.Connection, id: int, reason: str, at: float, author: Auth
         (at, utf8(author.by), utf8(reason), id),
     ).fetchall()
     if line:
-        log(db, at, id, "retired", reason, author, line[0][0])
+        log(db, path, at, id, "retired", reason, author, line[0][0])
     return bool(line)
 
 
 def log(
     db: sqlite3.Connection,
+    path: Path,
     at: float,
     id: int,
     change: str,
@@ -35,5 +43,7 @@ def log(
     line: str,
 ) -> None:
     """Write down that a rule was `added` or `retired`."""
-    values = (at, id, change, utf8(reason), utf8(author.by), author.by_uid, utf8(author.frontend))
-    db.execute(_INSERT_CHANGE, (*values, line))
+    frontend = utf8(author.frontend)
+    values = (at, id, change, utf8(reason), utf8(author.by), author.by_uid, frontend, line)
+    [(made, hash)] = extend(db, path, RULE_CHANGES, [(None, *values)])
+    db.execute(_INSERT_CHANGE, (made, *values, hash))

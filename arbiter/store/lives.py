@@ -11,6 +11,7 @@ from msgspec import structs
 
 from arbiter.model import PROTO_NUMBERS, Flow
 from arbiter.records import Progress, Running
+from arbiter.store.chain import DECISIONS, next_id
 from arbiter.store.errors import explained
 from arbiter.store.rows import storable
 from arbiter.store.transaction import writing
@@ -58,13 +59,13 @@ class LifeRows:
         last run did not end, that is a gap."""
         with writing(self._db, self._path, "cannot begin a run", durable=False):
             row = self._db.execute("SELECT started, ended FROM runs ORDER BY id DESC").fetchone()
-            (last, newest) = self._db.execute("SELECT max(id), max(time) FROM decisions").fetchone()
+            (newest,) = self._db.execute("SELECT max(time) FROM decisions").fetchone()
             if row is not None and row[1] is None:
                 since = max(row[0], newest or 0.0)
                 self._db.execute(_GAP, (since, max(since, now), None, KILLED))
                 self._db.execute("UPDATE runs SET ended = ? WHERE ended IS NULL", (since,))
             self._db.execute("INSERT INTO runs (started) VALUES (?)", (now,))
-        return int(last or 0) + 1
+            return next_id(self._db, DECISIONS)
 
     def end(self, now: float) -> None:
         """The run has ended in order, at this epoch second."""

@@ -22,14 +22,24 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x41726274
 """PRAGMA application_id: "Arbt"."""
-VERSION = 7
+VERSION = 8
 """PRAGMA user_version of schema.sql."""
 _CHECKED = ("rules", "rule_changes", "profiles", "profile_networks", "profile_switches")
-TABLES = frozenset({*_CHECKED, "decisions", "usage", "open_flows", "runs", "gaps"})
+TABLES = frozenset(
+    {*_CHECKED, "decisions", "usage", "open_flows", "runs", "gaps", "chains", "checkpoints"}
+)
 FILE_MODE = 0o640
 
 STEPS: Mapping[int, str | Callable[[Database], None]] = MappingProxyType(
-    {1: steps.TO_2, 2: steps.TO_3, 3: steps.TO_4, 4: steps.TO_5, 5: steps.TO_6, 6: steps.TO_7}
+    {
+        1: steps.TO_2,
+        2: steps.TO_3,
+        3: steps.TO_4,
+        4: steps.TO_5,
+        5: steps.TO_6,
+        6: steps.TO_7,
+        7: steps.TO_8,
+    }
 )
 """How to get from a version to the next, by the version it starts from; version 1 is the first.
 

@@ -197,14 +197,14 @@ def process_alive(pid: int, start: int) -> bool:
 _RECORD_FIELDS = Record.__struct_fields__
 RECORD_COLUMNS = tuple("by_user" if name == "by" else name for name in _RECORD_FIELDS)
 INSERT_RECORD = (
-    f"INSERT INTO decisions (id, {', '.join(RECORD_COLUMNS)})"  # noqa: S608  # names from our code
-    f" VALUES (?, {', '.join('?' * len(RECORD_COLUMNS))})"
+    f"INSERT INTO decisions (id, {', '.join(RECORD_COLUMNS)}, hash)"  # noqa: S608  # our names
+    f" VALUES (?, {', '.join('?' * len(RECORD_COLUMNS))}, ?)"
 )
 
 
 def record_row(record: Record | Kept) -> tuple[Value, ...]:
-    """A record as values of INSERT_RECORD: one odd value must not keep a whole batch out. Without
-    an id it gets the next."""
+    """A record as values of INSERT_RECORD but the last, its hash: one odd value must not keep a
+    whole batch out. Without an id it gets the next."""
     id, plain = (record.id, record.record) if isinstance(record, Kept) else (None, record)
     return (id, *(storable(getattr(plain, name)) for name in _RECORD_FIELDS))
 

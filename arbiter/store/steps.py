@@ -289,3 +289,34 @@ CREATE VIEW answers AS -- who answered what, with what, and how long it took
     ORDER BY answers DESC;
 """
 """Views of the usual questions."""
+
+TO_8 = """
+ALTER TABLE rule_changes ADD COLUMN
+hash -- of the columns above and of the row before: see `chains`. NULL: older than the chain
+    BLOB;
+ALTER TABLE decisions ADD COLUMN
+hash -- of the columns from id to profile and of the row before: see `chains`. NULL: older
+    BLOB;
+CREATE TABLE chains (
+    name  TEXT PRIMARY KEY CHECK (name IN ('decisions', 'rule_changes')), -- the table
+    first INTEGER NOT NULL,           -- ids from this one on have a hash
+    last  INTEGER NOT NULL,           -- the id of the newest row
+    hash  BLOB,                       -- its hash; NULL before the first
+    count INTEGER NOT NULL            -- rows that were ever chained
+) STRICT, WITHOUT ROWID;
+INSERT INTO chains SELECT 'decisions', max(id) + 1, max(id), NULL, 0
+    FROM (SELECT 0 AS id UNION ALL SELECT max(id) FROM decisions);
+INSERT INTO chains SELECT 'rule_changes', max(id) + 1, max(id), NULL, 0
+    FROM (SELECT 0 AS id UNION ALL SELECT seq FROM sqlite_sequence WHERE name = 'rule_changes');
+CREATE TABLE checkpoints (
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
+    time  REAL NOT NULL,
+    chain TEXT NOT NULL REFERENCES chains (name),
+    last  INTEGER NOT NULL,           -- last, hash and count as in `chains` at that time
+    hash  BLOB NOT NULL,
+    count INTEGER NOT NULL,
+    why   TEXT NOT NULL               -- start | stop | day | records | retention: up to this row
+    -- the table may have been cleared since, from its beginning on
+) STRICT;
+"""
+"""A hash chain over records and changes of rules: old rows stay as they are, without a hash."""

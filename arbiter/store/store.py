@@ -18,9 +18,10 @@ from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.rules.seen import Sighting
 from arbiter.rules.stale import Uses
-from arbiter.store import changes, imports, replacing, rows, sightings, undo, usage
+from arbiter.store import chain, changes, imports, replacing, rows, sightings, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
+from arbiter.store.evidence import Evidence
 from arbiter.store.history import Step, Undone, adding, again, choose, steps
 from arbiter.store.imports import Planned, Wanted
 from arbiter.store.lives import LifeRows
@@ -49,6 +50,7 @@ class Store:
         self.profiles = Profiles(connection, path)
         self.records = Records(connection, path)
         self.lives = LifeRows(connection, path)
+        self.evidence = Evidence(connection, path)
         self.unreadable: tuple[str, ...] = ()
         """Rules that the last `rules` or `sweep` could not read, each with why and next step."""
 
@@ -163,7 +165,7 @@ class Store:
                 entry = self._put(values, one.replaces, created, author, one.wanted.rule)
                 planned[place] = msgspec.structs.replace(one, id=entry.id)
             for id in ends:
-                changes.retire(self._db, id, "removed", created, author)
+                changes.retire(self._db, self.path, id, "removed", created, author)
         return planned
 
     def _put(
@@ -176,12 +178,12 @@ class Store:
     ) -> Entry:
         """One new rule instead of others, inside a transaction."""
         for id in replaced:
-            changes.retire(self._db, id, "replaced", created, author)
+            changes.retire(self._db, self.path, id, "replaced", created, author)
         id = self._db.execute(_INSERT_RULE, values).lastrowid or 0
         for old in replaced:
             self._db.execute("UPDATE rules SET replaced_by = ? WHERE id = ?", (id, old))
         line = str(values[0])
-        changes.log(self._db, created, id, "added", "remembered", author, line)
+        changes.log(self._db, self.path, created, id, "added", "remembered", author, line)
         entry = rows.entry(self._db.execute(f"{_SELECT_ENTRY} WHERE id = ?", (id,)).fetchone())
         if entry.rule != rule:
             # A rule must match exactly what was shown: better none than another one.
@@ -206,7 +208,9 @@ class Store:
         """Take rules out of force, and keep them as history. Gives the ids that were in force."""
         author = Author(by, by_uid, frontend)
         with self._write("cannot retire rules", durable=True):
-            return tuple(id for id in ids if changes.retire(self._db, id, reason, at, author))
+            return tuple(
+                id for id in ids if changes.retire(self._db, self.path, id, reason, at, author)
+            )
 
     def remove(
         self, id: int, by: str, *, at: float, by_uid: int | None = None, frontend: str = ""
@@ -247,7 +251,7 @@ class Store:
                 if (reason := rows.ended(row, now, boot, session))
             ]
             for id, reason in gone:
-                changes.retire(self._db, id, reason, now, Author("arbiter"))
+                changes.retire(self._db, self.path, id, reason, now, Author("arbiter"))
         return tuple(id for id, _ in gone)
 
     def get(self, id: int) -> Entry | None:
@@ -325,7 +329,10 @@ class Store:
         """
         values = [rows.record_row(record) for record in records]
         with self._write("cannot write decision records", durable=False):
-            self._db.executemany(rows.INSERT_RECORD, values)
+            covered = (row[: len(chain.DECISIONS.columns)] for row in values)
+            made = chain.extend(self._db, self.path, chain.DECISIONS, covered)
+            chained = ((id, *row[1:], hash) for row, (id, hash) in zip(values, made, strict=True))
+            self._db.executemany(rows.INSERT_RECORD, chained)
         return len(values)
 
     def decisions(

@@ -30,7 +30,7 @@ def take_back(
     what, reason = f"cannot undo step {step.id}", undo_reason(step.id)
     removed = tuple(_now(c.rule_id, brought) for c in step.changes if c.change == "added")
     for id in removed:
-        if not changes.retire(db, id, reason, now, author):
+        if not changes.retire(db, path, id, reason, now, author):
             raise UnsuitableError(what, path, f"rule {id} is not in force any more", _LATER)
     restored: list[int] = []
     ended: list[int] = []
@@ -41,7 +41,7 @@ def take_back(
                 why = f"rule {taken} has the conditions of rule {change.rule_id} now"
                 raise UnsuitableError(what, path, why, _LATER)
             again = undo_reason(step.id, change.rule_id)
-            id = _restore(db, change.rule_id, again, now, boot, author)
+            id = _restore(db, path, change.rule_id, again, now, boot, author)
             (restored if id else ended).append(id or change.rule_id)
     return Undone(step, removed, tuple(restored), tuple(ended))
 
@@ -63,7 +63,7 @@ def _in_the_way(db: sqlite3.Connection, id: int) -> int:
 
 
 def _restore(
-    db: sqlite3.Connection, id: int, reason: str, now: float, boot: str, author: Author
+    db: sqlite3.Connection, path: Path, id: int, reason: str, now: float, boot: str, author: Author
 ) -> int:
     """Put a retired rule in force again, as a new one; 0 where its time is over."""
     select = f"SELECT {rows.ENTRY_COLUMNS} FROM rules WHERE id = ?"  # noqa: S608  # our names
@@ -73,5 +73,5 @@ def _restore(
     columns = ", ".join(rows.RULE_COLUMNS)
     copy = f"INSERT INTO rules ({columns}) SELECT {columns} FROM rules WHERE id = ?"  # noqa: S608
     new = db.execute(copy, (id,)).lastrowid or 0
-    changes.log(db, now, new, "added", reason, author, row[1])
+    changes.log(db, path, now, new, "added", reason, author, row[1])
     return new
