@@ -13,10 +13,12 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 from arbiter.accounts import Accounts, local_zone
 from arbiter.classkeeper import ClassKeeper
 from arbiter.events import (
+    Announce,
     Effect,
     Event,
     FindOwner,
@@ -322,6 +324,8 @@ class Daemon:
                 self._wants_classes = True
                 if self._ready:
                     self._spawn(self._classes.start())
+            case Announce(_, message) if message.rule_id is None:  # told once it is on disk
+                self._memory.when_written(partial(self._desk.do, effect))
             case _:
                 self._desk.do(effect)
 

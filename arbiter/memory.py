@@ -26,9 +26,12 @@ from arbiter.model import Now, Peer
 from arbiter.profiles import word
 from arbiter.records import Progress, Running
 from arbiter.rules import Index
-from arbiter.store import Kept, StoreError, Writer
+from arbiter.store import Kept, StoreError, Writer, checkpoints
+from arbiter.store.checkpoints import Checkpoint
 from arbiter.store.records import LookedUp
 
+CHECKPOINT_RECORDS, CHECKPOINT_SECONDS = 10_000, 86_400.0
+"""After so many records, or so long, the next record brings a checkpoint."""
 FLUSH = 0.25
 """Seconds that decision records wait for company before they go to the writer."""
 log = logging.getLogger("arbiter")
@@ -52,6 +55,7 @@ class Memory:
         """The newest change of a rule that was read."""
         self._reports: list[tuple[int, Report, str]] = []
         self._next = 1
+        self._unmarked, self._marked = 0, time.time()
         self._kept = 0
         """How often the pipeline's word on profiles went to the store."""
 
@@ -173,6 +177,7 @@ class Memory:
         """A run begins: its records get ids from the last one on. Gives what the last run left
         open. Raises StoreError."""
         self._next = await asyncio.wrap_future(self._writer.begin_run(time.time()))
+        self._checkpoint(checkpoints.START)
         return await asyncio.wrap_future(self._writer.running())
 
     def looked_up(self, since: float, limit: int) -> Awaitable[list[LookedUp]]:
@@ -200,6 +205,26 @@ class Memory:
         reports, self._reports = self._reports, []
         for id, report, link in reports:
             self._writer.record(partial(_kept, id, report, link))
+        self._unmarked += len(reports)
+        if self._unmarked >= CHECKPOINT_RECORDS:
+            self._checkpoint(checkpoints.RECORDS)
+        elif time.time() - self._marked > CHECKPOINT_SECONDS:
+            self._checkpoint(checkpoints.DAY)
+
+    def when_written(self, then: Callable[[], None]) -> None:
+        """Call `then`, in the loop, once every decision until now has its record on disk, or the
+        database takes none now, which `problems` tells."""
+        self._flush()
+        loop = asyncio.get_running_loop()
+        self._writer.written().add_done_callback(lambda _: loop.call_soon_threadsafe(then))
+
+    def _checkpoint(self, why: str) -> Future[list[Checkpoint]]:
+        """Write down where the chains of records and rule changes have come to, and tell it to the
+        journal: who changes the database has to change that, too."""
+        self._unmarked, self._marked = 0, time.time()
+        made = self._writer.checkpoint(why, self._marked)
+        made.add_done_callback(_tell_checkpoints)
+        return made
 
     @property
     def lost(self) -> int:
@@ -222,11 +247,23 @@ class Memory:
             await swept
         except StoreError as error:
             log.error("%s", error)  # the next start sweeps them
+        await asyncio.wrap_future(self._writer.written())
         try:
+            await asyncio.wrap_future(self._checkpoint(checkpoints.STOP))
             await asyncio.wrap_future(self._writer.end_run(time.time()))
         except StoreError as error:
             log.error("%s; the next start takes this for a crash", error)
         await asyncio.to_thread(self._writer.close)
+
+
+def _tell_checkpoints(made: Future[list[Checkpoint]]) -> None:
+    """In the writer's thread."""
+    error = made.exception()
+    if error is not None:
+        log.error("%s", error)
+        return
+    for one in made.result():
+        log.info("checkpoint %s (%s)", one.text, one.why)
 
 
 def _kept(id: int, report: Report, link: str) -> Kept:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from arbiter.profiles import Book, Standing
 from arbiter.records import Running
 from arbiter.rules.rule import Entry, Layer, Rule
+from arbiter.store.checkpoints import Checkpoint
 from arbiter.store.records import LookedUp
 from arbiter.store.rows import Author, Remembered
 from arbiter.store.store import Store
@@ -124,6 +125,10 @@ class Asked(ABC):
     def begin_run(self, now: float) -> Future[int]:
         """As Store.lives.begin."""
         return self._submit(lambda store: store.lives.begin(now))
+
+    def checkpoint(self, why: str, now: float) -> Future[list[Checkpoint]]:
+        """As Store.evidence.checkpoint."""
+        return self._submit(lambda store: store.evidence.checkpoint(why, now))
 
     def end_run(self, now: float) -> Future[None]:
         """As Store.lives.end."""

@@ -35,6 +35,8 @@ RETRY_SECONDS = (0.5, 30.0)
 T = TypeVar("T")
 Made = Record | Kept
 """A record, with its id where the daemon gave it one."""
+_Awaited = tuple[int, Future[bool]]
+"""Done once so many records, of all that were ever taken, are written or lost."""
 
 
 class Writer(Asked):
@@ -65,6 +67,8 @@ class Writer(Asked):
         self._usage_problem = ""
         self._bytes_lost = 0
         self._in_flight = 0  # the length of _batch
+        self._given = 0  # records that were ever taken
+        self._awaited: deque[_Awaited] = deque()
         # The thread's own: a batch stays one until it is written.
         self._batch: list[Made] = []
         opened: Future[None] = Future()
@@ -86,6 +90,7 @@ class Writer(Asked):
                 self._losses.add(1, time.time(), NO_ROOM)
                 return
             self._records.append(record)
+            self._given += 1
             if self._due is None:
                 self._due = time.monotonic() + FLUSH_SECONDS
                 self._wake.notify()
@@ -107,6 +112,22 @@ class Writer(Asked):
             if self._due is None and self._progress:
                 self._due = time.monotonic() + FLUSH_SECONDS
                 self._wake.notify()
+
+    def written(self) -> Future[bool]:
+        """True once the records that were given before are on disk; False where the database takes
+        none now: they wait, and `problems` tells it."""
+        future: Future[bool] = Future()
+        future.set_running_or_notify_cancel()  # nobody can cancel it now
+        with self._wake:
+            waits = bool(self._records or self._in_flight)
+            able = not (self._closing or self._pause)
+            if waits and able:
+                self._awaited.append((self._given, future))
+                self._due = 0.0
+                self._wake.notify()
+        if not (waits and able):
+            future.set_result(not waits)
+        return future
 
     @property
     def lost(self) -> int:
@@ -240,13 +261,22 @@ class Writer(Asked):
                 self._due = time.monotonic() + self._pause
                 waiting = len(self._records) + self._in_flight
                 self._problem = f"{error} ({waiting} decision records wait in memory)"
+                given_up, self._awaited = self._awaited, deque()
+            for _, future in given_up:
+                future.set_result(False)
             return False
+        told: list[_Awaited] = []
         with self._wake:
             self._in_flight, self._pause, self._problem = 0, 0.0, ""
             left = len(self._records)
+            while self._awaited and self._awaited[0][0] <= self._given - left:
+                told.append(self._awaited.popleft())
             wait = 0.0 if left >= FLUSH_RECORDS else FLUSH_SECONDS
             more = left or self._usage or self._progress or self._losses.gap
+            wait = 0.0 if self._awaited else wait
             self._due = time.monotonic() + wait if more else None
+        for _, future in told:
+            future.set_result(True)
         return True
 
     def _write_usage(self, store: Store, usage: Batch) -> None:
@@ -282,8 +312,10 @@ class Writer(Asked):
         try:
             store.record(self._batch[:1])
         except UnstorableError:
+            [made] = self._batch[:1]
+            plain = made.record if isinstance(made, Kept) else made
             with self._wake:
-                self._losses.add(1, time.time(), UNSTORABLE)
+                self._losses.add(1, plain.time or time.time(), UNSTORABLE)
 
     def _write_progress(self, store: Store, progress: dict[int, Progress]) -> None:
         """Complete records, all of it or nothing."""
@@ -317,5 +349,8 @@ class Writer(Asked):
             self._progress.clear()
             self._in_flight = 0
             self._lose_usage(self._usage.take(), "the database could not be written by the end")
+            told, self._awaited = self._awaited, deque()
+        for _, future in told:
+            future.set_result(False)
         for job in jobs:
             job.refuse(self._closed())
