@@ -169,7 +169,8 @@ class Walk:
             return self._broken("inserted", row, "has no hash: it was put in, or lost its hash")
         if following is not None and self._is_after(following, self._before):
             return self._broken("inserted", row, "was put in: the next one follows without it")
-        newest = self._newest.id if self._newest is not None else self._end.first - 1
+        newest = self._end.first - 1 if self.found.cleared is None else self.found.cleared
+        newest = newest if self._newest is None else self._newest.id
         if row.id > newest + 1:
             span = f"{newest + 1} to {row.id - 1}"
             why = f"does not follow: what was before it ({span}) is missing, or it was changed"
