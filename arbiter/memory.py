@@ -206,12 +206,13 @@ class Memory:
         for id, report, link in reports:
             self._writer.record(partial(_kept, id, report, link))
         self._unmarked += len(reports)
-        if self._unmarked >= CHECKPOINT_RECORDS:
-            self._checkpoint(checkpoints.RECORDS)
-        elif time.time() - self._marked > CHECKPOINT_SECONDS:
-            self._checkpoint(checkpoints.DAY)
+        many = self._unmarked >= CHECKPOINT_RECORDS
+        if reports and (many or time.time() - self._marked > CHECKPOINT_SECONDS):
+            self._unmarked, self._marked = 0, time.time()
+            why = checkpoints.RECORDS if many else checkpoints.DAY
+            self.when_written(lambda: self._checkpoint(why))
 
-    def when_written(self, then: Callable[[], None]) -> None:
+    def when_written(self, then: Callable[[], object]) -> None:
         """Call `then`, in the loop, once every decision until now has its record on disk, or the
         database takes none now, which `problems` tells."""
         self._flush()
@@ -221,8 +222,7 @@ class Memory:
     def _checkpoint(self, why: str) -> Future[list[Checkpoint]]:
         """Write down where the chains of records and rule changes have come to, and tell it to the
         journal: who changes the database has to change that, too."""
-        self._unmarked, self._marked = 0, time.time()
-        made = self._writer.checkpoint(why, self._marked)
+        made = self._writer.checkpoint(why, time.time())
         made.add_done_callback(_tell_checkpoints)
         return made
 

@@ -205,7 +205,13 @@ def recomputed(path: Path, chained: chain.Chain) -> Iterator[tuple[int, bytes, b
 @pytest.mark.parametrize("chained", CHAINS, ids=lambda chained: chained.table)
 def test_another_program_comes_to_the_same_hashes(path: Path, chained: chain.Chain) -> None:
     with Store.open(path) as store:
-        odd = {"uid": -5000, "pid": -(1 << 40), "length": 1 << 40, "rule_id": -3, "note": "é" * 200}
+        odd: dict[str, Any] = {
+            "uid": -5000,
+            "pid": -(1 << 40),
+            "length": 1 << 40,
+            "rule_id": -3,
+            "note": "é" * 200,
+        }
         store.record([record(0, **odd), record(1, note="x" * 70_000, waited=0.1, metered=True)])
     found = list(recomputed(path, chained))
     assert len(found) > 8
@@ -439,7 +445,8 @@ def test_rows_of_an_older_schema_are_told_and_not_proven(path: Path) -> None:
     """As the step to schema 8 leaves them."""
     change(path, "UPDATE decisions SET hash = NULL")
     change(path, "DELETE FROM checkpoints")
-    change(path, "UPDATE chains SET first = 13, last = 12, hash = NULL, count = 0 WHERE name = 'decisions'")  # fmt: skip  # noqa: E501
+    begun = "UPDATE chains SET first = 13, last = 12, hash = NULL, count = 0"
+    change(path, f"{begun} WHERE name = 'decisions'")
     assert (verified(path).broken, verified(path).chains[0].older) == ([], 12)
     with Store.open(path) as store:
         store.record([record(900), record(901)])
@@ -458,8 +465,11 @@ def test_rows_of_an_older_schema_are_told_and_not_proven(path: Path) -> None:
         ("UPDATE rules SET line = 'allow port=1-65535' WHERE id = 2", 2),
         ("UPDATE rules SET retired = 5, retired_reason = 'removed' WHERE id = 2", 2),
         ("UPDATE rules SET retired = NULL, retired_reason = NULL WHERE id = 3", 3),
-        ("INSERT INTO rules (id, line, layer, conditions, decision, app, scope_user, lifetime,"
-         " created, by_user) VALUES (77, 'allow', 2, 'x', 'allow', '', '', 'forever', 1, 'eve')", 77),
+        (
+            "INSERT INTO rules (id, line, layer, conditions, decision, app, scope_user, lifetime,"
+            " created, by_user) VALUES (77, 'allow', 2, 'x', 'allow', '', '', 'forever', 1, 'eve')",
+            77,
+        ),
     ],
 )  # fmt: skip
 def test_rules_that_no_change_made_are_named(path: Path, sql: str, id: int) -> None:
@@ -486,8 +496,14 @@ def test_damage_of_the_file_and_dangling_references_are_told(path: Path) -> None
     assert damage.what == "damaged"
 
 
-@pytest.mark.parametrize("text", ["", "decisions:1", "rules:1:01" + "0" * 32, "decisions:1:zz",
-                                  "decisions:1:02" + "0" * 32, "decisions:x:01" + "0" * 32])  # fmt: skip
+NONE = "0" * 32
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "decisions:1", f"rules:1:01{NONE}", "decisions:1:zz", f"decisions:x:01{NONE}",
+     f"decisions:1:02{NONE}", f"decisions:1:01{NONE}\n"],
+)  # fmt: skip
 def test_what_is_no_checkpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"it is not TABLE:ID:HASH|format 2"):
         read_point(text)

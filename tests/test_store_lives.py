@@ -200,6 +200,87 @@ def test_what_ends_at_once_is_completed_after_its_record(path: Path) -> None:
     assert rows(path, "SELECT ended IS NULL FROM runs") == [(0,)]
 
 
+def reported(id: int, reason: Reason = Reason.RULE) -> Report:
+    return Report(START.wall + id, packet(1), owner(), ALLOW, reason, verdict=ACCEPTED)
+
+
+def test_what_waits_for_the_disk_is_called_once_the_records_are_there(path: Path) -> None:
+    found: list[list[tuple[Any, ...]]] = []
+
+    async def scene() -> None:
+        memory = Memory(path, lambda event: None)
+        await memory.begin()
+        for id in range(1, 5):
+            memory.report(reported(id), "")
+        written = asyncio.Event()
+        memory.when_written(written.set)
+        assert not written.is_set(), "it is never called at once: the caller goes on first"
+        await asyncio.wait_for(written.wait(), 5)
+        found.append(rows(path, "SELECT count(*) FROM decisions"))
+        memory.when_written(written.clear)  # with nothing to wait for
+        await memory.close()
+        assert not written.is_set()
+
+    asyncio.run(scene())
+    assert found == [[(4,)]]
+
+
+def test_where_the_database_takes_nothing_nobody_waits_for_it(path: Path) -> None:
+    writer = Writer(path, busy=0.02, retry=(5.0, 5.0))
+    assert writer.written().result(1) is True
+    writer.record(Kept(1, record()))
+    assert writer.written().result(5) is True
+    other = locked(path)
+    writer.record(Kept(2, record()))
+    assert writer.written().result(5) is False
+    assert writer.written().result(0) is False, "it has failed just now, and pauses"
+    other.execute("ROLLBACK")
+    other.close()
+    writer.close()
+    assert rows(path, "SELECT id FROM decisions") == [(1,), (2,)]
+    assert writer.written().result(0) is True
+
+
+def test_one_record_that_cannot_be_stored_keeps_nobody_waiting(path: Path) -> None:
+    writer = Writer(path, busy=0.02, retry=(0.1, 0.1))
+    for id in (1, 1, 2):
+        writer.record(Kept(id, record()))
+    assert writer.written().result(5) is True
+    writer.close()
+    assert writer.lost == 1
+
+
+def test_a_run_writes_checkpoints_and_tells_them_to_the_journal(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arbiter.memory.CHECKPOINT_RECORDS", 5)
+    caplog.set_level("INFO", "arbiter")
+
+    async def scene() -> None:
+        memory = Memory(path, lambda event: None)
+        await memory.begin()
+        for seconds, count in ((1e9, 7), (1e9, 1), (0.01, 1), (1e9, 1)):
+            monkeypatch.setattr("arbiter.memory.CHECKPOINT_SECONDS", seconds)
+            for id in range(count):
+                memory.report(reported(id), "")
+            await asyncio.sleep(0.02)
+            written = asyncio.Event()
+            memory.when_written(written.set)
+            await written.wait()
+        await memory.close()
+
+    with Store.open(path) as store:
+        store.record([record(1.0)])
+    asyncio.run(scene())
+    with Store.open(path) as store:
+        made = store.evidence.checkpoints()
+        assert store.evidence.verify(made).broken == []
+    whys = [(1, "start"), (8, "records"), (10, "day"), (11, "stop")]
+    assert [(one.last, one.why) for one in made] == whys
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("checkpoint ")]
+    assert told == [f"checkpoint {one.text} ({one.why})" for one in made]
+
+
 def test_a_record_whose_id_is_taken_is_lost_alone_and_said(path: Path) -> None:
     writer = Writer(path)
     for id in (1, 2, 2, 3):

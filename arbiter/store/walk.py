@@ -183,7 +183,7 @@ class Walk:
     def _at_point(self, row: Row) -> Broken | None:
         for point in self._points.pop(row.id, ()):
             if point.hash != row.hash:
-                why = f"{_called(point)} has another hash for it: the chain was written anew"
+                why = f"is not as {_called(point)} says: the chain was written anew"
                 return self._broken("checkpoint", row, why)
             if isinstance(point, Checkpoint) and self._counted not in (None, point.count):
                 why = f"is number {self._counted}, and {_called(point)} counted {point.count}"
