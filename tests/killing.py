@@ -5,7 +5,8 @@
 The child does what the daemon does, with the daemon's own `Memory`: decisions all the time, answers
 that make rules, answers for once, rules taken back, connections that end. It says what a frontend
 would be told at the moment at which it would be told. Forked, so that a round takes no start of
-Python; killed with SIGKILL after up to 0.4 s, the making of the database and the start included.
+Python; killed with SIGKILL after up to 0.4 s, the making of the database and the start included, or
+then at the next word that something is on disk.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from select import select
 
 from playbook import BOB, owner, packet
 
@@ -114,8 +116,8 @@ async def work(path: Path, say: int, serial: int) -> None:
         await asyncio.sleep(0.004)
 
 
-def one_round(path: Path, told: Told, serial: int, pause: float) -> float:
-    """Let a child work for so long, and kill it; gives when."""
+def one_round(path: Path, told: Told, serial: int, pause: float, word: bytes) -> float:
+    """Let a child work for so long, and kill it: with a word, once it says that; gives when."""
     hear, say = os.pipe()
     child = os.fork()
     if child == 0:
@@ -126,12 +128,19 @@ def one_round(path: Path, told: Told, serial: int, pause: float) -> float:
             os._exit(9)
     os.close(say)
     time.sleep(pause)
+    said = b""
+    if word:
+        while select([hear], [], [], 5)[0] and (data := os.read(hear, 65536)):
+            said += data
+            # Not of what it had said before: the newest, which is the least likely to be on disk.
+            if word in data and len(data) < 200:
+                break
     os.kill(child, signal.SIGKILL)
     killed = time.time()
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"round {serial}: the child ended by itself: see above"
-    with os.fdopen(hear, encoding="utf-8") as pipe:
-        told.hear(pipe.read())
+    with os.fdopen(hear, "rb") as pipe:
+        told.hear((said + pipe.read()).decode())
     return killed
 
 
@@ -178,7 +187,8 @@ def main() -> None:
     dice, told = random.Random(options.seed), Told()
     path = options.folder / "arbiter.db"
     for serial in range(options.rounds):
-        killed = one_round(path, told, serial, dice.uniform(0.0, LONGEST))
+        word = dice.choice((b"", b"once", b"rule"))
+        killed = one_round(path, told, serial, dice.uniform(0.0, LONGEST), word)
         check(path, told, killed)
     with Store.open(path) as store:
         store.lives.begin(time.time())

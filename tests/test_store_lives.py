@@ -241,6 +241,21 @@ def test_where_the_database_takes_nothing_nobody_waits_for_it(path: Path) -> Non
     assert writer.written().result(0) is True
 
 
+def test_records_of_a_second_batch_are_waited_for_too(path: Path) -> None:
+    writer = Writer(path)
+    other = locked(path)
+    for id in range(1, FLUSH_RECORDS + 6):
+        writer.record(Kept(id, record()))
+    found: list[list[tuple[Any, ...]]] = []
+    written = writer.written()  # its callback runs in the writer's thread, before the next batch
+    written.add_done_callback(lambda _: found.append(rows(path, "SELECT count(*) FROM decisions")))
+    other.execute("ROLLBACK")
+    other.close()
+    assert written.result(10) is True
+    writer.close()
+    assert found == [[(FLUSH_RECORDS + 5,)]]
+
+
 def test_one_record_that_cannot_be_stored_keeps_nobody_waiting(path: Path) -> None:
     writer = Writer(path, busy=0.02, retry=(0.1, 0.1))
     for id in (1, 1, 2):

@@ -100,17 +100,12 @@ def test_what_a_person_was_told_outlives_a_kill(clean_lab: Lab, tmp_path: Path) 
             assert len(gaps) == turn + 1
             since, until, count, why = gaps[-1]
             assert (count, why) == (None, KILLED)
-            ((newest,),) = arbiter.database(
-                "SELECT max(time) FROM decisions WHERE time < " + str(until)
-            )
+            sql = f"SELECT max(time) FROM decisions WHERE time < {until}"
+            ((newest,),) = arbiter.database(sql)
             assert since <= until and abs(since - newest) < 1.0
     assert lines and once, "people answered in both ways"
     log = (tmp_path / "log").read_text()
-    points = [
-        line.split("checkpoint ")[1].split()[0]
-        for line in log.splitlines()
-        if "checkpoint " in line
-    ]
+    points = re.findall(r"checkpoint (\S+) \((?:start|stop|day|records)\)", log)
     assert points, log
     options = [word for point in points for word in ("--checkpoint", point)]
     done = arbiter.command("audit", "verify", *options)
