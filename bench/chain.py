@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """What the hash chain costs: records and rule changes written with and without, and verified.
 
-    python bench/chain.py [--records 20000] [--rounds 7] [--upgrade 1000000]
+    python bench/chain.py [--records 20000] [--rounds 7] [--connect] [--upgrade 1000000]
 
 Both are written in turns, in batches as the daemon writes them, each into a database of its own;
-medians of rounds. Without: the same rows with no hash. `--upgrade`: also so many records of schema
-7 brought to schema 8 (the copy before it told apart).
+medians of rounds. Without: the same rows with no hash. `--connect` (root): also connections that
+the daemon decides, with and without. `--upgrade`: also so many records of schema 7 brought to
+schema 8, the copy before it told apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sqlite3
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,12 +23,24 @@ from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
+from arbiter.lab import Lab
 from arbiter.records import Record
 from arbiter.rules import parse
 from arbiter.store import Author, Kept, Store, Wanted, chain, migrate
 from arbiter.store.writer import FLUSH_RECORDS
 
 RULES = 5_000
+UNCHAINED = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+import chain
+from unittest.mock import patch
+from arbiter.cli import main
+patch("arbiter.store.chain.extend", chain.unhashed).start()
+patch("arbiter.store.changes.extend", chain.unhashed).start()
+main()
+"""
+"""Arbiter without the chain."""
 OLD = Path(__file__).parent.parent / "fixtures" / "databases" / "schema-7.sql"
 
 
@@ -95,6 +110,33 @@ def compare(
     )
 
 
+def connected(folder: Path, rounds: int) -> None:
+    """What both add to a connect(), and the daemon's processor time for it, on one lab."""
+    from connect import Results, round_of, table
+    from consumers import Arbiter, compiled
+    from work import Bench
+
+    options = argparse.Namespace(
+        wakeups=False, idle=[0], kinds=["same", "fresh"], count=2000, rate=False
+    )
+    results: Results = {}
+    with Lab(f"b{os.getpid()}") as lab:
+        program = compiled("work", folder)
+        bench = Bench(lab, program, 0)
+        who = {}
+        for name, command in (("with", ("-m", "arbiter")), ("without", ("-c", UNCHAINED))):
+            (folder / name).mkdir()
+            who[name] = Arbiter(folder / name, program, 2, (sys.executable, "-P", *command))
+        with bench.serving():
+            for turn in range(rounds):
+                for name in sorted(who, reverse=bool(turn % 2)):
+                    with who[name](lab, 1) as pid:
+                        for what, figure in round_of(bench, options, pid):
+                            results.setdefault(what, {}).setdefault(name, []).append(figure)
+    for line in table(results):
+        print(line)
+
+
 def verified(folder: Path, count: int) -> None:
     """How quickly it is checked."""
     with Store.open(folder / "verified.db") as store:
@@ -136,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--connect", action="store_true")
     parser.add_argument("--upgrade", type=int, default=0)
     options = parser.parse_args()
     count = options.records
@@ -145,6 +188,8 @@ def main() -> None:
         compare(folder, "records", count, options.rounds, work)
         compare(folder, "changes of rules", RULES, options.rounds, rules)
         verified(folder, count)
+        if options.connect:
+            connected(folder, options.rounds)
         if options.upgrade:
             upgraded(folder, options.upgrade)
 

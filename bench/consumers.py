@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from arbiter import rules
@@ -93,9 +93,16 @@ def queued(lab: Lab) -> Iterator[None]:
 
 
 class Arbiter:
-    """This project's daemon."""
+    """This project's daemon; `command` is how it is called."""
 
-    def __init__(self, folder: Path, program: Path, count: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        program: Path,
+        count: int,
+        command: Sequence[str] = (sys.executable, "-P", "-m", "arbiter"),
+    ) -> None:
+        self._command = command
         self.home = folder / f"arbiter{count}"
         self.home.mkdir()
         lines = [
@@ -109,7 +116,7 @@ class Arbiter:
 
     @contextlib.contextmanager
     def __call__(self, lab: Lab, cpu: int) -> Iterator[int]:
-        argv = ["taskset", "-c", str(cpu), sys.executable, "-P", "-m", "arbiter", "run"]
+        argv = ["taskset", "-c", str(cpu), *self._command, "run"]
         argv += ["--mode", "enforce", "--state", str(self.home), "--config", str(self.home)]
         argv += ["--socket", str(self.home / "socket")]
         log = (self.home / "log").open("w")
