@@ -477,6 +477,39 @@ def test_rules_that_no_change_made_are_named(path: Path, sql: str, id: int) -> N
     assert broken(path) == ("rule", "rules", id)
 
 
+@pytest.mark.parametrize(
+    ("sql", "table"),
+    [
+        ("CREATE TRIGGER t AFTER INSERT ON decisions BEGIN DELETE FROM decisions WHERE id = 3;"
+         " END", "decisions"),
+        ("ALTER TABLE rule_changes ADD COLUMN more TEXT", "rule_changes"),
+        ("ALTER TABLE checkpoints RENAME COLUMN why TO reason", "checkpoints"),
+    ],
+)  # fmt: skip
+def test_tables_that_are_not_as_arbiter_makes_them_are_named(
+    path: Path, sql: str, table: str
+) -> None:
+    change(path, "CREATE INDEX mine ON decisions (note)")
+    change(path, "CREATE VIEW my_view AS SELECT * FROM decisions")
+    assert verified(path).broken == [], "what an administrator adds for readers does no harm"
+    change(path, sql)
+    assert broken(path) == ("schema", table, None)
+    assert verified(path).chains == ()
+
+
+def test_a_table_with_values_of_other_types_is_no_traceback(path: Path) -> None:
+    change(path, "ALTER TABLE decisions RENAME TO old")
+    change(path, "CREATE TABLE decisions AS SELECT *, 'x' AS more FROM old")
+    change(path, "UPDATE decisions SET id = 'one', hash = 'two', time = 9e999")
+    assert broken(path) == ("schema", "decisions", None)
+
+
+def test_a_time_without_end_is_none(path: Path) -> None:
+    change(path, "UPDATE decisions SET time = 9e999 WHERE id = 4")
+    (found,) = verified(path).broken
+    assert (found.what, found.id, found.time) == ("changed", 4, None)
+
+
 def test_damage_of_the_file_and_dangling_references_are_told(path: Path) -> None:
     change(path, "UPDATE rules SET replaced_by = 999 WHERE id = 1")
     assert verified(path).broken[0].what == "damaged"

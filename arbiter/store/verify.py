@@ -1,13 +1,15 @@
-"""Whether the evidence holds: each chain, the rules against their changes, the file itself."""
+"""Whether the evidence holds: the tables, each chain, the rules against their changes, the file."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct
 
+from arbiter.store import migrate
 from arbiter.store.chain import CHAINS, Chain, end_of
 from arbiter.store.checkpoints import RETENTION, Point, checkpoints
 from arbiter.store.errors import explained
@@ -42,11 +44,30 @@ def verify(
         db.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
         db.execute("BEGIN")
         try:
+            if others := tuple(_schema(db)):
+                return Verified((), others)  # no row of such a table says anything
             chains = tuple(_check(db, chain, given, tick) for chain in CHAINS)
             return Verified(chains, (*_rules(db), *_file(db)))
         finally:
             db.execute("ROLLBACK")
             db.text_factory = kept
+
+
+def _schema(db: sqlite3.Connection) -> Iterator[Broken]:
+    """Tables that are not as schema.sql makes them, and what writes along where arbiter writes."""
+    sql = "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
+    with closing(sqlite3.connect(":memory:")) as made:
+        made.executescript(migrate.schema())
+        wanted = dict(made.execute(sql))
+    found = dict(db.execute(sql))
+    for table in sorted(migrate.TABLES):
+        if found.get(table) != wanted[table]:
+            yield Broken("schema", f"table {table} is not as arbiter makes it", table)
+    sql = "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
+    for name, table in db.execute(sql):
+        if table in migrate.TABLES:
+            why = f"a trigger, {name}, writes along where arbiter writes to {table}"
+            yield Broken("schema", why, table)
 
 
 def _check(

@@ -22,7 +22,7 @@ SLACK = 60.0
 
 class Broken(Struct, frozen=True):
     """What does not hold. `what` is one word: changed, missing, inserted, hash, cut, checkpoint,
-    gone, untold, rule, damaged."""
+    gone, untold, rule, schema, damaged."""
 
     what: str
     text: str
@@ -192,7 +192,8 @@ class Walk:
 
     def _broken(self, what: str, row: Row, why: str) -> Broken:
         text = f"{self._chain.table}: row {row.id} {why}"
-        return Broken(what, text, self._chain.table, row.id, row.time)
+        time = row.time if math.isfinite(row.time) else None
+        return Broken(what, text, self._chain.table, row.id, time)
 
     # --- at the end -------------------------------------------------------------------------
 
