@@ -150,6 +150,16 @@ def test_an_id_is_never_used_again_after_rows_were_cleared(path: Path) -> None:
         assert store.lives.begin(1.0) == 13
 
 
+def test_only_one_place_writes_to_each_chain() -> None:
+    """The steps of migrations aside, which copy what was there before there was a chain."""
+    found = {"decisions": set[str](), "rule_changes": set[str]()}
+    for source in (Path(__file__).parent.parent / "arbiter").rglob("*.py"):
+        for table, places in found.items():
+            if f"INSERT INTO {table}" in source.read_text() and source.name != "steps.py":
+                places.add(source.name)
+    assert found == {"decisions": {"rows.py"}, "rule_changes": {"changes.py"}}
+
+
 # --- an independent checker, written from docs/audit.md -------------------------------------
 
 

@@ -109,9 +109,12 @@ def end_of(db: sqlite3.Connection, chain: Chain) -> End | None:
 
 def next_id(db: sqlite3.Connection, chain: Chain) -> int:
     """The id for the next row: never one that was used before, cleared away or put in by hand."""
+    return _after(db, chain, end_of(db, chain))
+
+
+def _after(db: sqlite3.Connection, chain: Chain, end: End | None) -> int:
     sql = f"SELECT max(id) FROM {chain.table}"  # noqa: S608  # our name
     (highest,) = db.execute(sql).fetchone()
-    end = end_of(db, chain)
     return max(int(highest or 0), end.last if end is not None else 0) + 1
 
 
@@ -121,8 +124,10 @@ def extend(
     """Chain rows that are about to be inserted, in this order and inside the same transaction;
     gives each its id (that it has, or the next) and hash. Raises UnstorableError for an id that
     is not after those before: the chain has the order of ids."""
-    following = next_id(db, chain)
-    end = end_of(db, chain) or End(following, following - 1, None, 0)
+    end = end_of(db, chain)
+    following = _after(db, chain, end)
+    if end is None:  # somebody took it away: those before belong to no chain that can be shown
+        end = End(following, following - 1, None, 0)
     last, before = end.last, end.hash
     out: list[tuple[int, bytes]] = []
     for id, *values in rows:
@@ -134,7 +139,8 @@ def extend(
         last, following = made, made + 1
         out.append((made, before))
     db.execute(
-        "INSERT OR REPLACE INTO chains (name, first, last, hash, count) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO chains (name, first, last, hash, count) VALUES (?, ?, ?, ?, ?) ON CONFLICT"
+        " (name) DO UPDATE SET last = excluded.last, hash = excluded.hash, count = excluded.count",
         (chain.table, end.first, last, before, end.count + len(out)),
     )
     return out
