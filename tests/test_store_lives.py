@@ -27,7 +27,7 @@ from arbiter.store import Kept, LockedError, Store, Writer
 from arbiter.store.audit import Wanted
 from arbiter.store.lives import KILLED, LifeRows
 from arbiter.store.losses import Losses
-from arbiter.store.writer import FLUSH_RECORDS
+from arbiter.store.writer import FLUSH_RECORDS, SKIPPED
 
 
 @pytest.fixture
@@ -254,6 +254,25 @@ def test_records_of_a_second_batch_are_waited_for_too(path: Path) -> None:
     assert written.result(10) is True
     writer.close()
     assert found == [[(FLUSH_RECORDS + 5,)]]
+
+
+def test_ids_that_were_skipped_are_told_and_nothing_is_lost(path: Path) -> None:
+    writer = Writer(path, busy=0.02, retry=(0.05, 0.1))
+    now = time.time()
+    writer.record(Kept(1, record(now)))
+    assert writer.written().result(5) is True
+    other = locked(path)
+    writer.skipped()
+    writer.record(Kept(4, record(now + 1)))
+    other.execute("ROLLBACK")
+    other.close()
+    wait(lambda: bool(rows(path, "SELECT * FROM gaps")))
+    writer.close()
+    assert (writer.lost, writer.problems()) == (0, ())
+    assert rows(path, "SELECT count, why FROM gaps") == [(0, SKIPPED)]
+    with Store.open(path) as store:
+        found = store.evidence.verify()
+    assert (found.broken, found.chains[0].lost) == ([], 2)
 
 
 def test_one_record_that_cannot_be_stored_keeps_nobody_waiting(path: Path) -> None:

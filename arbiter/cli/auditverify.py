@@ -92,7 +92,7 @@ def _lines(found: Verified, points: list[Point]) -> Iterator[str]:
         if chain.cleared is not None:
             yield f"{chain.table}: rows up to {chain.cleared} were cleared away by retention"
         if chain.lost:
-            yield f"{chain.table}: {chain.lost} records are missing, as gaps tell"
+            yield f"{chain.table}: {chain.lost} ids have no record, as gaps tell"
     if points and not found.broken:
         yield (
             f"they agree with the {len(points)} checkpoints given"

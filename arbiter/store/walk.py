@@ -47,7 +47,7 @@ class Checked(Struct):
     cleared: int | None = None
     """Rows up to this id were cleared away by retention."""
     lost: int = 0
-    """Ids that no row has, and a gap tells of."""
+    """Ids that no row has, as a gap tells: their records are missing, or got other ids."""
     broken: Broken | None = None
 
 

@@ -29,6 +29,7 @@ BOUND = 10_000
 """Records kept in memory; more are lost, and counted."""
 NO_ROOM = "the database could not be written, and there was no room for more in memory"
 UNSTORABLE = "no database would take them"
+SKIPPED = "numbers were given to records that have others"
 RETRY_SECONDS = (0.5, 30.0)
 """The first and the longest pause after a failed batch; it doubles between."""
 
@@ -96,6 +97,15 @@ class Writer(Asked):
                 self._wake.notify()
             elif len(self._records) == FLUSH_RECORDS and not self._pause:
                 self._due = 0.0
+                self._wake.notify()
+
+    def skipped(self) -> None:
+        """Ids were given that no record will have, as theirs got others: that is written down as a
+        gap of no records, or `verify` would miss them. Never waits, and never fails."""
+        with self._wake:
+            self._losses.add(0, time.time(), SKIPPED)
+            if self._due is None:
+                self._due = time.monotonic() + FLUSH_SECONDS
                 self._wake.notify()
 
     def complete(self, progress: Iterable[Progress]) -> None:
