@@ -126,7 +126,7 @@ class Daemon:
         lock = lock_state(self.paths.state)
         alone = only_here()
         try:
-            self._memory = Memory(self.paths.database, self._dispatch)
+            self._memory = Memory(self.paths.database, self._dispatch, self.settings)
             try:
                 await self._serve(ready)
             finally:

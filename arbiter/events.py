@@ -42,6 +42,7 @@ class Reason(enum.StrEnum):
     EXITED = "exited"
     SNOOZE = "snooze"
     STOPPING = "stopping"
+    UNRECORDED = "unrecorded"
 
 
 UNDECIDED = (

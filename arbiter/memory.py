@@ -22,10 +22,13 @@ from arbiter.events import (
     Report,
     RulesChanged,
 )
+from arbiter.lives import follows
 from arbiter.model import Now, Peer
+from arbiter.outbox import Outbox
 from arbiter.profiles import word
 from arbiter.records import Progress, Running
 from arbiter.rules import Index
+from arbiter.settings import Settings
 from arbiter.store import Kept, StoreError, Writer
 from arbiter.store.records import LookedUp
 
@@ -42,10 +45,13 @@ def now() -> Now:
 class Memory:
     """One open store. What comes back from it is told to `dispatch`, as events."""
 
-    def __init__(self, database: Path, dispatch: Callable[[Event], None]) -> None:
+    def __init__(
+        self, database: Path, dispatch: Callable[[Event], None], settings: Settings
+    ) -> None:
         """Raises StoreError."""
         self._dispatch = dispatch
         self.writer = self._writer = Writer(database)
+        self._outbox = Outbox(settings)
         self._session = uuid.uuid4().hex
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._change: int | None = None
@@ -194,12 +200,16 @@ class Memory:
         if progress:
             self._flush()  # a record must be there before it can be completed
             self._writer.complete(progress)
+            self._outbox.progress(progress)
 
     def _flush(self) -> None:
         """Hand the reports over. Turning them into text is the writer thread's work."""
         reports, self._reports = self._reports, []
-        for id, report, link in reports:
-            self._writer.record(partial(_kept, id, report, link))
+        made = [
+            (id, partial(_kept, id, report, link), follows(report)) for id, report, link in reports
+        ]
+        for make in self._outbox.decided(made):
+            self._writer.record(make)
 
     @property
     def lost(self) -> int:
@@ -212,7 +222,12 @@ class Memory:
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the store now, each with its next step."""
-        return (*self._writer.problems(), *self._bad_profiles, *self.unreadable)
+        return (
+            *self._writer.problems(),
+            *self._outbox.problems(),
+            *self._bad_profiles,
+            *self.unreadable,
+        )
 
     async def close(self) -> None:
         """Write what waits, end the rules of this session, and close."""
@@ -227,6 +242,7 @@ class Memory:
         except StoreError as error:
             log.error("%s; the next start takes this for a crash", error)
         await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._outbox.close)
 
 
 def _kept(id: int, report: Report, link: str) -> Kept:
