@@ -181,6 +181,13 @@ class SnoozeWanted(Struct, frozen=True, gc=False):
     message: protocol.Snooze
 
 
+class Trouble(Struct, frozen=True, gc=False):
+    """Something is wrong with arbiter, or well again: every prompt should know."""
+
+    now: Now
+    text: str
+
+
 class Tick(Struct, frozen=True, gc=False):
     """Time has come to what `Pipeline.next_wake` named."""
 
@@ -209,6 +216,7 @@ Event = (
     | AdviceChanged
     | RunVia
     | SnoozeWanted
+    | Trouble
     | Tick
     | Stopping
 )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from arbiter.events import (
 )
 from arbiter.lives import follows
 from arbiter.model import Now, Peer
-from arbiter.outbox import Outbox
+from arbiter.outbox import Made, Outbox
 from arbiter.profiles import word
 from arbiter.records import Progress, Running
 from arbiter.rules import Index
@@ -56,7 +56,8 @@ class Memory:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._change: int | None = None
         """The newest change of a rule that was read."""
-        self._reports: list[tuple[int, Report, str]] = []
+        self._made: list[Made] = []
+        self._known: dict[int, tuple[int, bool]] = {}
         self._next = 1
         self._kept = 0
         """How often the pipeline's word on profiles went to the store."""
@@ -188,12 +189,36 @@ class Memory:
     def report(self, report: Report, link: str) -> int:
         """Keep a record of a decision, soon, and of the link that the connection left over, if
         any; gives its id. On the hot path."""
-        if not self._reports:
-            asyncio.get_running_loop().call_later(FLUSH, self._flush)
+        id, written = self._known.pop(report.packet.id, (0, False))
+        id = id or self.reserve()
+        self._keep(Made(id, partial(_kept, id, report, link), follows(report), written))
+        return id
+
+    # With `audit.sync` the record of a packet comes before its report.
+
+    def reserve(self) -> int:
+        """The id for the next record."""
         id = self._next
         self._next += 1
-        self._reports.append((id, report, link))
         return id
+
+    def write_first(self, reports: Iterable[tuple[int, Report, str]]) -> Future[int]:
+        """Write records, with these ids and links, at once and all or none: they are on disk when
+        the future is done. It raises StoreError."""
+        return self._writer.write_first([partial(_kept, *one) for one in reports])
+
+    def known(self, packet: int, id: int, written: bool) -> None:
+        """The next report of this packet has this record, which may be on disk already."""
+        self._known[packet] = (id, written)
+
+    def record(self, id: int, report: Report, link: str) -> None:
+        """Keep a record of a decision that was told before, soon."""
+        self._keep(Made(id, partial(_kept, id, report, link), False))
+
+    def _keep(self, made: Made) -> None:
+        if not self._made:
+            asyncio.get_running_loop().call_later(FLUSH, self._flush)
+        self._made.append(made)
 
     def complete(self, progress: list[Progress]) -> None:
         """Say in records what their connections have come to, soon."""
@@ -204,12 +229,11 @@ class Memory:
 
     def _flush(self) -> None:
         """Hand the reports over. Turning them into text is the writer thread's work."""
-        reports, self._reports = self._reports, []
-        made = [
-            (id, partial(_kept, id, report, link), follows(report)) for id, report, link in reports
-        ]
-        for make in self._outbox.decided(made):
-            self._writer.record(make)
+        made, self._made = self._made, []
+        self._outbox.decided(made)
+        for one in made:
+            if not one.written:
+                self._writer.record(one)
 
     @property
     def lost(self) -> int:

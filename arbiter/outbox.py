@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -28,15 +28,21 @@ Make = Callable[[], Kept]
 class Made:
     """A record that is made at most once, in the thread that wants it first."""
 
-    def __init__(self, make: Make) -> None:
-        self._make = make
-        self._made: Kept | None = None
+    __slots__ = ("_kept", "_make", "follows", "id", "written")
+
+    def __init__(self, id: int, make: Make, follows: bool, written: bool = False) -> None:
+        self.id, self._make = id, make
+        self._kept: Kept | None = None
+        self.follows = follows
+        """Whether it will have an end."""
+        self.written = written
+        """Whether it is in the database already."""
 
     def __call__(self) -> Kept:
         """The record. Two threads at once may make it twice, which does no harm."""
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+        if self._kept is None:
+            self._kept = self._make()
+        return self._kept
 
 
 class Outbox:
@@ -47,20 +53,18 @@ class Outbox:
         self.sinks = [Sink(target, log.warning) for target in targets(settings, mark)]
         self._open: OrderedDict[int, Make] = OrderedDict()
 
-    def decided(self, records: Sequence[tuple[int, Make, bool]]) -> Iterable[Make]:
-        """Connections were decided: each with its id, what makes its record, and whether it will
-        have an end. Gives what makes the records from now on."""
+    def decided(self, records: Iterable[Made]) -> None:
+        """Connections were decided."""
         if not self.sinks:
-            return [make for _, make, _ in records]
-        found = [(id, Made(make), follows) for id, make, follows in records]
-        for id, made, follows in found:
-            if follows:
-                self._open[id] = made
+            return
+        found = list(records)
+        for made in found:
+            if made.follows:
+                self._open[made.id] = made
                 if len(self._open) > MAX_OPEN:
                     self._open.popitem(last=False)
         for sink in self.sinks:
-            sink.give([partial(_decided, made) for _, made, _ in found])
-        return [made for _, made, _ in found]
+            sink.give([partial(_decided, made) for made in found])
 
     def progress(self, progress: Iterable[Progress]) -> None:
         """What connections came to. Only ends are told: sums that grow are the database's."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arbiter.outbox import MAX_OPEN, Outbox, targets
+from arbiter.outbox import MAX_OPEN, Made, Outbox, targets
 from arbiter.records import Progress, Record, State
 from arbiter.settings import load
 from arbiter.sinks import Decided, Ended, Item, Journald, JsonLines, Lost, Sink, Syslog
@@ -218,8 +218,9 @@ def test_an_end_has_its_whole_record_and_one_that_goes_on_is_not_told(tmp_path: 
         made.append(number)
         return kept(number)
 
-    makes = outbox.decided([(n, partial(make, n), n != 2) for n in (1, 2, 3)])
-    assert [one().id for one in makes] == [1, 2, 3]
+    some = [Made(n, partial(make, n), n != 2) for n in (1, 2, 3)]
+    outbox.decided(some)
+    assert [one().id for one in some] == [1, 2, 3]
     outbox.progress([Progress(1, State.OPEN, out_bytes=5)])
     outbox.progress(
         [Progress(1, State.CLOSED, closed=9.0, out_bytes=7), Progress(99, State.UNKNOWN)]
@@ -239,8 +240,8 @@ def test_an_end_has_its_whole_record_and_one_that_goes_on_is_not_told(tmp_path: 
 
 def test_without_sinks_nothing_is_kept() -> None:
     outbox = Outbox(load("", "x"))
-    make = partial(kept, 1)
-    assert list(outbox.decided([(1, make, True)])) == [make]
+    outbox.decided([Made(1, partial(kept, 1), True)])
+    assert not outbox._open
     outbox.progress([Progress(1, State.CLOSED)])
     assert outbox.problems() == ()
     outbox.close()
@@ -248,7 +249,7 @@ def test_without_sinks_nothing_is_kept() -> None:
 
 def test_records_of_open_connections_are_bounded(tmp_path: Path) -> None:
     outbox = Outbox(load(f'audit.json_lines = "{tmp_path / "x"}"', "x"))
-    outbox.decided([(n, partial(kept, n), True) for n in range(MAX_OPEN + 10)])
+    outbox.decided([Made(n, partial(kept, n), True) for n in range(MAX_OPEN + 10)])
     outbox.progress([Progress(n, State.CLOSED) for n in (5, 10)])
     outbox.close()
     first, second = (tmp_path / "x").read_text().splitlines()[-2:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,6 +92,11 @@ class Writer(Asked):
             elif len(self._records) == FLUSH_RECORDS and not self._pause:
                 self._due = 0.0
                 self._wake.notify()
+
+    def write_first(self, makes: Sequence[Callable[[], Kept]]) -> Future[int]:
+        """Write records before those that wait, all or none; they are on disk when the future is
+        done (fsync). It raises StoreError. They are made in the writer's thread."""
+        return self._submit(lambda store: store.record([make() for make in makes], durable=True))
 
     def complete(self, progress: Iterable[Progress]) -> None:
         """As Store.lives.complete, soon, and after the records that were given before. Never waits
