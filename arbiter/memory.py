@@ -21,6 +21,7 @@ from arbiter.events import (
     RememberFailed,
     Report,
     RulesChanged,
+    Trouble,
 )
 from arbiter.lives import follows
 from arbiter.model import Now, Peer
@@ -50,7 +51,8 @@ class Memory:
     ) -> None:
         """Raises StoreError."""
         self._dispatch = dispatch
-        self.writer = self._writer = Writer(database)
+        self._loop = asyncio.get_running_loop()
+        self.writer = self._writer = Writer(database, told=self._told)
         self._outbox = Outbox(settings)
         self._session = uuid.uuid4().hex
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -61,6 +63,14 @@ class Memory:
         self._next = 1
         self._kept = 0
         """How often the pipeline's word on profiles went to the store."""
+
+    def _told(self, text: str) -> None:
+        """By the writer's thread: something is wrong with the database, or well again."""
+        self._loop.call_soon_threadsafe(self._tell, text)
+
+    def _tell(self, text: str) -> None:
+        log.error("%s", text)
+        self._dispatch(Trouble(now(), text))
 
     # --- rules ------------------------------------------------------------------------------
 

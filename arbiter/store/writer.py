@@ -11,11 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from arbiter.records import Progress, Record
 from arbiter.store.asked import Asked
+from arbiter.store.database import OpenFile, log_problems
 from arbiter.store.errors import ClosedError, StoreError, UnstorableError
 from arbiter.store.jobs import Job
 from arbiter.store.losses import Losses
@@ -47,9 +49,14 @@ class Writer(Asked):
         busy: float = 5.0,
         bound: int = BOUND,
         retry: tuple[float, float] = RETRY_SECONDS,
+        told: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Open the database (see Store.open) and start the thread. Raises StoreError."""
+        """Open the database (see Store.open) and start the thread. Raises StoreError.
+
+        `told` hears, in that thread, when records cannot be written and when they can again.
+        """
         self.path = Path(path)
+        self._told = told
         self._busy, self._bound, self._retry = busy, bound, retry
         self._wake = threading.Condition()
         # All below belong to _wake.
@@ -140,7 +147,7 @@ class Writer(Asked):
             found.extend(self._losses.problems(self.path))
             if self._usage_problem:
                 found.append(self._usage_problem)
-            return tuple(found)
+        return (*found, *log_problems(self.path))
 
     def close(self) -> None:
         """Do what was asked before, write the records (one try), end the thread, and wait for it.
@@ -154,7 +161,7 @@ class Writer(Asked):
 
     def _submit(self, work: Callable[[Store], T]) -> Future[T]:
         """Have the thread do it, in turn."""
-        job = Job(work)
+        job = Job(partial(self._checked, work))
         with self._wake:
             if not self._closing:
                 self._jobs.append(job)
@@ -162,6 +169,10 @@ class Writer(Asked):
                 return job.future
         job.refuse(self._closed())
         return job.future
+
+    def _checked(self, work: Callable[[Store], T], store: Store) -> T:
+        self._file.check()
+        return work(store)
 
     def _closed(self) -> ClosedError:
         return ClosedError(
@@ -177,6 +188,7 @@ class Writer(Asked):
             self._stop()
             opened.set_exception(error)
             return
+        self._file = OpenFile(self.path)
         opened.set_result(None)
         problem = (
             f"nothing is stored any more: {self.path}: the writer thread broke down;"
@@ -227,6 +239,7 @@ class Writer(Asked):
             progress = {} if self._records else self._progress
             self._progress = self._progress if self._records else {}
         try:
+            self._file.check()
             self._write_usage(store, usage)
             usage = Batch()
             self._write(store)
@@ -244,14 +257,20 @@ class Writer(Asked):
                 self._pause = min(self._pause * 2, longest) if self._pause else first
                 self._due = time.monotonic() + self._pause
                 waiting = len(self._records) + self._in_flight
+                first_time = not self._problem
                 self._problem = f"{error} ({waiting} decision records wait in memory)"
+            if first_time:
+                self._told(f"nothing can be written down: {error}")
             return False
         with self._wake:
+            again = bool(self._problem)
             self._in_flight, self._pause, self._problem = 0, 0.0, ""
             left = len(self._records)
             wait = 0.0 if left >= FLUSH_RECORDS else FLUSH_SECONDS
             more = left or self._usage or self._progress or self._losses.gap
             self._due = time.monotonic() + wait if more else None
+        if again:
+            self._told("what was decided is written down again")
         return True
 
     def _write_usage(self, store: Store, usage: Batch) -> None:
