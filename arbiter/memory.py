@@ -276,6 +276,8 @@ class Memory:
         except StoreError as error:
             log.error("%s; the next start takes this for a crash", error)
         await asyncio.to_thread(self._writer.close)
+        for problem in self._writer.problems():
+            log.error("%s", problem)  # what is lost by now nobody can ask `status` about
         await asyncio.to_thread(self._outbox.close)
 
 
