@@ -95,9 +95,10 @@ def queued(lab: Lab) -> Iterator[None]:
 class Arbiter:
     """This project's daemon."""
 
-    def __init__(self, folder: Path, program: Path, count: int) -> None:
-        self.home = folder / f"arbiter{count}"
+    def __init__(self, folder: Path, program: Path, count: int, *, sync: bool = False) -> None:
+        self.home = folder / f"arbiter{count}{'sync' * sync}"
         self.home.mkdir()
+        (self.home / "arbiter.toml").write_text(f"audit.sync = {str(sync).lower()}\n")
         lines = [
             f"allow app={program} host={SERVER4} port={PORT} proto={p}" for p in ("tcp", "udp")
         ]
