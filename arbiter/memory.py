@@ -59,7 +59,8 @@ class Memory:
         self._change: int | None = None
         """The newest change of a rule that was read."""
         self._made: list[Made] = []
-        self._known: dict[int, tuple[int, bool]] = {}
+        self._known: dict[int, int] = {}
+        """Of packets whose report is next: the ids of their records."""
         self._next = 1
         self._kept = 0
         """How often the pipeline's word on profiles went to the store."""
@@ -199,36 +200,31 @@ class Memory:
     def report(self, report: Report, link: str) -> int:
         """Keep a record of a decision, soon, and of the link that the connection left over, if
         any; gives its id. On the hot path."""
-        id, written = self._known.pop(report.packet.id, (0, False))
-        id = id or self.reserve()
-        self._keep(Made(id, partial(_kept, id, report, link), follows(report), written))
+        known = self._known.pop(report.packet.id, 0)
+        id = known or self.reserve()
+        if not self._made:
+            asyncio.get_running_loop().call_later(FLUSH, self._flush)
+        make = partial(_kept, id, report, link)
+        self._made.append(Made(id, make, follows(report), written=known > 0))
         return id
 
     # With `audit.sync` the record of a packet comes before its report.
 
     def reserve(self) -> int:
-        """The id for the next record."""
+        """The id for the next record. Records are written in the order of their ids."""
         id = self._next
         self._next += 1
         return id
 
     def write_first(self, reports: Iterable[tuple[int, Report, str]]) -> Future[int]:
-        """Write records, with these ids and links, at once and all or none: they are on disk when
-        the future is done. It raises StoreError."""
+        """Write records, with these ids and links, at once and all or none, behind those that wait:
+        they are on disk when the future is done. It raises StoreError."""
+        self._flush()
         return self._writer.write_first([partial(_kept, *one) for one in reports])
 
-    def known(self, packet: int, id: int, written: bool) -> None:
-        """The next report of this packet has this record, which may be on disk already."""
-        self._known[packet] = (id, written)
-
-    def record(self, id: int, report: Report, link: str) -> None:
-        """Keep a record of a decision that was told before, soon."""
-        self._keep(Made(id, partial(_kept, id, report, link), False))
-
-    def _keep(self, made: Made) -> None:
-        if not self._made:
-            asyncio.get_running_loop().call_later(FLUSH, self._flush)
-        self._made.append(made)
+    def known(self, packet: int, id: int) -> None:
+        """The next report of this packet has this record, which is on disk already."""
+        self._known[packet] = id
 
     def complete(self, progress: list[Progress]) -> None:
         """Say in records what their connections have come to, soon."""

@@ -112,12 +112,9 @@ class ProofKeeper:
 
     def _give(self, given: Iterable[Given]) -> None:
         for one in given:
-            if one.verdict is None:
-                self._memory.record(one.id, one.report, self._link(one.report))
-                continue
             if one.id:
-                self._memory.known(one.report.packet.id, one.id, one.written)
-            self._carry_out([one.verdict, one.report])
+                self._memory.known(one.report.packet.id, one.id)
+            self._carry_out([one.verdict, one.report, *one.then])
 
     def _fails(self, why: str) -> None:
         what = "new connections are refused" if self._refuses else "verdicts come before records"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from msgspec import Struct, structs
 
 from arbiter.auditsettings import WhenUnwritten
-from arbiter.events import Effect, Reason, Report, SetVerdict
+from arbiter.events import Announce, Effect, Reason, Report, SetVerdict
 from arbiter.model import DENIED, DENY, Now
 from arbiter.rules import format_decision
 
@@ -25,21 +25,21 @@ class Proof(Struct, gc=False, eq=False):
     report: Report
     due: float
     """Monotonic seconds by which the verdict must be given."""
+    then: list[Effect]
+    """What is to be told once it is given."""
     id: int = 0
     """That of its record, once it is being written."""
     given: bool = False
 
 
 class Given(Struct, frozen=True):
-    """A verdict to be given, and what is still to be recorded."""
+    """A verdict to be given."""
 
-    verdict: SetVerdict | None
-    """None where it was given before."""
+    verdict: SetVerdict
     report: Report
+    then: tuple[Effect, ...] = ()
     id: int = 0
-    """The id that its record has, or is to have; 0 for the next."""
-    written: bool = False
-    """Whether the record is on disk, or on its way."""
+    """That of its record, which is on disk; 0 where it is still to be recorded."""
 
 
 class Proofs:
@@ -61,8 +61,10 @@ class Proofs:
                 verdict = effect
             elif isinstance(effect, Report):
                 assert verdict is not None, "each report follows its verdict"
-                self._waiting.append(Proof(verdict, effect, now.mono + self._seconds))
+                self._waiting.append(Proof(verdict, effect, now.mono + self._seconds, []))
                 verdict = None
+            elif isinstance(effect, Announce) and self._waiting:
+                self._waiting[-1].then.append(effect)  # nobody is told of what is not done
             else:
                 rest.append(effect)
         assert verdict is None, "each verdict has its report"
@@ -79,7 +81,7 @@ class Proofs:
         """The batch is on disk."""
         done, self._writing = self._writing, []
         return [
-            Given(proof.verdict, proof.report, proof.id, written=True)
+            Given(proof.verdict, proof.report, tuple(proof.then), proof.id)
             for proof in done
             if not proof.given
         ]
@@ -87,10 +89,7 @@ class Proofs:
     def failed(self, problem: str) -> list[Given]:
         """Nothing of the batch is on disk."""
         done, self._writing = self._writing, []
-        found = [self._unwritten(proof, proof.id, problem) for proof in done if not proof.given]
-        # Who went without its record, as its time was over, has none yet.
-        late = [proof for proof in done if proof.given and not self._refuses(proof)]
-        return [*found, *(Given(None, _late(proof, problem), proof.id) for proof in late)]
+        return [self._unwritten(proof, problem) for proof in done if not proof.given]
 
     def overdue(self, mono: float) -> list[Given]:
         """What cannot wait longer, at this monotonic second."""
@@ -98,49 +97,39 @@ class Proofs:
         for proof in self._writing:
             if proof.due <= mono and not proof.given:
                 proof.given = True
-                if self._refuses(proof):
-                    problem = f"the disk was too slow; record {proof.id} may be there all the same"
-                    found.append(self._unwritten(proof, 0, problem))
-                else:
-                    found.append(Given(proof.verdict, proof.report, proof.id, written=True))
-        kept: list[Proof] = []
-        for proof in self._waiting:
-            if proof.due <= mono:
-                found.append(self._unwritten(proof, 0, "the disk was too slow"))
-            else:
-                kept.append(proof)
-        self._waiting = kept
-        return found
+                problem = f"the disk was too slow; record {proof.id} may be there all the same"
+                found.append(self._unwritten(proof, problem))
+        late = [proof for proof in self._waiting if proof.due <= mono]
+        self._waiting = [proof for proof in self._waiting if proof.due > mono]
+        return [*found, *(self._unwritten(proof, "the disk was too slow") for proof in late)]
 
     def next_due(self) -> float | None:
         """Monotonic seconds when `overdue` will have something; None while nothing waits."""
         waiting = [proof.due for proof in self._writing if not proof.given]
         return min([*waiting, *(proof.due for proof in self._waiting)], default=None)
 
-    def _refuses(self, proof: Proof) -> bool:
-        """Whether it goes nowhere without its record. What is refused anyhow needs none first."""
-        return self._denies and proof.verdict.verdict.passes
+    def _unwritten(self, proof: Proof, problem: str) -> Given:
+        """What becomes of it, with its record still to be written. What is refused anyhow needs
+        none first."""
+        report, verdict = proof.report, proof.verdict
+        if self._denies and verdict.verdict.passes:
+            decided = f"{report.reason.value} says {format_decision(report.decision)}"
+            note = _joined(decided, problem, report.note)
+            report = structs.replace(
+                report,
+                decision=DENY,
+                reason=Reason.UNRECORDED,
+                rule=None,
+                note=note,
+                link=0,
+                verdict=DENIED,
+            )
+            verdict = SetVerdict(verdict.packet_id, DENIED)
+        else:
+            note = _joined(report.note, f"recorded after its verdict: {problem}")
+            report = structs.replace(report, note=note)
+        return Given(verdict, report, tuple(proof.then))
 
-    def _unwritten(self, proof: Proof, id: int, problem: str) -> Given:
-        """What becomes of it, with its record still to be written."""
-        report = proof.report
-        if not self._refuses(proof):
-            return Given(proof.verdict, _late(proof, problem), id)
-        decided = f"{report.reason.value} says {format_decision(report.decision)}"
-        made = structs.replace(
-            report,
-            decision=DENY,
-            reason=Reason.UNRECORDED,
-            rule=None,
-            note="; ".join(part for part in (decided, problem, report.note) if part),
-            link=0,
-            verdict=DENIED,
-        )
-        return Given(SetVerdict(proof.verdict.packet_id, DENIED), made, id)
 
-
-def _late(proof: Proof, problem: str) -> Report:
-    note = f"recorded after its verdict: {problem}"
-    return structs.replace(
-        proof.report, note="; ".join(part for part in (proof.report.note, note) if part)
-    )
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from playbook import SERVER, SERVER6, Playbook, owner, packet, process
 
 from arbiter.auditsettings import WhenUnwritten
-from arbiter.events import Event, OwnerFound, PacketQueued, Report, SetVerdict, Tick
+from arbiter.events import Announce, Event, OwnerFound, PacketQueued, Report, SetVerdict, Tick
 from arbiter.model import Undecodable
 from arbiter.proofs import Given, Proofs
 
@@ -65,6 +65,7 @@ class Promise(RuleBasedStateMachine):
         self.writing: list[Any] = []
         self.on_disk: set[int] = set()
         self.records: Counter[int] = Counter()
+        self.announced = 0
         self.next_id = 1
         self.next_record = 1
 
@@ -116,15 +117,15 @@ class Promise(RuleBasedStateMachine):
     def take(self, given: list[Given]) -> None:
         for one in given:
             id = one.report.packet.id
-            if one.verdict is not None:
-                assert one.verdict.packet_id == id
-                self.verdicts[id] += 1
-                assert self.verdicts[id] == 1, "a second verdict"
-                passes = one.verdict.verdict.passes
-                assert one.report.verdict == one.verdict.verdict
-                if passes and self.when is WhenUnwritten.DENY:
-                    assert one.id in self.on_disk, "it passed before its record was there"
-            if not one.written:
+            assert one.verdict.packet_id == id
+            self.verdicts[id] += 1
+            assert self.verdicts[id] == 1, "a second verdict"
+            passes = one.verdict.verdict.passes
+            assert one.report.verdict == one.verdict.verdict
+            if passes and self.when is WhenUnwritten.DENY:
+                assert one.id in self.on_disk, "it passed before its record was there"
+            self.announced += len(one.then)
+            if not one.id:
                 self.records[id] += 1
                 assert one.report.note, "a record that came late says so"
 
@@ -133,6 +134,8 @@ class Promise(RuleBasedStateMachine):
         self.take(self.play.given)
         self.play.given.clear()
         assert not [e for e in self.play.effects if isinstance(e, SetVerdict | Report)]
+        self.announced += sum(isinstance(e, Announce) for e in self.play.effects)
+        self.play.effects.clear()
         for id, since in self.queued.items():
             if self.play.now.mono >= since + DEADLINE:
                 assert self.verdicts[id] == 1, f"packet {id} still waits"
@@ -144,6 +147,7 @@ class Promise(RuleBasedStateMachine):
             self.the_disk_answers(works=False)
         self.exactly_one_verdict_by_the_deadline()
         assert all(self.verdicts[id] == 1 for id in self.queued)
+        assert self.announced == self.play.pipeline.counters["answers"]
         assert all(self.records[id] >= 1 for id in self.queued), "a verdict without its record"
 
 

@@ -112,6 +112,29 @@ def test_a_record_that_is_to_come_first_is_on_disk_when_its_future_is_done(scene
     assert stored(scene.path) == [7, 8]
 
 
+def test_records_that_wait_are_written_before_so_that_ids_grow(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[int] = []
+    real = Store.record
+
+    def noted(store: Store, records: list[Kept], *, durable: bool = False) -> int:
+        done = real(store, records, durable=durable)
+        order.extend(kept.id for kept in records)
+        return done
+
+    monkeypatch.setattr(Store, "record", noted)
+    with closing(sqlite3.connect(scene.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for id in (1, 2, 3):
+            scene.writer.record(Kept(id, record(id)))
+        until(lambda: scene.said)
+        other.execute("COMMIT")
+        scene.writer.record(Kept(4, record(4)))
+        assert scene.writer.write_first([lambda: Kept(5, record(5))]).result(5) == 1
+    assert order == [1, 2, 3, 4, 5]
+
+
 def test_what_comes_first_is_synced(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 

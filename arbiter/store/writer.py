@@ -74,6 +74,7 @@ class Writer(Asked):
         self._in_flight = 0  # the length of _batch
         # The thread's own: a batch stays one until it is written.
         self._batch: list[Made] = []
+        self._error: StoreError | None = None  # of the last flush that failed
         opened: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(opened,), name="arbiter-store", daemon=True
@@ -101,9 +102,12 @@ class Writer(Asked):
                 self._wake.notify()
 
     def write_first(self, makes: Sequence[Callable[[], Kept]]) -> Future[int]:
-        """Write records before those that wait, all or none; they are on disk when the future is
-        done (fsync). It raises StoreError. They are made in the writer's thread."""
-        return self._submit(lambda store: store.record([make() for make in makes], durable=True))
+        """Write records, all or none; they are on disk when the future is done (fsync). It raises
+        StoreError. They are made in the writer's thread.
+
+        What waits is written before, or nothing is: the ids of records grow.
+        """
+        return self._submit(partial(self._write_first, makes))
 
     def complete(self, progress: Iterable[Progress]) -> None:
         """As Store.lives.complete, soon, and after the records that were given before. Never waits
@@ -247,6 +251,7 @@ class Writer(Asked):
             progress = {}
             self._write_gap(store)
         except StoreError as error:
+            self._error = error
             with self._wake:
                 self._in_flight = len(self._batch)
                 self._progress = progress | self._progress
@@ -272,6 +277,14 @@ class Writer(Asked):
         if again:
             self._told("what was decided is written down again")
         return True
+
+    def _write_first(self, makes: Sequence[Callable[[], Kept]], store: Store) -> int:
+        """By the thread. Raises StoreError."""
+        while self._records or self._batch:  # what comes meanwhile comes from the same loop
+            if not self._flush(store):
+                assert self._error is not None, "it failed"
+                raise self._error
+        return store.record([make() for make in makes], durable=True)
 
     def _write_usage(self, store: Store, usage: Batch) -> None:
         """Write what was used, all of it or nothing."""
