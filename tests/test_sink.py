@@ -110,8 +110,7 @@ def test_a_target_that_fails_is_tried_again_and_what_was_lost_stands_where_it_is
     scene.sink.give(some(11, 60))
     (problem,) = scene.sink.problems()
     assert problem == (
-        "records do not reach the box: no space; mend it"
-        " (50 wait in memory, 10 were lost; the database has them)"
+        "records do not reach the box: no space; mend it (50 wait in memory, 10 were lost)"
     )
     scene.box.fails = ""
     until(lambda: "lost 10" in scene.box.got)
@@ -124,7 +123,7 @@ def test_a_target_that_fails_is_tried_again_and_what_was_lost_stands_where_it_is
         "records reach the box again (10 were lost so far)",
     ]
     assert scene.sink.problems() == (
-        "records did not reach the box: 10 were lost; the database has them",
+        "records did not reach the box: 10 were lost: look for them in `arbiter audit`",
     )
     assert scene.box.closed > 2, "what failed is opened anew"
 

@@ -91,7 +91,7 @@ class Lost(Struct, frozen=True):
     @property
     def text(self) -> str:
         """In a line, for people."""
-        return f"{self.count} records were lost on the way here; the database has them"
+        return f"{self.count} records were lost on the way here: look in the database"
 
     @property
     def time(self) -> float:

@@ -86,9 +86,11 @@ class Sink:
             if self._problem:
                 waiting = len(self._queue) + self._in_flight
                 counts = ", ".join(part for part in (f"{waiting} wait in memory", lost) if part)
-                return (f"{self._problem} ({counts}; the database has them)",)
+                return (f"{self._problem} ({counts})",)
             where = self._target.where
-            return (f"records did not reach {where}: {lost}; the database has them",) * bool(lost)
+            return (
+                f"records did not reach {where}: {lost}: look for them in `arbiter audit`",
+            ) * bool(lost)
 
     def close(self) -> None:
         """Pass on what waits, for PATIENCE seconds at most and with one try; the rest is lost."""
