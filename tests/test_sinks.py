@@ -121,10 +121,13 @@ def test_a_file_grows_by_lines_and_is_made_again_where_it_was_moved_away(tmp_pat
     os.truncate(path, 0)  # copytruncate
     target.send([b"5\n"])
     assert path.read_bytes() == b"5\n"
-    target.close()
+    path.rename(tmp_path / "older")
+    path.touch(0o600)  # logrotate's `create`
     target.send([b"6\n"])
     target.close()
-    assert read(path) == ["5", "6"]
+    target.send([b"7\n"])
+    target.close()
+    assert (read(tmp_path / "older"), read(path)) == (["5"], ["6", "7"])
 
 
 def test_a_torn_line_is_not_glued_to_the_next(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ end. Nothing is lost silently, nothing is damaged, and it goes on by itself."""
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -265,3 +266,38 @@ def test_what_found_no_room_in_memory_either_is_a_gap(small_disk: Path) -> None:
     with Store.open(scene.path, readonly=True) as store:
         (gap,) = store.records.gaps(0.0, None)
     assert (gap.count, "no room" in gap.why) == (50, True)
+
+
+@pytest.fixture
+def failing_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that `mount -o remount,abort` makes read-only, as ext4 does of an error."""
+    image, place = tmp_path / "image", tmp_path / "failing"
+    place.mkdir()
+    image.write_bytes(b"")
+    os.truncate(image, 8 << 20)
+    made = os.geteuid() == 0 and shutil.which("mkfs.ext4") is not None
+    if made:
+        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+        argv = ["mount", "-o", "loop", str(image), str(place)]
+        made = not subprocess.run(argv, capture_output=True).returncode
+    if not made:
+        pytest.skip("no image can be mounted here: repeat it as root, with e2fsprogs")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_file_system_that_has_become_read_only_is_told(failing_disk: Path) -> None:
+    scene = Scene(failing_disk / "arbiter.db")
+    kept = scene.writer.remember(parse("allow port=1"), by="a", created=1.0).result(5).entry
+    subprocess.run(["mount", "-o", "remount,abort", str(failing_disk)], check=True)
+    scene.records(1, 3)
+    until(lambda: scene.said)
+    assert "cannot write decision records" in scene.said[0]
+    assert "see dmesg" in scene.said[0] or "mounted read-only" in scene.said[0]
+    with pytest.raises(StoreError):
+        scene.writer.remember(parse("allow port=2"), by="a", created=1.0).result(5)
+    assert scene.writer.rules(2.0, "", "").result(5) == ([kept], ()), "it is still read"
+    scene.writer.close()
+    assert scene.writer.lost == 3
