@@ -122,6 +122,21 @@ def test_with_sync_a_full_disk_refuses_and_says_why_until_there_is_room(
         assert sound(small_disk)
 
 
+def test_with_sync_an_answer_is_recorded_though_it_could_not_be_carried_out(
+    small_disk: Path, clean_lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(clean_lab, tmp_path, settings=SYNC) as arbiter:
+        filled = fill(small_disk)
+        asking = arbiter.program("curl", "-sS", "-m", "15", f"http://{SERVER4}/")
+        said = arbiter.command("answer", str(arbiter.ask()["id"]), "allow", "--for", "forever")
+        assert "could not be remembered" in said.stderr
+        assert asking.wait(15) == 7
+        filled.unlink()
+        eventually(lambda: records(arbiter) == [("deny", "unrecorded")], 40)
+        [(by, note)] = arbiter.database("SELECT by_user, note FROM decisions")
+        assert (by, note.split(";")[0]) == ("root", "answer says allow")
+
+
 def test_with_sync_that_may_pass_a_full_disk_stops_nobody(
     small_disk: Path, clean_lab: Lab, tmp_path: Path
 ) -> None:
