@@ -22,7 +22,7 @@ from arbiter.protocol import clean
 from arbiter.records import Progress, Record, State, json_list
 from arbiter.recordwords import KEYS, as_object
 from arbiter.sinks import Decided, Ended, Item, Journald, JsonLines, Lost, Syslog
-from arbiter.sinks.journald import MESSAGE_IDS, datagram
+from arbiter.sinks.journald import MESSAGE_IDS, _field, datagram
 from arbiter.sinks.jsonlines import line
 from arbiter.sinks.syslogtext import SD_ID, message
 from arbiter.store.rows import RECORD_COLUMNS
@@ -211,6 +211,11 @@ def test_no_value_becomes_a_field_of_its_own(item: Item) -> None:
     names = {name for name, _ in fields(datagram(item))}
     known = {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "MESSAGE_ID", "ARBITER_KIND"}
     assert names <= known | {f"ARBITER_{key.upper()}" for key in item.values}
+
+
+def test_a_newline_in_a_value_begins_no_field() -> None:
+    """Items are cleaned before; this is the protocol's own word on it."""
+    assert fields(_field("ARBITER_X", "a\nPRIORITY=0")) == [("ARBITER_X", "a\nPRIORITY=0")]
 
 
 def test_what_is_too_big_for_a_datagram_goes_as_a_sealed_file(tmp_path: Path) -> None:
