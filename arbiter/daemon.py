@@ -125,9 +125,7 @@ class Daemon:
         alone = only_here()
         try:
             self._memory = Memory(self.paths.database, self._dispatch, self.settings)
-            self._proofs = ProofKeeper(
-                self.settings, self._memory, self.pipeline.ways, self._carry_out, self._dispatch
-            )
+            self._proofs = ProofKeeper(self.pipeline, self._memory, self._carry_out, self._dispatch)
             try:
                 await self._serve(ready)
             finally:

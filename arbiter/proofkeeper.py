@@ -14,10 +14,9 @@ from arbiter.auditsettings import WhenUnwritten
 from arbiter.events import Effect, Event, Report, Trouble
 from arbiter.memory import Memory, now
 from arbiter.model import Packet
+from arbiter.pipeline import Pipeline
 from arbiter.proofs import Given, Proofs
-from arbiter.settings import Settings
 from arbiter.store import StoreError
-from arbiter.ways import Ways
 
 log = logging.getLogger("arbiter")
 
@@ -27,17 +26,17 @@ class ProofKeeper:
 
     def __init__(
         self,
-        settings: Settings,
+        pipeline: Pipeline,
         memory: Memory,
-        ways: Ways,
         carry_out: Callable[[list[Effect]], None],
         dispatch: Callable[[Event], None],
     ) -> None:
-        self._on = settings.audit.sync
-        self._refuses = settings.audit.when_unwritten is WhenUnwritten.DENY
-        self._memory, self._ways = memory, ways
+        audit = pipeline.settings.audit
+        self._on = audit.sync
+        self._refuses = audit.when_unwritten is WhenUnwritten.DENY
+        self._pipeline, self._memory = pipeline, memory
         self._carry_out, self._dispatch = carry_out, dispatch
-        self._proofs = Proofs(settings.writing, settings.audit.when_unwritten)
+        self._proofs = Proofs(audit.when_unwritten)
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -47,7 +46,7 @@ class ProofKeeper:
         """What of these is to be done now. On the hot path."""
         if not self._on:
             return effects
-        rest = self._proofs.hold(effects, now())
+        rest = self._proofs.hold(effects, now(), self._pipeline.settings.writing)
         if len(rest) != len(effects):
             self._idle.clear()
             self._write()
@@ -76,7 +75,8 @@ class ProofKeeper:
 
     def _link(self, report: Report) -> str:
         packet = report.packet
-        link = self._ways.used(packet, report.link) if isinstance(packet, Packet) else None
+        ways = self._pipeline.ways
+        link = ways.used(packet, report.link) if isinstance(packet, Packet) else None
         return link.name if link is not None and report.verdict.passes else ""
 
     def _written(self, done: Future[int]) -> None:

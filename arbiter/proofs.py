@@ -45,15 +45,13 @@ class Given(Struct, frozen=True):
 class Proofs:
     """What waits for the disk."""
 
-    def __init__(self, seconds: float, when_unwritten: WhenUnwritten) -> None:
-        """`seconds`: how long a verdict may wait here."""
-        self._seconds = seconds
+    def __init__(self, when_unwritten: WhenUnwritten) -> None:
         self._denies = when_unwritten is WhenUnwritten.DENY
         self._waiting: list[Proof] = []
         self._writing: list[Proof] = []
 
-    def hold(self, effects: list[Effect], now: Now) -> list[Effect]:
-        """Keep verdicts and their reports back; gives the other effects."""
+    def hold(self, effects: list[Effect], now: Now, seconds: float) -> list[Effect]:
+        """Keep verdicts and their reports back, `seconds` at most; gives the other effects."""
         rest: list[Effect] = []
         verdict: SetVerdict | None = None
         for effect in effects:
@@ -61,7 +59,7 @@ class Proofs:
                 verdict = effect
             elif isinstance(effect, Report):
                 assert verdict is not None, "each report follows its verdict"
-                self._waiting.append(Proof(verdict, effect, now.mono + self._seconds, []))
+                self._waiting.append(Proof(verdict, effect, now.mono + seconds, []))
                 verdict = None
             elif isinstance(effect, Announce) and self._waiting:
                 self._waiting[-1].then.append(effect)  # nobody is told of what is not done

@@ -25,7 +25,7 @@ def decided(*ids: int, who: Any = CURL) -> list[Effect]:
 
 
 def proofs(when: WhenUnwritten = WhenUnwritten.DENY) -> Proofs:
-    return Proofs(5.0, when)
+    return Proofs(when)
 
 
 def numbered(made: Proofs, first: int = 1) -> list[int]:
@@ -42,9 +42,9 @@ def told(given: list[Given]) -> list[tuple[Any, ...]]:
 def test_a_verdict_waits_for_its_record_and_what_comes_meanwhile_is_one_batch() -> None:
     made = proofs()
     assert made.next_due() is None
-    assert made.hold([ShowAsk(1), *decided(1)], START) == [ShowAsk(1)]
+    assert made.hold([ShowAsk(1), *decided(1)], START, 5.0) == [ShowAsk(1)]
     assert numbered(made) == [1]
-    made.hold(decided(2, 3), START)
+    made.hold(decided(2, 3), START, 5.0)
     assert made.batch() == [], "one batch at a time"
     assert made.next_due() == START.mono + 5.0
     assert told(made.written()) == [(1, ACCEPTED, 1)]
@@ -55,7 +55,7 @@ def test_a_verdict_waits_for_its_record_and_what_comes_meanwhile_is_one_batch() 
 
 def test_without_its_record_nothing_goes_and_the_record_says_so() -> None:
     made = proofs()
-    made.hold([*decided(1), *decided(2, who=WGET)], START)
+    made.hold([*decided(1), *decided(2, who=WGET)], START, 5.0)
     numbered(made)
     went, denied = made.failed("disk full")
     assert told([went, denied]) == [(1, DENIED, 0), (2, DENIED, 0)]
@@ -70,7 +70,7 @@ def test_what_a_person_answered_is_kept_whatever_the_disk_does() -> None:
     play = Playbook()
     play.queue(1).answer(1, "allow")
     made = proofs()
-    made.hold([each for each in play.effects if isinstance(each, SetVerdict | Report)], START)
+    made.hold([each for each in play.effects if isinstance(each, SetVerdict | Report)], START, 5.0)
     numbered(made)
     (one,) = made.failed("disk full")
     assert (one.report.by, one.report.note) == (ALICE, "answer says allow; disk full")
@@ -78,7 +78,7 @@ def test_what_a_person_answered_is_kept_whatever_the_disk_does() -> None:
 
 def test_where_it_may_it_goes_and_its_record_follows() -> None:
     made = proofs(WhenUnwritten.PASS)
-    made.hold(decided(1), START)
+    made.hold(decided(1), START, 5.0)
     numbered(made)
     (one,) = made.failed("disk full")
     assert told([one]) == [(1, ACCEPTED, 0)]
@@ -89,9 +89,9 @@ def test_where_it_may_it_goes_and_its_record_follows() -> None:
 @pytest.mark.parametrize("works", [True, False])
 def test_a_slow_disk_costs_the_connection_but_not_its_deadline(works: bool) -> None:
     made = proofs()
-    made.hold(decided(1), START)
+    made.hold(decided(1), START, 5.0)
     numbered(made)
-    made.hold(decided(2), START)
+    made.hold(decided(2), START, 5.0)
     assert made.overdue(START.mono + 4.9) == []
     given = made.overdue(LATER.mono)
     assert told(given) == [(1, DENIED, 0), (2, DENIED, 0)]
@@ -105,7 +105,7 @@ def test_a_slow_disk_costs_the_connection_but_not_its_deadline(works: bool) -> N
 def test_who_went_without_waiting_longer_is_recorded_after_it() -> None:
     for works in (True, False):
         made = proofs(WhenUnwritten.PASS)
-        made.hold(decided(1), START)
+        made.hold(decided(1), START, 5.0)
         numbered(made, 7)
         (one,) = made.overdue(LATER.mono)
         assert told([one]) == [(1, ACCEPTED, 0)]
@@ -120,11 +120,13 @@ def test_nobody_is_told_of_an_answer_before_it_is_carried_out(works: bool) -> No
     play.effects.clear()
     play.answer(1, "allow")
     made = proofs()
-    rest = made.hold(list(play.effects), START)
+    rest = made.hold(list(play.effects), START, 5.0)
     assert not [effect for effect in rest if isinstance(effect, Announce)]
     made.batch()
     given = made.written() if works else made.failed("disk full")
     (last,) = [one for one in given if one.then]
     assert last is given[-1]
     assert isinstance(last.then[0], Announce)
-    assert made.hold(list(last.then), START) == list(last.then), "with nothing to wait for it goes"
+    assert made.hold(list(last.then), START, 5.0) == list(last.then), (
+        "with nothing to wait for it goes"
+    )

@@ -28,13 +28,13 @@ class Scene(Playbook):
         super().__init__(
             deadline=DEADLINE, ask_ttl=60.0, audit={"sync": True, "when_unwritten": when.value}
         )
-        self.proofs = Proofs(self.pipeline.settings.writing, when)
+        self.proofs = Proofs(when)
         self.given: list[Given] = []
 
     def send(self, event: Event) -> Playbook:
         super().send(event)
         if hasattr(self, "proofs"):
-            held = self.proofs.hold(list(self.effects), self.now)
+            held = self.proofs.hold(list(self.effects), self.now, self.pipeline.settings.writing)
             self.effects.clear()
             self.effects += held
         return self
