@@ -93,8 +93,13 @@ class Accounts:
         self._flush: asyncio.TimerHandle | None = None
         self._period: asyncio.TimerHandle | None = None
         self._problem = ""
-        self.problems: tuple[str, ...] = ()
-        """What keeps bytes from being counted, each with its next step."""
+        self._problems: tuple[str, ...] = ()
+        self._unkept = ""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps bytes from being counted or budgets from being kept, with its next step."""
+        return (*self._problems, self._unkept) if self._unkept else self._problems
 
     async def start(self) -> None:
         """Count from now on. What cannot be counted is a problem, not an error."""
@@ -106,13 +111,13 @@ class Accounts:
             self._ledger.restore(flows)
             self._watch.start()
         except (OSError, StoreError) as error:
-            self.problems = (f"bytes are not counted: {error}; restart arbiter",)
+            self._problems = (f"bytes are not counted: {error}; restart arbiter",)
         else:
-            self.problems = await asyncio.to_thread(acct.enable, acct_file())
+            self._problems = await asyncio.to_thread(acct.enable, acct_file())
             self._open.set()
             self._task = asyncio.create_task(self._run())
             self._task.add_done_callback(not_silent)
-        for problem in self.problems:
+        for problem in self._problems:
             log.error("%s", problem)
 
     async def close(self) -> None:
@@ -203,6 +208,8 @@ class Accounts:
         self._flush = None
         self._store()
         self._check()
+        if self._unkept:
+            self._keep()
 
     def _store(self) -> None:
         self._writer.add_usage(self._ledger.take())
@@ -263,8 +270,13 @@ class Accounts:
         try:
             write_text(self._file, text)
         except OSError as error:
-            # Only that after a restart what was decided since must be confirmed again.
-            log.error("%s cannot be written: %s", self._file, error.strerror)
+            problem = f"{self._file} cannot be written: {error.strerror}; after a restart"
+            problem += " connections over budgets that are used up must be confirmed again"
+            if problem != self._unkept:
+                log.error("%s", problem)
+            self._unkept = problem
+        else:
+            self._unkept = ""
 
     def _check(self) -> None:
         now = {name: self.spent(link) for name, link in self._budgets.items()}

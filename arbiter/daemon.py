@@ -31,7 +31,6 @@ from arbiter.events import (
     Retire,
     SetVerdict,
     Stopping,
-    Tick,
     UseClasses,
     WatchProcess,
 )
@@ -53,6 +52,7 @@ from arbiter.model import Packet, Undecodable
 from arbiter.namekeeper import NameKeeper
 from arbiter.pipeline import Pipeline
 from arbiter.policykeeper import PolicyKeeper
+from arbiter.proofkeeper import ProofKeeper
 from arbiter.routeplan import RoutePlan
 from arbiter.rulekeeper import RuleKeeper
 from arbiter.settings import Settings, ShippedPolicies, WhenAbsent
@@ -64,9 +64,8 @@ from arbiter.startup import (
     need_rights,
     only_here,
 )
+from arbiter.waker import Waker
 
-CLOCK_CHECK = 60.0
-"""Seconds between looks at the wall clock, which may jump, while a rule ends by it."""
 RESERVE = 16
 """Descriptors kept for the end: taking the ruleset away must not fail for lack of them."""
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -105,8 +104,7 @@ class Daemon:
             lambda watched: self._accounts.pace(watched),
         )
         self._tasks: set[asyncio.Future[None]] = set()
-        self._wake: asyncio.TimerHandle | None = None
-        self._arming = False
+        self._waker = Waker(self.pipeline.next_wake, self._dispatch)
         self._wants_classes = self._ready = False
         self._broken = ""
 
@@ -128,7 +126,8 @@ class Daemon:
         lock = lock_state(self.paths.state)
         alone = only_here()
         try:
-            self._memory = Memory(self.paths.database, self._dispatch)
+            self._memory = Memory(self.paths.database, self._dispatch, self.settings)
+            self._proofs = ProofKeeper(self.pipeline, self._memory, self._carry_out, self._dispatch)
             try:
                 await self._serve(ready)
             finally:
@@ -253,6 +252,7 @@ class Daemon:
             os.close(fd)  # what is to come needs some, however few are left
         try:
             self._dispatch(Stopping(now()))
+            await self._proofs.settle()
         finally:
             await self._policies.close()
             await self._links.stop()  # or a change of links could put the ruleset back
@@ -261,6 +261,7 @@ class Daemon:
                 log.error("%s", problem)
             await self._links.close()
             self._dispatch(Stopping(now()))  # what came meanwhile, and waits for its owner
+            await self._proofs.settle()
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A mistake in arbiter itself. Going on could leave packets without a verdict, so stop
@@ -283,18 +284,21 @@ class Daemon:
 
     def _dispatch(self, event: Event) -> None:
         """Hand an event to the pipeline and do what it wants, in that order."""
-        for effect in self.pipeline.handle(event):
+        self._carry_out(self._proofs.hold(self.pipeline.handle(event)))
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
             match effect:
                 case SetVerdict(packet_id, verdict):
                     self._queue.set_verdict(packet_id, verdict)
                 case FindOwner(packet):
                     if not self._finder.find(packet):
-                        self._arm()
+                        self._waker.arm()
                 case Report():
                     self._decided(effect)
                 case _:
                     self._do(effect)
-                    self._arm()
+                    self._waker.arm()
 
     def _decided(self, report: Report) -> None:
         packet, name = report.packet, ""
@@ -357,28 +361,7 @@ class Daemon:
             for keeper in (self._links, self._policies, self._names, self._rules):
                 keeper.reload()
 
-    # --- time and status ------------------------------------------------------------------
-
-    def _arm(self) -> None:
-        """Set the timer anew once this turn of the loop is over."""
-        if not self._arming:
-            self._arming = True
-            self._loop.call_soon(self._rearm)
-
-    def _rearm(self) -> None:
-        self._arming = False
-        if self._wake is not None:
-            self._wake.cancel()
-            self._wake = None
-        moment = now()
-        due = self.pipeline.next_wake(moment)
-        if due is not None:
-            pause = min(max(0.0, due - moment.mono), CLOCK_CHECK)
-            self._wake = self._loop.call_later(pause, self._tick)
-
-    def _tick(self) -> None:
-        self._dispatch(Tick(now()))
-        self._arm()
+    # --- status ------------------------------------------------------------------
 
     def _tell_status(self, client: int) -> None:
         self._spawn(self._send_status(client))
@@ -396,4 +379,5 @@ class Daemon:
             *self._policies.problems(),
             *self._names.problems(),
             *self._memory.problems(),
+            *self._proofs.problems(),
         )

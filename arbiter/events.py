@@ -42,6 +42,7 @@ class Reason(enum.StrEnum):
     EXITED = "exited"
     SNOOZE = "snooze"
     STOPPING = "stopping"
+    UNRECORDED = "unrecorded"
 
 
 UNDECIDED = (
@@ -180,6 +181,13 @@ class SnoozeWanted(Struct, frozen=True, gc=False):
     message: protocol.Snooze
 
 
+class Trouble(Struct, frozen=True, gc=False):
+    """Something is wrong with arbiter, or well again: every prompt should know."""
+
+    now: Now
+    text: str
+
+
 class Tick(Struct, frozen=True, gc=False):
     """Time has come to what `Pipeline.next_wake` named."""
 
@@ -208,6 +216,7 @@ Event = (
     | AdviceChanged
     | RunVia
     | SnoozeWanted
+    | Trouble
     | Tick
     | Stopping
 )

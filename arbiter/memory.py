@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,15 @@ from arbiter.events import (
     RememberFailed,
     Report,
     RulesChanged,
+    Trouble,
 )
+from arbiter.lives import follows
 from arbiter.model import Now, Peer
+from arbiter.outbox import Made, Outbox
 from arbiter.profiles import word
 from arbiter.records import Progress, Running
 from arbiter.rules import Index
+from arbiter.settings import Settings
 from arbiter.store import Kept, StoreError, Writer, checkpoints
 from arbiter.store.checkpoints import Checkpoint
 from arbiter.store.records import LookedUp
@@ -45,19 +49,33 @@ def now() -> Now:
 class Memory:
     """One open store. What comes back from it is told to `dispatch`, as events."""
 
-    def __init__(self, database: Path, dispatch: Callable[[Event], None]) -> None:
+    def __init__(
+        self, database: Path, dispatch: Callable[[Event], None], settings: Settings
+    ) -> None:
         """Raises StoreError."""
         self._dispatch = dispatch
-        self.writer = self._writer = Writer(database)
+        self._loop = asyncio.get_running_loop()
+        self.writer = self._writer = Writer(database, told=self._told)
+        self._outbox = Outbox(settings)
         self._session = uuid.uuid4().hex
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._change: int | None = None
         """The newest change of a rule that was read."""
-        self._reports: list[tuple[int, Report, str]] = []
+        self._made: list[Made] = []
+        self._known: dict[int, int] = {}
+        """Of packets whose report is next: the ids of their records."""
         self._next = 1
         self._unmarked, self._marked = 0, time.time()
         self._kept = 0
         """How often the pipeline's word on profiles went to the store."""
+
+    def _told(self, text: str) -> None:
+        """By the writer's thread: something is wrong with the database, or well again."""
+        self._loop.call_soon_threadsafe(self._tell, text)
+
+    def _tell(self, text: str) -> None:
+        log.error("%s", text)
+        self._dispatch(Trouble(now(), text))
 
     # --- rules ------------------------------------------------------------------------------
 
@@ -187,27 +205,53 @@ class Memory:
     def report(self, report: Report, link: str) -> int:
         """Keep a record of a decision, soon, and of the link that the connection left over, if
         any; gives its id. On the hot path."""
-        if not self._reports:
+        known = self._known.pop(report.packet.id, 0)
+        id = known or self.reserve()
+        if not self._made:
             asyncio.get_running_loop().call_later(FLUSH, self._flush)
+        make = partial(_kept, id, report, link)
+        self._made.append(Made(id, make, follows(report), written=known > 0))
+        return id
+
+    # With `audit.sync` the record of a packet comes before its report.
+
+    def reserve(self) -> int:
+        """The id for the next record. Records are written in the order of their ids."""
         id = self._next
         self._next += 1
-        self._reports.append((id, report, link))
         return id
+
+    def write_first(self, reports: Iterable[tuple[int, Report, str]]) -> Future[int]:
+        """Write records, with these ids and links, at once and all or none, behind those that wait:
+        they are on disk when the future is done. It raises StoreError."""
+        self._flush()
+        return self._writer.write_first([partial(_kept, *one) for one in reports])
+
+    def skipped(self) -> None:
+        """Records were not written with the ids that were reserved for them."""
+        self._writer.skipped()
+
+    def known(self, packet: int, id: int) -> None:
+        """The next report of this packet has this record, which is on disk already."""
+        self._known[packet] = id
 
     def complete(self, progress: list[Progress]) -> None:
         """Say in records what their connections have come to, soon."""
         if progress:
             self._flush()  # a record must be there before it can be completed
             self._writer.complete(progress)
+            self._outbox.progress(progress)
 
     def _flush(self) -> None:
         """Hand the reports over. Turning them into text is the writer thread's work."""
-        reports, self._reports = self._reports, []
-        for id, report, link in reports:
-            self._writer.record(partial(_kept, id, report, link))
-        self._unmarked += len(reports)
+        made, self._made = self._made, []
+        self._outbox.decided(made)
+        for one in made:
+            if not one.written:
+                self._writer.record(one)
+        self._unmarked += len(made)
         many = self._unmarked >= CHECKPOINT_RECORDS
-        if reports and (many or time.time() - self._marked > CHECKPOINT_SECONDS):
+        if made and (many or time.time() - self._marked > CHECKPOINT_SECONDS):
             self._unmarked, self._marked = 0, time.time()
             why = checkpoints.RECORDS if many else checkpoints.DAY
             self.when_written(lambda: self._checkpoint(why))
@@ -237,7 +281,12 @@ class Memory:
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the store now, each with its next step."""
-        return (*self._writer.problems(), *self._bad_profiles, *self.unreadable)
+        return (
+            *self._writer.problems(),
+            *self._outbox.problems(),
+            *self._bad_profiles,
+            *self.unreadable,
+        )
 
     async def close(self) -> None:
         """Write what waits, end the rules of this session, and close."""
@@ -254,6 +303,9 @@ class Memory:
         except StoreError as error:
             log.error("%s; the next start takes this for a crash", error)
         await asyncio.to_thread(self._writer.close)
+        for problem in self._writer.problems():
+            log.error("%s", problem)  # what is lost by now nobody can ask `status` about
+        await asyncio.to_thread(self._outbox.close)
 
 
 def _tell_checkpoints(made: Future[list[Checkpoint]]) -> None:

@@ -45,6 +45,7 @@ from arbiter.events import (
     Stopping,
     TellSnoozes,
     Tick,
+    Trouble,
 )
 from arbiter.held import Held
 from arbiter.judge import Judgement
@@ -126,6 +127,8 @@ class Pipeline(Asking):
                 self.advice = advice
                 self._show_anew()
                 return self._retry(now)
+            case Trouble(_, text):
+                return [Notify(None, protocol.clean(text, 400))]
             case Stopping(now):
                 return self._stopping(now)
 
@@ -141,7 +144,7 @@ class Pipeline(Asking):
             return self._verdicts.lose(now, packet, "too many packets of this flow wait already")
         if len(self.held) - self.held.waiting_in_all >= self.settings.packets_held:
             return self._verdicts.lose(now, packet, "too many owners are being looked for")
-        self.held.add(packet, now.mono, now.mono + self.settings.deadline)
+        self.held.add(packet, now.mono, now.mono + self.settings.waiting)
         return [FindOwner(packet)]
 
     def _owner_found(self, now: Now, packet_id: int, owner: Owner | NoOwner) -> list[Effect]:

@@ -14,11 +14,14 @@ import msgspec
 from msgspec import Struct
 
 from arbiter import classes
+from arbiter.auditsettings import Audit, fault
 from arbiter.model import MARK_MASK, PREFERENCE, TABLE, TrafficClass
 from arbiter.tomlfile import FileError, line_of, nearest, parse, shown, shown_value, unknown
 
 MAX_TEXT = 65_536
 """Characters of a settings file; more is refused unread."""
+MOST_WRITING = 5.0
+"""Seconds that the disk has at most for a record with `audit.sync`."""
 MARK_BITS = 0x7F
 """The shape of a mark mask: seven bits in a row (decided, denied, five for the link)."""
 
@@ -112,6 +115,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     class_background: str = "cs1 0:1"
     class_labels: int = 97
     """The first of three numbers in a row: the conntrack labels of the three classes."""
+    audit: Audit = Audit()
+
+    @property
+    def writing(self) -> float:
+        """Seconds of `deadline` that belong to the disk: for `audit.sync` only."""
+        return min(MOST_WRITING, self.deadline / 2) if self.audit.sync else 0.0
+
+    @property
+    def waiting(self) -> float:
+        """Seconds that a packet waits for its decision at most."""
+        return self.deadline - self.writing
 
     @property
     def markings(self) -> Mapping[TrafficClass, classes.Marking]:
@@ -156,6 +170,9 @@ ORDERED = (
 """Pairs where the first may not be above the second, or one of them would have no effect."""
 
 
+_KINDS = {float: "a number", str: "a text", bool: "true or false", Audit: "a table"}
+
+
 class SettingsError(FileError):
     """The settings cannot be used; none of them are. `line` counts from 1, 0 for the whole file."""
 
@@ -167,6 +184,9 @@ def load(text: str, origin: str) -> Settings:
     data = parse(text, origin, SettingsError, MAX_TEXT)
     known = Settings.__struct_fields__
     for key, value in data.items():
+        if key == "audit" and isinstance(value, dict):
+            _check_audit(value, text, origin)
+            continue
         why = _wrong(key, value) if key in known else unknown(key, known)
         if why:
             raise SettingsError(origin, line_of(text, key), key, why)
@@ -186,16 +206,27 @@ def load(text: str, origin: str) -> Settings:
     return settings
 
 
-def _wrong(key: str, value: Any) -> str:
-    """Why `value` cannot be the value of `key`; "" if it can."""
+def _check_audit(table: dict[str, Any], text: str, origin: str) -> None:
+    """Raises SettingsError where the table `[audit]` cannot be."""
+    known = Audit.__struct_fields__
+    for key, value in table.items():
+        why = _wrong(key, value, Audit) if key in known else unknown(key, known)
+        if not why:
+            bad, why = fault(msgspec.convert({key: value}, Audit))
+            why = f"{bad} = {shown_value(value)}: {why}" if why else ""
+        if why:
+            raise SettingsError(origin, line_of(text, "audit", key), f"audit.{key}", why)
+
+
+def _wrong(key: str, value: Any, kind: type[Settings] | type[Audit] = Settings) -> str:
+    """Why `value` cannot be the value of `key` in a table of this kind; "" if it can."""
     try:
-        made = getattr(msgspec.convert({key: value}, Settings), key)
+        made = getattr(msgspec.convert({key: value}, kind), key)
     except (msgspec.ValidationError, OverflowError) as error:
-        default = getattr(Settings(), key)
+        default = getattr(kind(), key)
         if not isinstance(default, enum.StrEnum):
-            kinds = {float: "a number", str: "a text"}
-            kind = kinds.get(type(default), "a whole number")
-            return f"{key} = {shown_value(value)}: it must be {kind} ({shown(str(error))})"
+            good = _KINDS.get(type(default), "a whole number")
+            return f"{key} = {shown_value(value)}: it must be {good} ({shown(str(error))})"
         words = [member.value for member in type(default)]
         hint = nearest(value, words) if isinstance(value, str) else ""
         good = f"{', '.join(words)}: {hint}" if hint else ", ".join(words)

@@ -126,7 +126,7 @@ def connected(folder: Path, rounds: int) -> None:
         who = {}
         for name, command in (("with", ("-m", "arbiter")), ("without", ("-c", UNCHAINED))):
             (folder / name).mkdir()
-            who[name] = Arbiter(folder / name, program, 2, (sys.executable, "-P", *command))
+            who[name] = Arbiter(folder / name, program, 2, command=(sys.executable, "-P", *command))
         with bench.serving():
             for turn in range(rounds):
                 for name in sorted(who, reverse=bool(turn % 2)):

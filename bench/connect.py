@@ -49,6 +49,9 @@ def consumers(options: argparse.Namespace, folder: Path, program: Path) -> dict[
         if daemon is not None:
             found[f"OpenSnitch, {count} rules"] = OpenSnitch(folder, program, count, daemon)
         found[f"arbiter, {count} rules"] = Arbiter(folder, program, count)
+        if options.sync:
+            synced = Arbiter(folder, program, count, sync=True)
+            found[f"arbiter, {count} rules, audit.sync"] = synced
     return found
 
 
@@ -100,7 +103,7 @@ def table(results: Results) -> Iterator[str]:
         bare = by_consumer.get(BARE)
         yield f"\n{what}"
         for person, figures in by_consumer.items():
-            line = f"  {person:<26}{statistics.median(figures):10.1f}"
+            line = f"  {person:<32}{statistics.median(figures):10.1f}"
             line += f"  ({min(figures):.1f}-{max(figures):.1f})"
             if bare is not None and person != BARE and "flows" not in what:
                 added = [figure - floor for figure, floor in zip(figures, bare, strict=True)]
@@ -126,6 +129,7 @@ def main() -> None:
     parser.add_argument(
         "--wakeups", action="store_true", help="also wake-ups while nothing happens"
     )
+    parser.add_argument("--sync", action="store_true", help="also arbiter with audit.sync")
     parser.add_argument("--without-opensnitch", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -100,11 +100,14 @@ class Arbiter:
         folder: Path,
         program: Path,
         count: int,
+        *,
+        sync: bool = False,
         command: Sequence[str] = (sys.executable, "-P", "-m", "arbiter"),
     ) -> None:
         self._command = command
-        self.home = folder / f"arbiter{count}"
+        self.home = folder / f"arbiter{count}{'sync' * sync}"
         self.home.mkdir()
+        (self.home / "arbiter.toml").write_text(f"audit.sync = {str(sync).lower()}\n")
         lines = [
             f"allow app={program} host={SERVER4} port={PORT} proto={p}" for p in ("tcp", "udp")
         ]

@@ -48,6 +48,7 @@ _REASONS = {
     "older": "it began before arbiter did",
     "exited": "its program has exited",
     "stopping": "arbiter was stopping",
+    "unrecorded": "its record could not be written first",
 }
 
 

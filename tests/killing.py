@@ -32,6 +32,7 @@ from arbiter.memory import Memory
 from arbiter.model import ACCEPTED, ALLOW
 from arbiter.records import Progress, State
 from arbiter.rules import Index, format_rule, parse
+from arbiter.settings import Settings
 from arbiter.store import Store
 from arbiter.store.lives import KILLED
 from arbiter.store.walk import SLACK
@@ -89,7 +90,7 @@ async def work(path: Path, say: int, serial: int) -> None:
         tell("given", id, report.wall)
         return id, report.wall
 
-    memory = Memory(path, hear)
+    memory = Memory(path, hear, Settings())
     await memory.load(Index(), first=True)
     await memory.begin()
     tell("begun")

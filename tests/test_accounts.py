@@ -122,3 +122,26 @@ def test_a_budget_ends_with_its_period_and_begins_anew(
 
     monkeypatch.setattr(acct, "restore", lambda _: ())
     asyncio.run(scene())
+
+
+def test_a_budget_file_that_cannot_be_written_is_told_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def scene() -> None:
+        book = made(monkeypatch, tmp_path, Disk(), [NOON])
+        lte = found("lte", 2, sim=SIM, budget=Budget(1_000_000, Period.DAY))
+        book.follow((lte,))
+        (tmp_path / "budgets.new").mkdir()  # as good as a full disk: no new file can be made
+        book._ended(counted(1_200_000, 2))
+        assert book.spent(lte) is not None
+        (problem,) = book.problems
+        assert problem.startswith(f"{tmp_path / 'budgets.json'} cannot be written: ")
+        assert "must be confirmed again" in problem
+        (tmp_path / "budgets.new").rmdir()
+        book._flushed()
+        assert book.problems == ()
+        assert str(NOON) in (tmp_path / "budgets.json").read_text()
+        await book.close()
+
+    monkeypatch.setattr(acct, "restore", lambda _: ())
+    asyncio.run(scene())

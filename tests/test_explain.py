@@ -22,9 +22,9 @@ from sessions import like, session
 
 from arbiter import cli, policyfiles
 from arbiter.cli import explainask, explaincapture, running
-from arbiter.cli.explainrecord import THEN
 from arbiter.events import Reason
 from arbiter.records import Record, json_list
+from arbiter.recordwords import THEN
 from arbiter.rules import Layer, Lifetime, LifetimeKind, parse
 from arbiter.store import Store
 

@@ -26,7 +26,7 @@ class Half:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.pipeline = Pipeline(Settings())
-        self.memory = Memory(path, self.dispatch)
+        self.memory = Memory(path, self.dispatch, Settings())
         self.tasks: list[asyncio.Task[None]] = []
         self.told: list[str] = []
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arbiter.auditsettings import Audit, SyslogTo, WhenUnwritten, parse_syslog
 from arbiter.classes import Marking
 from arbiter.model import TrafficClass
 from arbiter.settings import (
@@ -28,8 +29,11 @@ DOCS = (Path(__file__).parents[1] / "docs/settings.md").read_text("utf-8")
 EXAMPLE = DOCS.split("```toml\n")[1].split("```")[0]
 ROWS = {
     found[1]: (found[2], found[3])
-    for found in re.finditer(r"^\| `(\w+)` \| `([^|]+)` \| ([^|]+) \|", DOCS, re.MULTILINE)
+    for found in re.finditer(r"^\| `([\w.]+)` \| `([^|]+)` \| ([^|]+) \|", DOCS, re.MULTILINE)
 }
+
+KEYS = {key for key in Settings.__struct_fields__ if key != "audit"}
+AUDIT = Audit.__struct_fields__
 
 
 def fails(text: str) -> SettingsError:
@@ -112,6 +116,22 @@ def test_a_line_inside_a_string_is_not_taken_for_the_key() -> None:
         ('class_bulk = "af11 2"', "write MAJOR:MINOR"),
         ("class_labels = 126", "from 0 to 125"),
         ("class_labels = -1", "from 0 to 125"),
+        ("audit = 3", "audit = 3: it must be a table"),
+        ("audit.snyc = true", "unknown key 'snyc': did you mean 'sync'?"),
+        ("audit.sync = 1", "sync = 1: it must be true or false"),
+        ('audit.when_unwritten = "dny"', "one of deny, pass: did you mean 'deny'?"),
+        ('audit.json_lines = "a.jsonl"', "json_lines = 'a.jsonl': it must be a path from the root"),
+        ('audit.json_lines = "/var/log/"', "it is no path of a file"),
+        ('audit.json_lines = "/a\\nb"', "it is no path of a file"),
+        ('audit.syslog = "log.example.org"', "write unix:/dev/log, udp://HOST:514 or tcp://HOST"),
+        ('audit.syslog = "unix:log"', "it must be a path from the root"),
+        ('audit.syslog = "unix:/' + "a" * 107 + '"', "at most 107 bytes"),
+        ('audit.syslog = "udp://a b"', "neither an address nor a name"),
+        ('audit.syslog = "udp://"', "neither an address nor a name"),
+        ('audit.syslog = "udp://h:70000"', "it is no address"),
+        ('audit.syslog = "udp://h:0"', "write a host and a port only"),
+        ('audit.syslog = "tcp://user@h"', "write a host and a port only"),
+        ('audit.syslog = "tcp://h/x"', "write a host and a port only"),
         ("mode = ", "not TOML"),
         ('mode = "ask"\nmode = "ask"', "not TOML"),
         ("queue_num = " + "9" * 5000, "not TOML"),
@@ -125,6 +145,45 @@ def test_a_bad_value_is_refused_with_what_would_be_good(text: str, words: str) -
 
 def test_a_syntax_error_names_its_line() -> None:
     assert fails('mode = "ask"\nfallback = \n').line == 2
+
+
+def test_a_bad_key_of_a_table_is_named_with_its_line() -> None:
+    error = fails('mode = "ask"\n\n[audit]\njournald = true\nsync = 3\n')
+    assert (error.line, error.key) == (5, "audit.sync")
+
+
+@pytest.mark.parametrize(
+    ("text", "to"),
+    [
+        ("unix:/dev/log", SyslogTo("unix", path="/dev/log")),
+        ("udp://192.0.2.1", SyslogTo("udp", host="192.0.2.1", port=514)),
+        ("udp://log.example.org:5514", SyslogTo("udp", host="log.example.org", port=5514)),
+        ("tcp://[2001:DB8::1]:6514", SyslogTo("tcp", host="2001:db8::1", port=6514)),
+        ("tcp://Log", SyslogTo("tcp", host="log", port=601)),
+    ],
+)
+def test_where_syslog_listens_is_read_and_written_back(text: str, to: SyslogTo) -> None:
+    assert parse_syslog(text) == to
+    assert parse_syslog(to.text) == to
+
+
+@given(st.text(max_size=40) | st.text(max_size=20).map("udp://{}".format))
+def test_any_text_is_a_place_for_syslog_or_refused(text: str) -> None:
+    try:
+        to = parse_syslog(text)
+    except ValueError:
+        return
+    assert parse_syslog(to.text) == to
+
+
+def test_the_disk_has_its_part_of_the_deadline_only_where_records_come_first() -> None:
+    plain = load("", "x")
+    assert (plain.writing, plain.waiting) == (0.0, 30.0)
+    strict = load('audit.sync = true\naudit.when_unwritten = "pass"', "x")
+    assert (strict.writing, strict.waiting) == (5.0, 25.0)
+    assert strict.audit.when_unwritten is WhenUnwritten.PASS
+    short = load("deadline = 1\naudit.sync = true", "x")
+    assert (short.writing, short.waiting) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("shift", range(26))
@@ -189,7 +248,7 @@ def _toml(key: str, value: object) -> str:
 # --- docs/settings.md -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", Settings.__struct_fields__)
+@pytest.mark.parametrize("key", sorted(KEYS))
 def test_every_setting_is_documented_with_its_default_and_values(key: str) -> None:
     default, values = ROWS[key]
     assert tomllib.loads(f"x = {default}")["x"] == getattr(Settings(), key)
@@ -201,10 +260,23 @@ def test_every_setting_is_documented_with_its_default_and_values(key: str) -> No
         assert values == ", ".join(f"`{word}`" for word in words)
 
 
+@pytest.mark.parametrize("key", AUDIT)
+def test_every_setting_of_records_is_documented(key: str) -> None:
+    default, values = ROWS[f"audit.{key}"]
+    assert tomllib.loads(f"x = {default}")["x"] == getattr(Audit(), key)
+    if key == "syslog":
+        for word in re.findall("`([^`]+)`", values):
+            assert parse_syslog(word.replace("HOST", "log.example.org"))
+    elif key == "when_unwritten":
+        assert values == ", ".join(f"`{word.value}`" for word in WhenUnwritten)
+
+
 def test_the_documents_describe_no_setting_that_there_is_not() -> None:
-    assert set(ROWS) == set(Settings.__struct_fields__)
+    assert set(ROWS) == KEYS | {f"audit.{key}" for key in AUDIT}
 
 
 def test_the_example_in_the_documents_is_the_defaults() -> None:
     assert load(EXAMPLE, "docs/settings.md") == Settings()
-    assert set(tomllib.loads(EXAMPLE)) == set(Settings.__struct_fields__)
+    found = tomllib.loads(EXAMPLE)
+    assert set(found) == KEYS | {"audit"}
+    assert set(found["audit"]) == set(AUDIT)

@@ -23,6 +23,7 @@ from arbiter.events import Reason, Report
 from arbiter.memory import Memory
 from arbiter.model import ACCEPTED, ALLOW, Flow
 from arbiter.records import Progress, Record, Running, State
+from arbiter.settings import Settings
 from arbiter.store import Kept, LockedError, Store, Writer
 from arbiter.store.audit import Wanted
 from arbiter.store.lives import KILLED, LifeRows
@@ -185,7 +186,7 @@ def test_a_completion_waits_for_a_record_that_has_not_had_its_turn(path: Path) -
 
 def test_what_ends_at_once_is_completed_after_its_record(path: Path) -> None:
     async def scene() -> None:
-        memory = Memory(path, lambda event: None)
+        memory = Memory(path, lambda event: None, Settings())
         await memory.begin()
         report = Report(START.wall, packet(1), owner(), ALLOW, Reason.RULE, verdict=ACCEPTED)
         assert memory.report(report, "lte") == 1
@@ -208,7 +209,7 @@ def test_what_waits_for_the_disk_is_called_once_the_records_are_there(path: Path
     found: list[list[tuple[Any, ...]]] = []
 
     async def scene() -> None:
-        memory = Memory(path, lambda event: None)
+        memory = Memory(path, lambda event: None, Settings())
         await memory.begin()
         for id in range(1, 5):
             memory.report(reported(id), "")
@@ -291,7 +292,7 @@ def test_a_run_writes_checkpoints_and_tells_them_to_the_journal(
     caplog.set_level("INFO", "arbiter")
 
     async def scene() -> None:
-        memory = Memory(path, lambda event: None)
+        memory = Memory(path, lambda event: None, Settings())
         await memory.begin()
         for seconds, count in ((1e9, 7), (1e9, 1), (0.01, 1), (1e9, 1)):
             monkeypatch.setattr("arbiter.memory.CHECKPOINT_SECONDS", seconds)

@@ -85,6 +85,7 @@ def test_only_what_nobody_decided_is_told(tmp_path: Path) -> None:
         Reason.ANSWER,
         Reason.OLDER,
         Reason.UNDECODABLE,
+        Reason.UNRECORDED,
     }
 
 

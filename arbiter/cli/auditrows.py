@@ -8,47 +8,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
 from arbiter.budgets import size_text
 from arbiter.cli.common import table
-from arbiter.cli.explainrecord import THEN
 from arbiter.cli.ruleswords import when
-from arbiter.events import Reason
-from arbiter.protocol import clean
-from arbiter.records import from_utf8, read_list
+from arbiter.recordwords import KEYS, app, as_object, decided, sentence, to, why
 from arbiter.store import Kept
-from arbiter.store.rows import RECORD_COLUMNS
 
-KEYS = ("id", *RECORD_COLUMNS)
-"""The keys of an object and the columns of CSV, in order."""
-_LISTS = frozenset({"argv", "parents", "names", "sims", "networks"})
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """With what a spreadsheet begins to compute."""
 Show = Callable[[Iterable[Kept]], None]
-
-
-def as_object(kept: Kept) -> dict[str, Any]:
-    """A record as plain values, cleaned: what programs and names chose is fit to be shown."""
-    values: dict[str, Any] = {"id": kept.id}
-    for column in RECORD_COLUMNS:
-        value = getattr(kept.record, "by" if column == "by_user" else column)
-        if column in _LISTS:
-            values[column] = _list(value)
-        else:
-            values[column] = clean(value) if isinstance(value, str) else value
-    return values
-
-
-def _list(array: str) -> list[str] | None:
-    """The texts of a JSON array; None where it is not as arbiter writes it."""
-    try:
-        return [clean(text) for text in read_list(array)]
-    except (ValueError, RecursionError):
-        return None
 
 
 # --- for programs ---------------------------------------------------------------------------
@@ -58,7 +31,9 @@ def show_array(found: Iterable[Kept]) -> None:
     """A JSON array, row by row: a million of them need no memory."""
     mark = "["
     for kept in found:
-        click.echo(f"{mark}\n{json.dumps(as_object(kept), ensure_ascii=False)}", nl=False)
+        click.echo(
+            f"{mark}\n{json.dumps(as_object(kept.id, kept.record), ensure_ascii=False)}", nl=False
+        )
         mark = ","
     click.echo("[]" if mark == "[" else "\n]")
 
@@ -66,7 +41,7 @@ def show_array(found: Iterable[Kept]) -> None:
 def show_lines(found: Iterable[Kept]) -> None:
     """JSON, one object a line."""
     for kept in found:
-        click.echo(json.dumps(as_object(kept), ensure_ascii=False))
+        click.echo(json.dumps(as_object(kept.id, kept.record), ensure_ascii=False))
 
 
 def show_csv(found: Iterable[Kept], *, head: bool = True) -> None:
@@ -74,7 +49,7 @@ def show_csv(found: Iterable[Kept], *, head: bool = True) -> None:
     if head:
         click.echo(_csv_line(KEYS))
     for kept in found:
-        click.echo(_csv_line(_cell(value) for value in as_object(kept).values()))
+        click.echo(_csv_line(_cell(value) for value in as_object(kept.id, kept.record).values()))
 
 
 def _csv_line(cells: Iterable[str]) -> str:
@@ -110,51 +85,15 @@ def show_table(found: Iterable[Kept]) -> None:
 def show_sentences(found: Iterable[Kept]) -> None:
     """A line each, for whoever follows."""
     for kept in found:
-        id, at, app, to, decision, *_, why = _row(kept)
-        click.echo(clean(f"{at} {id}: {app} → {to}: {decision}, {why}"))
+        click.echo(f"{when(kept.record.time)} {sentence(kept.id, kept.record)}")
 
 
 def _row(kept: Kept) -> tuple[str, ...]:
     record = kept.record
-    app = from_utf8(record.app) or f"({record.no_owner or 'nobody'})"
-    over = f" over {record.link}" if record.link else ""
-    decided = f"{record.decision}{over}"
     sums = (_size(record.out_bytes), _size(record.in_bytes))
-    return (str(kept.id), when(record.time), app, to(kept), decided, record.state, *sums, why(kept))
+    words = (app(record), to(record), decided(record), record.state, *sums, why(record))
+    return (str(kept.id), when(record.time), *words)
 
 
 def _size(count: int | None) -> str:
     return "" if count is None else size_text(count)
-
-
-def to(kept: Kept) -> str:
-    """Where a connection went: `deb.debian.org (192.0.2.7) port 443 tcp`."""
-    record = kept.record
-    if not record.proto:
-        return "a packet that cannot be read"
-    names = _list(record.names)
-    place = f"{names[0]} ({record.daddr})" if names else record.daddr
-    port = f" port {record.dport}" if record.dport else ""
-    return f"{place}{port} {record.proto}"
-
-
-def why(kept: Kept) -> str:
-    """Who or what decided it, and how long that took where it took long."""
-    return "; ".join(_reasons(kept))
-
-
-def _reasons(kept: Kept) -> Iterator[str]:
-    record = kept.record
-    by = from_utf8(record.by)
-    if record.reason == Reason.RULE and record.rule_id is not None and record.rule_id > 0:
-        yield f"rule {record.rule_id}" + (f" by {by}" if by else "")
-    elif record.reason == Reason.RULE:
-        yield f"rule at {by.removeprefix('file:')}"
-    elif record.reason == Reason.ANSWER and by:
-        yield f"answered by {by}" + (f" ({record.frontend})" if record.frontend else "")
-    else:
-        yield THEN.get(record.reason, record.reason)
-    if record.waited >= 1:
-        yield f"it waited {record.waited:.0f} s"
-    if record.note:
-        yield record.note

@@ -14,25 +14,12 @@ from arbiter.kernel.procfs import user_groups
 from arbiter.protocol import clean
 from arbiter.questions import Answer, of_record
 from arbiter.records import Record
+from arbiter.recordwords import THEN
 from arbiter.rules import RuleError, format_decision, format_rule, why_not
 from arbiter.store import Kept, Store
 
 LAST = "last"
 _MAX_ID = (1 << 63) - 1
-THEN: dict[str, str] = {
-    Reason.ANSWER: "a person answered",
-    Reason.DEADLINE: "nobody answered in time",
-    Reason.UNATTENDED: "no prompt was there to ask",
-    Reason.ENFORCE: "no rule decided it, and the mode was enforce",
-    Reason.OBSERVE: "no rule decided it, and the mode was observe",
-    Reason.OVERFLOW: "too much waited already",
-    Reason.UNDECODABLE: "its packet could not be read",
-    Reason.OLDER: "it was older than arbiter, or left over",
-    Reason.EXITED: "its program had exited",
-    Reason.SNOOZE: "somebody had decided for all that was new for a while",
-    Reason.STOPPING: "arbiter stopped",
-}
-"""Why a connection was decided that no rule decided."""
 
 
 class Change(NamedTuple):

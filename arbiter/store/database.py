@@ -22,6 +22,55 @@ DIRECTORY_MODE = 0o750
 WAL_KEPT = 4 << 20
 """Bytes that the -wal file may keep after a checkpoint."""
 
+WAL_TOLD = 64 << 20
+"""Bytes of a -wal file that are worth a word: some reader keeps it from being emptied."""
+
+
+class OpenFile:
+    """Which file it was that was opened. SQLite goes on with one that is gone, and all is lost."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._was = _identity(path)
+
+    def check(self) -> None:
+        """Raises MissingError where it is not there any more, or is another."""
+        now = _identity(self._path)
+        if now == self._was:
+            return
+        gone = now is None
+        raise MissingError(
+            "cannot use the database",
+            self._path,
+            "it was removed while arbiter ran" if gone else "another file was put in its place",
+            "put it back, or restart arbiter: "
+            + ("it begins anew" if gone else "it uses that one"),
+        )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with explained(path, "cannot use the database"):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+    return found.st_dev, found.st_ino
+
+
+def log_problems(path: Path) -> list[str]:
+    """What is wrong with the write-ahead log of a database, for people."""
+    log = path.with_name(path.name + "-wal")
+    try:
+        size = log.stat().st_size
+    except OSError:
+        return []  # none, or nobody may look: who writes to it says what is wrong
+    if size < WAL_TOLD:
+        return []
+    return [
+        f"the write-ahead log grows: {log} has {size >> 20} MB: a program that reads the database"
+        f" without end keeps it from being emptied; who: fuser -v '{path}'"
+    ]
+
 
 def connect(path: Path, *, readonly: bool, create: bool, busy: float) -> sqlite3.Connection:
     """A connection to a verified database of the current schema, in autocommit mode.

@@ -1,10 +1,12 @@
-"""Records that could not be written: counted, told, and written down as a gap. Pure."""
+"""What could not be written: counted and told; records are written down as a gap. Pure."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from msgspec import Struct
+
+from arbiter.usage import Batch
 
 
 class Gap(Struct, frozen=True):
@@ -24,7 +26,16 @@ class Losses:
         """Records that were never written."""
         self.incomplete = 0
         """Times that what became of a connection could not be written."""
+        self.bytes = 0
+        """Bytes that were used, and are in no account."""
+        self._why_bytes = ""
         self.gap: Gap | None = None
+
+    def add_usage(self, batch: Batch, why: str) -> None:
+        """So much was used, and is not stored."""
+        if count := sum(used.size for used in batch.used):
+            self.bytes += count
+            self._why_bytes = why
 
     def add(self, count: int, now: float, why: str) -> None:
         """So many more, at this epoch second."""
@@ -55,5 +66,10 @@ class Losses:
             found.append(
                 f"decision records are incomplete: {path}: what became of {self.incomplete}"
                 " connections found no room while the database could not be written"
+            )
+        if self.bytes:
+            found.append(
+                f"{self.bytes} bytes that were used are not counted: {path}: {self._why_bytes};"
+                " budgets have less left than is shown"
             )
         return found

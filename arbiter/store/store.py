@@ -321,14 +321,15 @@ class Store:
 
     # --- decisions --------------------------------------------------------------------------
 
-    def record(self, records: Iterable[Record | Kept]) -> int:
+    def record(self, records: Iterable[Record | Kept], *, durable: bool = False) -> int:
         """Write decision records, all or none, in one transaction; gives how many. Those without
         an id get the next.
 
-        They survive a crash of arbiter; a power cut may take the last ones (no fsync).
+        They survive a crash of arbiter; a power cut may take the last ones, unless they are to be
+        `durable` (fsync).
         """
         values = [rows.record_row(record) for record in records]
-        with self._write("cannot write decision records", durable=False):
+        with self._write("cannot write decision records", durable=durable):
             covered = (row[: len(chain.DECISIONS.columns)] for row in values)
             made = chain.extend(self._db, self.path, chain.DECISIONS, covered)
             chained = ((id, *row[1:], hash) for row, (id, hash) in zip(values, made, strict=True))

@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from arbiter.records import Progress, Record
 from arbiter.store.asked import Asked
+from arbiter.store.database import OpenFile, log_problems
 from arbiter.store.errors import ClosedError, StoreError, UnstorableError
 from arbiter.store.jobs import Job
 from arbiter.store.losses import Losses
@@ -50,9 +52,14 @@ class Writer(Asked):
         busy: float = 5.0,
         bound: int = BOUND,
         retry: tuple[float, float] = RETRY_SECONDS,
+        told: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Open the database (see Store.open) and start the thread. Raises StoreError."""
+        """Open the database (see Store.open) and start the thread. Raises StoreError.
+
+        `told` hears, in that thread, when records cannot be written and when they can again.
+        """
         self.path = Path(path)
+        self._told = told
         self._busy, self._bound, self._retry = busy, bound, retry
         self._wake = threading.Condition()
         # All below belong to _wake.
@@ -65,13 +72,12 @@ class Writer(Asked):
         self._pause = 0.0  # after a failed flush: how long until the next
         self._closing = False
         self._problem = ""
-        self._usage_problem = ""
-        self._bytes_lost = 0
         self._in_flight = 0  # the length of _batch
         self._given = 0  # records that were ever taken
         self._awaited: deque[_Awaited] = deque()
         # The thread's own: a batch stays one until it is written.
         self._batch: list[Made] = []
+        self._error: StoreError | None = None  # of the last flush that failed
         opened: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(opened,), name="arbiter-store", daemon=True
@@ -107,6 +113,14 @@ class Writer(Asked):
             if self._due is None:
                 self._due = time.monotonic() + FLUSH_SECONDS
                 self._wake.notify()
+
+    def write_first(self, makes: Sequence[Callable[[], Kept]]) -> Future[int]:
+        """Write records, all or none; they are on disk when the future is done (fsync). It raises
+        StoreError. They are made in the writer's thread.
+
+        What waits is written before, or nothing is: the ids of records grow.
+        """
+        return self._submit(partial(self._write_first, makes))
 
     def complete(self, progress: Iterable[Progress]) -> None:
         """As Store.lives.complete, soon, and after the records that were given before. Never waits
@@ -152,7 +166,7 @@ class Writer(Asked):
         """
         with self._wake:
             if self._closing:
-                self._lose_usage(batch, "the writer has ended")
+                self._losses.add_usage(batch, "the writer has ended")
                 return
             self._usage.add(batch)
             if self._due is None and self._usage:
@@ -164,9 +178,7 @@ class Writer(Asked):
         with self._wake:
             found = [self._problem] if self._problem else []
             found.extend(self._losses.problems(self.path))
-            if self._usage_problem:
-                found.append(self._usage_problem)
-            return tuple(found)
+        return (*found, *log_problems(self.path))
 
     def close(self) -> None:
         """Do what was asked before, write the records (one try), end the thread, and wait for it.
@@ -180,7 +192,7 @@ class Writer(Asked):
 
     def _submit(self, work: Callable[[Store], T]) -> Future[T]:
         """Have the thread do it, in turn."""
-        job = Job(work)
+        job = Job(partial(self._checked, work))
         with self._wake:
             if not self._closing:
                 self._jobs.append(job)
@@ -188,6 +200,10 @@ class Writer(Asked):
                 return job.future
         job.refuse(self._closed())
         return job.future
+
+    def _checked(self, work: Callable[[Store], T], store: Store) -> T:
+        self._file.check()
+        return work(store)
 
     def _closed(self) -> ClosedError:
         return ClosedError(
@@ -203,6 +219,7 @@ class Writer(Asked):
             self._stop()
             opened.set_exception(error)
             return
+        self._file = OpenFile(self.path)
         opened.set_result(None)
         problem = (
             f"nothing is stored any more: {self.path}: the writer thread broke down;"
@@ -253,6 +270,7 @@ class Writer(Asked):
             progress = {} if self._records else self._progress
             self._progress = self._progress if self._records else {}
         try:
+            self._file.check()
             self._write_usage(store, usage)
             usage = Batch()
             self._write(store)
@@ -260,6 +278,7 @@ class Writer(Asked):
             progress = {}
             self._write_gap(store)
         except StoreError as error:
+            self._error = error
             with self._wake:
                 self._in_flight = len(self._batch)
                 self._progress = progress | self._progress
@@ -270,13 +289,17 @@ class Writer(Asked):
                 self._pause = min(self._pause * 2, longest) if self._pause else first
                 self._due = time.monotonic() + self._pause
                 waiting = len(self._records) + self._in_flight
+                first_time = not self._problem
                 self._problem = f"{error} ({waiting} decision records wait in memory)"
                 given_up, self._awaited = self._awaited, deque()
             for _, future in given_up:
                 future.set_result(False)
+            if first_time:
+                self._told(f"nothing can be written down: {error}")
             return False
         told: list[_Awaited] = []
         with self._wake:
+            again = bool(self._problem)
             self._in_flight, self._pause, self._problem = 0, 0.0, ""
             left = len(self._records)
             while self._awaited and self._awaited[0][0] <= self._given - left:
@@ -287,7 +310,17 @@ class Writer(Asked):
             self._due = time.monotonic() + wait if more else None
         for _, future in told:
             future.set_result(True)
+        if again:
+            self._told("what was decided is written down again")
         return True
+
+    def _write_first(self, makes: Sequence[Callable[[], Kept]], store: Store) -> int:
+        """By the thread. Raises StoreError."""
+        while self._records or self._batch:  # what comes meanwhile comes from the same loop
+            if not self._flush(store):
+                assert self._error is not None, "it failed"
+                raise self._error
+        return store.record([make() for make in makes], durable=True)
 
     def _write_usage(self, store: Store, usage: Batch) -> None:
         """Write what was used, all of it or nothing."""
@@ -297,16 +330,7 @@ class Writer(Asked):
             store.add_usage(usage)
         except UnstorableError as error:
             with self._wake:  # it would fail for ever, and hold up everything behind it
-                self._lose_usage(usage, str(error))
-
-    def _lose_usage(self, usage: Batch, why: str) -> None:
-        """What was used is not stored; with the lock held."""
-        if count := sum(used.out_bytes + used.in_bytes for used in usage.used):
-            self._bytes_lost += count
-            self._usage_problem = (
-                f"{self._bytes_lost} bytes that were used are not counted: {self.path}: {why};"
-                " budgets have less left than is shown"
-            )
+                self._losses.add_usage(usage, str(error))
 
     def _write(self, store: Store) -> None:
         """Write the batch. What no database would take is counted as lost."""
@@ -358,7 +382,8 @@ class Writer(Asked):
             self._records.clear()
             self._progress.clear()
             self._in_flight = 0
-            self._lose_usage(self._usage.take(), "the database could not be written by the end")
+            why = "the database could not be written by the end"
+            self._losses.add_usage(self._usage.take(), why)
             told, self._awaited = self._awaited, deque()
         for _, future in told:
             future.set_result(False)
