@@ -57,6 +57,8 @@ FLOORS = {
     "arbiter.lives": 2,
     "arbiter.questions": 2,
     "arbiter.captures": 2,
+    "arbiter.cases": 2,
+    "arbiter.replay": 2,
     "arbiter.given": 2,
     "arbiter.snoozes": 2,
     "arbiter.rulebook": 2,

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from arbiter.cli.auditfilters import filter_options, wanted_by
+from arbiter.cli.auditreplay import replay
 from arbiter.cli.auditrows import (
     Show,
     show_array,
@@ -84,6 +85,7 @@ audit.add_command(summary, "summary")
 audit.add_command(app_, "app")
 audit.add_command(rule_, "rule")
 audit.add_command(diff, "diff")
+audit.add_command(replay, "replay")
 
 
 def _given(name: str) -> bool:

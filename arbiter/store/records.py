@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class Records:
         """All that are wanted, the oldest first; read as they are taken."""
         with explained(self._path, "cannot read the decisions"):
             yield from audit.oldest(self._db, wanted)
+
+    def values(self, wanted: Wanted, columns: tuple[str, ...]) -> Generator[tuple[Any, ...]]:
+        """Id, time and these columns of all that are wanted, the oldest first; read as taken."""
+        with explained(self._path, "cannot read the decisions"):
+            yield from audit.values(self._db, wanted, columns)
 
     def latest(self, wanted: Wanted, limit: int) -> list[Kept]:
         """The newest `limit` that are wanted, the oldest of them first."""
