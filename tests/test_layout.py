@@ -59,6 +59,7 @@ FLOORS = {
     "arbiter.captures": 2,
     "arbiter.cases": 2,
     "arbiter.replay": 2,
+    "arbiter.report": 2,
     "arbiter.given": 2,
     "arbiter.snoozes": 2,
     "arbiter.rulebook": 2,

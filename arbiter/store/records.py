@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import sqlite3
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from arbiter.records import Record, read_list, utf8
 from arbiter.store import audit, rows
 from arbiter.store.audit import Group, Wanted
 from arbiter.store.errors import explained
+from arbiter.store.figures import Figures, figures
 from arbiter.store.rows import Ended, Kept, Missing
 
 _SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
@@ -77,6 +78,18 @@ class Records:
         """What was not there before this epoch second, added up by columns."""
         with explained(self._path, "cannot read the decisions"):
             return audit.new(self._db, since, columns, limit)
+
+    def figures(
+        self,
+        since: float,
+        until: float,
+        top: int,
+        why: Callable[[str, int | None, str], str],
+        done: Callable[[], object] = lambda: None,
+    ) -> Figures:
+        """What those of [since, until) in epoch seconds add up to, for a report."""
+        with explained(self._path, "cannot read the decisions"):
+            return figures(self._db, since, until, top, why, done)
 
     def gaps(self, since: float, until: float | None) -> list[Missing]:
         """What is known to be missing of [since, until] in epoch seconds."""
