@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from auditscene import BEGAN, CURL, FIREFOX, SYNC, record, store_day
 from click.testing import CliRunner
+from sessions import like, session
 
 from arbiter import cli
 from arbiter.rules import parse
@@ -172,6 +173,17 @@ def test_people_read_what_was_asked_and_what_decided_nothing(replay: Run) -> Non
     assert "and 2 more differences" in replay("deny host=*.debian.org\n", "--top", "1").out
 
 
+def test_why_a_rule_decides_nothing_is_told_where_another_is_the_reason(replay: Run) -> None:
+    rules = f"deny port=443\ndeny port=443 app=/none\nallow app={SYNC}\n"
+    done = replay(rules)
+    assert "decided nothing: the rule at new.rules:2 (deny app=/none port=443) need not be" in (
+        done.out
+    )
+    found = ask(replay, rules)["decided_nothing"]
+    assert [one["by"] for one in found] == ["file:new.rules:2", "file:new.rules:3"]
+    assert "never decides: the rule at etc/policy.d/admin.toml:1" in found[1]["why"]
+
+
 def test_what_cannot_be_read_is_refused_whole(replay: Run) -> None:
     done = replay("allow\nsomething else\n")
     assert done.code == 1
@@ -197,6 +209,17 @@ def test_a_capture_is_compared_with_the_rules_in_force(replay: Run) -> None:
     assert "no rule for a single app was looked at" in nobody.err
     assert "allow" not in nobody.out
     assert replay("deny\n", "--pcap", "/none").code == 1
+
+
+def test_the_session_of_the_page_is_real(replay: Run, here: Path) -> None:
+    page = Path(__file__).parents[1] / "docs" / "audit.md"
+    rules = re.search(r"<!-- file: new.rules -->\n```text\n(.*?)```", page.read_text(), re.DOTALL)
+    assert rules is not None
+    (here / "new.rules").write_text(rules[1])
+    for command, shown in session(page, "replay"):
+        assert command.startswith("arbiter audit replay ")
+        done = replay(None, *command.split()[3:])
+        assert like(shown, done.out), done.out + done.err
 
 
 def test_what_a_process_chose_is_shown_clean(replay: Run, here: Path) -> None:

@@ -147,6 +147,8 @@ def test_files_are_for_who_made_them_and_replaced_whole(report: Run, tmp_path: P
 
 def test_what_cannot_be_is_refused(report: Run) -> None:
     assert report("--since", "2026-11-15", "--until", "2026-11-01").code == 2
+    assert report("--json", "--html", "-").code == 2
+    assert report("--markdown", "--html", "-").code == 2
     assert report(db="none.db").code == 1
     assert "Traceback" not in report(db="none.db").err
 

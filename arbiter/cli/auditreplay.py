@@ -17,9 +17,7 @@ from click.core import ParameterSource
 from arbiter.cases import COLUMNS, PROCESS_COLUMNS, Case, of_row
 from arbiter.cli.auditfilters import filter_options, wanted_by
 from arbiter.cli.common import config_option, db_option, fail, json_option, socket_option
-from arbiter.cli.explain import address_option, user_option
 from arbiter.cli.explainask import Rules, note
-from arbiter.cli.explaincapture import Reading, Who
 from arbiter.cli.progress import progress
 from arbiter.cli.replayrules import Others, layer_of, tried, undecided
 from arbiter.cli.replayshow import Shown, show_change, show_json_result, show_result
@@ -199,6 +197,10 @@ def _of_capture(
     openers: tuple[str, ...],
     told: _Told,
 ) -> None:
+    # The other commands of `audit` need nothing of captures.
+    from arbiter.cli.explain import address_option, user_option
+    from arbiter.cli.explaincapture import Reading, Who
+
     app, user = who
     uid, name = user_option(user)
     owner = Who(app, (), uid, name, *(user_groups(uid) if uid is not None else ((), ())))

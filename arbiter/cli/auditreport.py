@@ -103,6 +103,8 @@ def report(
     The HTML file has charts, loads nothing and runs no script: it can be kept, mailed and printed.
     It is readable by you only. - as FILE is stdout.
     """
+    if [as_json, html == Path(STDOUT), markdown == Path(STDOUT)].count(True) > 1:
+        fail("only one of --json, --html and --markdown can go to stdout: name a file", 2)
     now = time.time()
     until = now if until is None else until
     since = until - SPAN if since is None else since

@@ -20,12 +20,14 @@ from arbiter.cli.rules import rule_object
 from arbiter.cli.ruleswords import when
 from arbiter.protocol import clean
 from arbiter.replay import Difference, Kind, Outcome, Result
-from arbiter.rules import Entry, Layer, format_rule, shown_name
+from arbiter.rules import Entry, FindingKind, Layer, check, format_rule, shown_name
 from arbiter.store.rows import Missing
 
 IDLE = 20
 """Rules that decided nothing, in a text; JSON has them all."""
 SHOWN_RECORDS = 3
+MANY = 20_000
+"""Rules up to which they are held against each other, which takes seconds."""
 
 
 class Shown(NamedTuple):
@@ -91,12 +93,25 @@ def _lines(result: Result, shown: Shown) -> Iterator[str]:
     if result.totals[Kind.LINK]:
         yield "whether that link was up then, or over its budget, is not known to a replay"
     idle = [entry for entry in result.idle if entry.id in shown.asked.given]
+    odd = _odd(shown.asked) if idle and result.count else {}
     for entry in idle[:IDLE] if result.count else ():
-        yield f"decided nothing: {_named(entry)}"
+        why = odd.get(entry.id)
+        yield f"decided nothing: {clean(why, 500) if why else _named(entry)}"
     if len(idle) > IDLE and result.count:
         yield f"{len(idle) - IDLE} more rules decided nothing; --json lists all"
     for gap in shown.gaps:
         yield f"missing: {missing_text(gap)}"
+
+
+def _odd(asked: Tried) -> dict[int, str]:
+    """Why rules never decide, as `arbiter rules check` says it; by id."""
+    if len(asked.entries) > MANY:
+        return {}
+    return {
+        one.entry.id: one.text
+        for one in check(asked.entries)
+        if one.kind in (FindingKind.SHADOWED, FindingKind.REDUNDANT, FindingKind.NEVER_MATCHES)
+    }
 
 
 def _asked_text(shown: Shown) -> str:
@@ -143,6 +158,7 @@ def show_change(id: int, at: float, case: Case, outcome: Outcome) -> None:
 def show_json_result(result: Result, shown: Shown) -> None:
     """All of it as one object."""
     asked = shown.asked
+    odd = _odd(asked) if result.idle else {}
     show_json(
         {
             "files": [clean(str(path)) for path in shown.files],
@@ -161,7 +177,9 @@ def show_json_result(result: Result, shown: Shown) -> None:
             ],
             "without_name": result.nameless,
             "decided_nothing": [
-                rule_object(entry) for entry in result.idle if entry.id in asked.given
+                rule_object(entry) | {"why": odd.get(entry.id) and clean(odd[entry.id])}
+                for entry in result.idle
+                if entry.id in asked.given
             ],
             "gaps": [structs.asdict(gap) | {"why": clean(gap.why)} for gap in shown.gaps],
         }

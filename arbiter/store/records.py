@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -16,10 +16,12 @@ from arbiter.records import Record, read_list, utf8
 from arbiter.store import audit, rows
 from arbiter.store.audit import Group, Wanted
 from arbiter.store.errors import explained
-from arbiter.store.figures import Figures, figures
 from arbiter.store.rows import Ended, Kept, Missing
 
 _SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
+
+if TYPE_CHECKING:
+    from arbiter.store.figures import Figures
 
 
 class LookedUp(Struct, frozen=True):
@@ -88,6 +90,8 @@ class Records:
         done: Callable[[], object] = lambda: None,
     ) -> Figures:
         """What those of [since, until) in epoch seconds add up to, for a report."""
+        from arbiter.store.figures import figures  # the daemon makes no reports
+
         with explained(self._path, "cannot read the decisions"):
             return figures(self._db, since, until, top, why, done)
 
