@@ -112,6 +112,18 @@ def test_the_figures_are_those_of_the_records(report: Run) -> None:
     assert found["off"] == [[SINCE + 7.1 * 86400, SINCE + 7.3 * 86400]]
 
 
+def test_a_span_ends_before_its_end(report: Run) -> None:
+    parts = [("2026-11-01", "2026-11-08"), ("2026-11-08", "2026-11-15")]
+    found = [json.loads(report("--since", a, "--until", b, "--json").out) for a, b in parts]
+    whole = json.loads(report(*SPAN, "--json").out)
+    for key in ("connections", "denied", "answered"):
+        assert sum(one["totals"][key] for one in found) == whole["totals"][key]
+    assert [len(one["days"]) for one in found] == [7, 7]
+    assert sum(c["size"] for one in found for c in one["carried"]) == sum(
+        c["size"] for c in whole["carried"]
+    )
+
+
 def test_without_a_form_it_is_markdown_of_thirty_days(report: Run) -> None:
     done = report()
     assert done.out.startswith("# What this machine connected to\n\n2026-10-16 01:00 to 2026-11-15")
