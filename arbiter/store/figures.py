@@ -1,7 +1,7 @@
 """The figures of a report: sums over the records of a span. Called by Records.
 
-The records are read once, into a narrow temporary table with the day and the destination's name;
-all sums are made of that. Raises sqlite3.Error.
+The records are read once, into a temporary table of what is the same in all that a figure speaks
+of, with how often; all figures are sums over that. Raises sqlite3.Error.
 """
 
 from __future__ import annotations
@@ -33,64 +33,67 @@ _HOST = (
     "ifnull(CASE WHEN names <> '[]' AND json_valid(names) THEN json_extract(names, '$[0]') END,"
     " daddr)"
 )
-_COLUMNS = (
-    "time, app, exe, dport, proto, decision, reason, rule_id, by_user, frontend, waited, out_bytes,"
-    " in_bytes, daddr"
+_SAME = (
+    f"date(time, 'unixepoch', 'localtime') AS day, app, exe, {_HOST} AS host, daddr, dport, proto,"
+    " decision, reason, rule_id, by_user, frontend"
 )
 _CHOSEN = (
-    f"CREATE TEMP TABLE chosen AS SELECT {_COLUMNS}, {_HOST} AS host,"  # noqa: S608  # our names
-    " date(time, 'unixepoch', 'localtime') AS day FROM decisions INDEXED BY decisions_time"
-    " WHERE time >= :since AND time < :until"
+    f"CREATE TEMP TABLE chosen AS SELECT {_SAME}, count(*) AS n, min(time) AS first,"  # noqa: S608
+    " max(time) AS last, total(out_bytes) AS sent, total(in_bytes) AS received,"
+    " total(waited) AS waited FROM decisions INDEXED BY decisions_time"
+    " WHERE time >= :since AND time < :until GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
 )
 _UNANSWERED = ", ".join(
     f"'{reason.value}'" for reason in (Reason.DEADLINE, Reason.UNATTENDED, Reason.OVERFLOW)
 )
-_DENIED = "count(*) FILTER (WHERE decision = 'deny')"
+_DENIED = "ifnull(sum(n) FILTER (WHERE decision = 'deny'), 0)"
 _TOTALS = (
-    f"SELECT count(*), {_DENIED}, count(*) FILTER (WHERE decision LIKE 'route %'),"  # noqa: S608
-    " count(*) FILTER (WHERE reason = 'rule'), count(*) FILTER (WHERE reason = 'answer'),"
-    f" count(*) FILTER (WHERE reason IN ({_UNANSWERED})),"
-    " count(*) FILTER (WHERE reason IN ('answer', 'deadline')),"
+    f"SELECT ifnull(sum(n), 0), {_DENIED},"  # noqa: S608  # our names
+    " ifnull(sum(n) FILTER (WHERE decision LIKE 'route %'), 0),"
+    " ifnull(sum(n) FILTER (WHERE reason = 'rule'), 0),"
+    " ifnull(sum(n) FILTER (WHERE reason = 'answer'), 0),"
+    f" ifnull(sum(n) FILTER (WHERE reason IN ({_UNANSWERED})), 0),"
+    " ifnull(sum(n) FILTER (WHERE reason IN ('answer', 'deadline')), 0),"
     " count(DISTINCT nullif(app, '')), count(DISTINCT nullif(host, '')) FROM temp.chosen"
 )
-_DAYS = f"SELECT day, count(*), {_DENIED} FROM temp.chosen GROUP BY day ORDER BY day"  # noqa: S608
+_DAYS = f"SELECT day, sum(n), {_DENIED} FROM temp.chosen GROUP BY day ORDER BY day"  # noqa: S608
 _APPS = (
-    f"SELECT app, count(*) AS n, {_DENIED}, CAST(total(out_bytes) AS INTEGER),"  # noqa: S608
-    " CAST(total(in_bytes) AS INTEGER), max(time) FROM temp.chosen"
-    " GROUP BY app ORDER BY n DESC, app"
+    f"SELECT app, sum(n) AS count, {_DENIED}, CAST(total(sent) AS INTEGER),"  # noqa: S608
+    " CAST(total(received) AS INTEGER), max(last) FROM temp.chosen"
+    " GROUP BY app ORDER BY count DESC, app"
 )
 _PLACES = (
-    f"SELECT host, dport, proto, count(DISTINCT app), count(*) AS n, {_DENIED}, max(time)"  # noqa: S608
-    " FROM temp.chosen GROUP BY host, dport, proto ORDER BY n DESC, host, dport"
+    f"SELECT host, dport, proto, count(DISTINCT app), sum(n) AS count, {_DENIED},"  # noqa: S608
+    " max(last) FROM temp.chosen GROUP BY host, dport, proto ORDER BY count DESC, host, dport"
 )
 _REFUSED = (
-    "SELECT app, host, dport, proto, reason, rule_id, by_user, count(*) AS n, max(time)"
-    " FROM temp.chosen WHERE decision = 'deny'"
-    " GROUP BY app, host, dport, proto, reason, rule_id, by_user ORDER BY n DESC, app, host, dport"
+    "SELECT app, host, dport, proto, reason, rule_id, by_user, sum(n) AS count, max(last)"
+    " FROM temp.chosen WHERE decision = 'deny' GROUP BY app, host, dport, proto, reason, rule_id,"
+    " by_user ORDER BY count DESC, app, host, dport"
 )
 _REASONS = (
-    "SELECT reason, decision, count(*) AS n FROM temp.chosen GROUP BY reason, decision"
-    " ORDER BY n DESC, reason, decision"
+    "SELECT reason, decision, sum(n) AS count FROM temp.chosen GROUP BY reason, decision"
+    " ORDER BY count DESC, reason, decision"
 )
 _ANSWERS = (
-    "SELECT by_user, frontend, decision, count(*) AS n, avg(waited) FROM temp.chosen"
-    " WHERE reason = 'answer' GROUP BY by_user, frontend, decision ORDER BY n DESC, by_user"
+    "SELECT by_user, frontend, decision, sum(n) AS count, total(waited) / sum(n) FROM temp.chosen"
+    " WHERE reason = 'answer' GROUP BY by_user, frontend, decision ORDER BY count DESC, by_user"
 )
 _EXECUTABLES = (
-    "SELECT app, exe, min(time) AS since, max(time), count(*) FROM temp.chosen WHERE exe <> ''"
+    "SELECT app, exe, min(first) AS since, max(last), sum(n) FROM temp.chosen WHERE exe <> ''"
     " AND app IN (SELECT app FROM temp.chosen WHERE exe <> ''"
     " GROUP BY app HAVING min(exe) < max(exe)) GROUP BY app, exe ORDER BY app, since"
 )
 _BEFORE = "SELECT 1 FROM decisions AS old WHERE old.app = went.app AND old.time < :since"
 _NEW = (
-    "SELECT app, host, dport, proto, min(since) AS first, sum(n),"  # noqa: S608
+    "SELECT app, host, dport, proto, min(first) AS since, sum(count),"  # noqa: S608  # our names
     f" NOT EXISTS ({_BEFORE}) FROM ("
     " SELECT *, EXISTS ("
     f" {_BEFORE} AND old.daddr = went.daddr AND old.dport = went.dport AND old.proto = went.proto"
     " ) AS known FROM ("
-    " SELECT app, host, daddr, dport, proto, min(time) AS since, count(*) AS n"
+    " SELECT app, host, daddr, dport, proto, min(first) AS first, sum(n) AS count"
     " FROM temp.chosen GROUP BY app, host, daddr, dport, proto) AS went) AS went"
-    " GROUP BY app, host, dport, proto HAVING NOT max(known) ORDER BY first DESC, app, host"
+    " GROUP BY app, host, dport, proto HAVING NOT max(known) ORDER BY since DESC, app, host"
 )
 """A name is new where none of its addresses of the span was gone to before."""
 _GAPS = (
