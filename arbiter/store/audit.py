@@ -163,25 +163,10 @@ def _groups(
     return [Group(tuple(row[6:]), *row[:6]) for row in db.execute(sql, values)]
 
 
-def values(
-    db: sqlite3.Connection, wanted: Wanted, columns: tuple[str, ...]
-) -> Iterator[tuple[Any, ...]]:
-    """Id, time and these columns of those that are wanted, the oldest first: for who reads a
-    million of them and needs few."""
-    return _rows(db, wanted, f"id, time, {', '.join(columns)}", newest_first=False)
-
-
 # --- the way to them ------------------------------------------------------------------------
 
 
 def _records(db: sqlite3.Connection, wanted: Wanted, *, newest_first: bool) -> Iterator[Kept]:
-    return map(_kept, _rows(db, wanted, _COLUMNS, newest_first=newest_first))
-
-
-def _rows(
-    db: sqlite3.Connection, wanted: Wanted, columns: str, *, newest_first: bool
-) -> Iterator[tuple[Any, ...]]:
-    """Columns that begin with id and time, in the order of time."""
     resolved = _resolved(db, wanted)
     if any(not values for _, values in resolved):
         return iter(())
@@ -190,15 +175,15 @@ def _rows(
     where, values = _conditions(wanted, resolved)
     leading = _rarest(db, wanted, resolved)
     if leading is None:
-        sql = f"SELECT {columns} FROM decisions INDEXED BY decisions_time"  # noqa: S608  # same
-        return db.execute(f"{sql} WHERE true{where} {ordered}", values)
+        sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY decisions_time"  # noqa: S608  # same
+        return map(_kept, db.execute(f"{sql} WHERE true{where} {ordered}", values))
     column, those = leading
-    sql = f"SELECT {columns} FROM decisions INDEXED BY {INDEXES[column]}"  # noqa: S608  # same
+    sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY {INDEXES[column]}"  # noqa: S608  # same
     if len(those) > MERGED:
         sql = f"{sql} WHERE {column} {_IN.format(':leading')}{where} {ordered}"
-        return db.execute(sql, {**values, "leading": json.dumps(those)})
+        return map(_kept, db.execute(sql, {**values, "leading": json.dumps(those)}))
     sql = f"{sql} WHERE {column} = :leading{where} {ordered}"
-    found = [db.execute(sql, {**values, "leading": value}) for value in those]
+    found = [map(_kept, db.execute(sql, {**values, "leading": value})) for value in those]
     return heapq.merge(*found, key=_place, reverse=newest_first)
 
 
@@ -261,5 +246,5 @@ def _kept(row: tuple[Any, ...]) -> Kept:
     return Kept(row[0], rows.record(row[1:]))
 
 
-def _place(row: tuple[Any, ...]) -> tuple[float, int]:
-    return row[1], row[0]
+def _place(kept: Kept) -> tuple[float, int]:
+    return kept.record.time, kept.id

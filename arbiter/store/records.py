@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from arbiter.hostname import host_name
 from arbiter.records import Record, read_list, utf8
-from arbiter.store import audit, rows
+from arbiter.store import audit, narrow, rows
 from arbiter.store.audit import Group, Wanted
 from arbiter.store.errors import explained
 from arbiter.store.rows import Ended, Kept, Missing
@@ -56,7 +56,7 @@ class Records:
     def values(self, wanted: Wanted, columns: tuple[str, ...]) -> Generator[tuple[Any, ...]]:
         """Id, time and these columns of all that are wanted, the oldest first; read as taken."""
         with explained(self._path, "cannot read the decisions"):
-            yield from audit.values(self._db, wanted, columns)
+            yield from narrow.values(self._db, wanted, columns)
 
     def latest(self, wanted: Wanted, limit: int) -> list[Kept]:
         """The newest `limit` that are wanted, the oldest of them first."""
