@@ -53,6 +53,8 @@ class Case(Struct, frozen=True):
     link: str = ""
     shared: bool = False
     """Other apps hold its socket, too, and only a denial is certain."""
+    several: bool = False
+    """Other processes do, of which the record knows the app alone."""
     app: str = ""
     user: str = ""
     host: str = ""
@@ -84,6 +86,7 @@ def of_row(row: tuple[object, ...], groups: Groups) -> Case:
         reason in _ASKED,
         str(link),
         _shared(str(note), app),
+        _SHARED in str(note),
         app,
         from_utf8(record.user),
         names[0] if names else record.daddr,

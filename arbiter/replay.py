@@ -148,6 +148,8 @@ class Replay:
         self._unasked = self._untold = self._nameless = 0
         self.by_process = any(entry.process is not None for entry in self.entries)
         """Some rule is for one process: `feed` wants pid and start in its keys."""
+        self._by_holder = self.by_process or any(entry.rule.parent for entry in self.entries)
+        """Some rule tells processes of one app apart."""
         self._by_name = any(isinstance(e.rule.host, Name | Domain) for e in self.entries)
 
     def feed(self, id: int, at: float, key: Hashable, make: Callable[[], Case]) -> Outcome:
@@ -184,8 +186,8 @@ class Replay:
         entry = judgement.entry if judgement is not None else None
         rule = self._by_id[entry.id] if entry is not None else None
         denied = judgement is not None and judgement.decision.action is Action.DENY
-        if case.shared and not denied:
-            why = "other programs held its socket, too, and the record does not know enough of them"
+        if (case.shared or (case.several and self._by_holder)) and not denied:
+            why = "others held its socket, too, and the record does not know enough of them"
             return Outcome(Kind.UNDECIDABLE, "", rule, why)
         if rule is not None and rule.rule.lifetime.kind in _TEMPORARY:
             word = format_lifetime(rule.rule.lifetime)

@@ -7,15 +7,21 @@ from typing import Any
 
 import pytest
 from auditscene import BEGAN, CURL, FIREFOX, record
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_questions import contexts, owners, packets
+from test_questions import entries as scene_entries
 
 from arbiter import replay
 from arbiter.cases import ASK, COLUMNS, PROCESS_COLUMNS, Case, of_row
+from arbiter.events import Reason, Report
+from arbiter.judge import Context, judge
+from arbiter.model import DENY, NoOwner, Owner, Packet
 from arbiter.questions import answer, of_record
 from arbiter.records import Record, json_list
 from arbiter.replay import EXAMPLES, Kind, Outcome, Replay
-from arbiter.rules import Entry, Index, Layer, LifetimeKind, format_decision, parse
+from arbiter.rules import FOREVER, Entry, Index, Layer, LifetimeKind, format_decision, parse
+from arbiter.views import record_of
 
 
 def groups(uid: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -126,8 +132,8 @@ def test_who_was_asked_and_would_not_be_is_counted() -> None:
         ({"parents": "[" * 100_000}, ""),
         ({"hook": "x"}, "'x' is not a valid Hook"),
         ({"decision": "maybe"}, "its decision 'maybe' is none"),
-        ({"note": "socket shared with /usr/bin/other (pid 7)"}, "other programs held its socket"),
-        ({"note": f"socket shared with {CURL} (pid 7), /x (pid 8)"}, "other programs held"),
+        ({"note": "socket shared with /usr/bin/other (pid 7)"}, "others held its socket"),
+        ({"note": f"socket shared with {CURL} (pid 7), /x (pid 8)"}, "others held"),
     ],
 )
 def test_what_cannot_be_asked_is_said_to_be_so(fields: dict[str, Any], why: str) -> None:
@@ -143,6 +149,8 @@ def test_a_socket_that_others_held_is_surely_denied_and_one_of_the_same_app_sure
     assert told(shared, "deny").kind is Kind.DENIED
     same = case(0, "allow", "rule", note=f"it waited; socket shared with {CURL} (pid 7)")
     assert told(same, "allow").kind is Kind.SAME
+    assert told(same, "allow", "deny parent=/x").kind is Kind.UNDECIDABLE
+    assert told(same, "deny", "deny parent=/x").kind is Kind.DENIED
 
 
 def test_of_several_users_no_rule_for_a_user_counts() -> None:
@@ -285,3 +293,26 @@ def test_each_record_is_told_as_if_it_were_asked_alone(
 def _endless(entry: Entry) -> Entry:
     line = "allow app=/usr/lib/firefox/firefox"
     return Entry(entry.id, parse(line), entry.layer, 0.0, entry.by)
+
+
+@settings(deadline=None, max_examples=300)
+@given(rules=scene_entries, who=owners(3), sent=packets(), context=contexts)
+def test_the_rules_that_decided_decide_the_same(
+    rules: list[Entry], who: Owner | NoOwner, sent: Packet, context: Context
+) -> None:
+    """From the packet to its record, and back: a replay differs only where it says that it cannot
+    tell."""
+    judged = judge(Index(rules), sent, who, BEGAN, context)
+    reason = Reason.DEADLINE if judged is None else Reason.RULE if judged.entry else Reason.OLDER
+    decision = judged.decision if judged is not None else DENY
+    rule = judged.entry if judged is not None else None
+    made = record_of(Report(BEGAN, sent, who, decision, reason, rule, context=context))
+    asked = Replay(rules, UTC)
+    own = (who.groups, who.gids) if isinstance(who, Owner) else ((), ())
+    more = PROCESS_COLUMNS if asked.by_process else ()
+    found = asked.outcome(of_row(row(made, *more), lambda _: own), BEGAN)
+    assert found.kind in (Kind.SAME, Kind.UNDECIDABLE)
+    simple = isinstance(who, NoOwner) or len(who.processes) == 1
+    if simple and all(e.rule.lifetime.kind in (FOREVER.kind, LifetimeKind.PROCESS) for e in rules):
+        assert found.kind is Kind.SAME
+        assert found.rule == rule

@@ -139,7 +139,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        fail("interrupted: nothing is told of a part")
+        fail("interrupted: the sums would be of a part")
 
 
 def _silent(_: int, __: float, ___: Case, ____: Outcome) -> None:
