@@ -13,6 +13,8 @@ import click
 from click.core import ParameterSource
 
 from arbiter.cli.auditfilters import filter_options, wanted_by
+from arbiter.cli.auditreplay import replay
+from arbiter.cli.auditreport import report
 from arbiter.cli.auditrows import (
     Show,
     show_array,
@@ -86,6 +88,8 @@ audit.add_command(app_, "app")
 audit.add_command(rule_, "rule")
 audit.add_command(diff, "diff")
 audit.add_command(verify, "verify")
+audit.add_command(replay, "replay")
+audit.add_command(report, "report")
 
 
 def _given(name: str) -> bool:

@@ -20,6 +20,7 @@ from arbiter.records import from_utf8
 from arbiter.rules import RuleError, format_rule
 from arbiter.store import Store
 from arbiter.store.audit import Group
+from arbiter.store.rows import Missing
 
 DESTINATION = ("daddr", "dport", "proto")
 TOP = 10
@@ -57,9 +58,13 @@ def summary(top: int, db: Path, as_json: bool, **filters: Any) -> None:
         return
     _show(found)
     for gap in gaps:
-        count = "an unknown number of" if gap.count is None else str(gap.count)
-        span = f"{when(gap.since)} to {when(gap.until)}"
-        click.echo(f"missing: {count} records, {span}: {clean(gap.why)}")
+        click.echo(f"missing: {missing_text(gap)}")
+
+
+def missing_text(gap: Missing) -> str:
+    """How many records are missing, of when, and why."""
+    count = "an unknown number of" if gap.count is None else str(gap.count)
+    return f"{count} records, {when(gap.since)} to {when(gap.until)}: {clean(gap.why)}"
 
 
 @click.command()

@@ -141,7 +141,7 @@ def explain(
     Exit code 0 if rules decide it, 1 if a person would be asked.
     """
     _check_form(ctx)
-    uid, name = _user(user)
+    uid, name = user_option(user)
     groups, gids = user_groups(uid) if uid is not None else ((), ())
     used, on = _places(sims, networks)
     called = tuple(_read(lambda text, _: canonical_name(text), "--name", n) for n in names)
@@ -153,9 +153,9 @@ def explain(
         called or None,
     )
     # All that can be wrong with the options is said before anything is opened.
-    flow = Flow(_proto(proto), b"", 0, _address("--host", host), port) if host else None
+    flow = Flow(_proto(proto), b"", 0, address_option("--host", host), port) if host else None
     opened = _connection(connection) if connection is not None else None
-    hosts = tuple(_address("--from", text) for text in openers)
+    hosts = tuple(address_option("--from", text) for text in openers)
     with open_store(db, readonly=True) as store:
         rules = Rules(store, config, socket_path)
         active = store.profiles.book().standing.active if named is None else named
@@ -237,7 +237,8 @@ def _connection(text: str) -> Named:
         fail(f"--connection '{shown}': {error}; write it as {EXAMPLE}", 2)
 
 
-def _address(option: str, text: str) -> bytes:
+def address_option(option: str, text: str) -> bytes:
+    """A packed address, or a usage error."""
     try:
         return ipaddress.ip_address(text.strip("[]")).packed
     except ValueError:
@@ -279,7 +280,8 @@ def _unknown_profile(named: str | None, store: Store) -> str:
     return f"there is no profile {named}: arbiter profiles list shows those that are"
 
 
-def _user(text: str) -> tuple[int | None, str]:
+def user_option(text: str) -> tuple[int | None, str]:
+    """The uid and name that `--user` means, as far as this machine knows them; or a usage error."""
     if not text:
         return None, ""
     if fault := user_fault(text):

@@ -46,13 +46,20 @@ class Shown(Struct, frozen=True):
     text: str
 
 
-def check_rules(
-    db: Path, config: Path, state: Path, days: int, as_json: bool
-) -> tuple[int, Sequence[str]]:
-    """Show it; gives how many warnings there are, and what could not be read.
+class Looked(Struct, frozen=True):
+    """What was found about the rules in force."""
 
-    A finding is advice: nothing is changed.
-    """
+    rules: tuple[Entry, ...]
+    findings: tuple[Finding, ...]
+    uses: Uses
+    faults: tuple[str, ...]
+    """What could not be read."""
+    problem: str
+    """Why nothing is said of links; "" where it is."""
+
+
+def look(db: Path, config: Path, state: Path, days: int) -> Looked:
+    """What is odd about the rules in force; unused are those that decided nothing for so long."""
     now = time.time()
     with open_store(db, readonly=True) as store:
         remembered = store.rules(now, boot_id(), None)
@@ -61,22 +68,33 @@ def check_rules(
         profiles = store.profiles.names()
     files, errors = read_policies(config / "policy.d")
     faults += [clean(str(error)) for error in errors]
-    rules = [*remembered, *of_files(files)[0]]
+    rules = (*remembered, *of_files(files)[0])
     machine = Machine(config, state, db)
     with _progress(len(rules)) as looked:
         findings = odd(rules, now, looked)
     findings += unused(remembered, uses, days, now)
     findings += dead(rules, machine.here(profiles))
-    shown = [_shown(finding, uses) for finding in findings] + _expired(uses)
-    if machine.problem:
-        click.echo(f"arbiter: note: {clean(machine.problem)}", err=True)
+    return Looked(rules, tuple(findings), uses, tuple(faults), clean(machine.problem))
+
+
+def check_rules(
+    db: Path, config: Path, state: Path, days: int, as_json: bool
+) -> tuple[int, Sequence[str]]:
+    """Show it; gives how many warnings there are, and what could not be read.
+
+    A finding is advice: nothing is changed.
+    """
+    found = look(db, config, state, days)
+    shown = [_shown(finding, found.uses) for finding in found.findings] + _expired(found.uses)
+    if found.problem:
+        click.echo(f"arbiter: note: {found.problem}", err=True)
     if as_json:
         show_json(shown)
     else:
         for one in shown:
             click.echo(clean(f"{one.text} [{one.kind}]"))
-        click.echo(_summary(len(rules), shown))
-    return sum(one.level is Level.WARNING for one in shown), faults
+        click.echo(_summary(len(found.rules), shown))
+    return sum(one.level is Level.WARNING for one in shown), found.faults
 
 
 def _shown(finding: Finding, uses: Uses) -> Shown:

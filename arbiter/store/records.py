@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from arbiter.hostname import host_name
 from arbiter.records import Record, read_list, utf8
-from arbiter.store import audit, rows
+from arbiter.store import audit, narrow, rows
 from arbiter.store.audit import Group, Wanted
 from arbiter.store.errors import explained
 from arbiter.store.rows import Ended, Kept, Missing
 
 _SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
+
+if TYPE_CHECKING:
+    from arbiter.store.figures import Figures
 
 
 class LookedUp(Struct, frozen=True):
@@ -50,6 +53,11 @@ class Records:
         with explained(self._path, "cannot read the decisions"):
             yield from audit.oldest(self._db, wanted)
 
+    def values(self, wanted: Wanted, columns: tuple[str, ...]) -> Generator[tuple[Any, ...]]:
+        """Id, time and these columns of all that are wanted, the oldest first; read as taken."""
+        with explained(self._path, "cannot read the decisions"):
+            yield from narrow.values(self._db, wanted, columns)
+
     def latest(self, wanted: Wanted, limit: int) -> list[Kept]:
         """The newest `limit` that are wanted, the oldest of them first."""
         with explained(self._path, "cannot read the decisions"):
@@ -72,6 +80,20 @@ class Records:
         """What was not there before this epoch second, added up by columns."""
         with explained(self._path, "cannot read the decisions"):
             return audit.new(self._db, since, columns, limit)
+
+    def figures(
+        self,
+        since: float,
+        until: float,
+        top: int,
+        why: Callable[[str, int | None, str], str],
+        done: Callable[[], object] = lambda: None,
+    ) -> Figures:
+        """What those of [since, until) in epoch seconds add up to, for a report."""
+        from arbiter.store.figures import figures  # the daemon makes no reports
+
+        with explained(self._path, "cannot read the decisions"):
+            return figures(self._db, since, until, top, why, done)
 
     def gaps(self, since: float, until: float | None) -> list[Missing]:
         """What is known to be missing of [since, until] in epoch seconds."""
