@@ -55,7 +55,9 @@ from arbiter.pipeline import Pipeline
 from arbiter.policykeeper import PolicyKeeper
 from arbiter.routeplan import RoutePlan
 from arbiter.rulekeeper import RuleKeeper
+from arbiter.service import Service
 from arbiter.settings import Settings, ShippedPolicies, WhenAbsent
+from arbiter.settingskeeper import SettingsKeeper
 from arbiter.startup import (
     DaemonError,
     Paths,
@@ -63,12 +65,11 @@ from arbiter.startup import (
     lock_state,
     need_rights,
     only_here,
+    reserve,
 )
 
 CLOCK_CHECK = 60.0
 """Seconds between looks at the wall clock, which may jump, while a rule ends by it."""
-RESERVE = 16
-"""Descriptors kept for the end: taking the ruleset away must not fail for lack of them."""
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger("arbiter")
 
@@ -77,11 +78,13 @@ class Daemon:
     """The running arbiter. `run` returns when it is told to stop, with everything undone."""
 
     def __init__(
-        self, settings: Settings, paths: Paths, *, admins: frozenset[int] = frozenset()
+        self, settings: Settings, read: Callable[[], Settings], paths: Paths, admins: frozenset[int]
     ) -> None:
-        self.settings = settings
+        self._settings = SettingsKeeper(settings, read, self._dispatch)
+        self.settings = settings  # those of the start
         self.paths = paths
         self.pipeline = Pipeline(settings)
+        self._service = Service(self.pipeline)
         self.pipeline.rules.index.zone = local_zone()
         self._processes = ProcessTable()
         self._desk = FrontDesk(
@@ -89,7 +92,7 @@ class Daemon:
             self._dispatch,
             paths.socket,
             admins,
-            status=self._tell_status,
+            status=lambda client: self._spawn(self._send_status(client)),
             changed=lambda client: self._rules.changed(client),
             undo=lambda client, peer, rule: self._rules.undo(client, peer, rule),
             follow=lambda client, peer: self._followers.follow(client, peer),
@@ -122,7 +125,7 @@ class Daemon:
         self._loop.set_exception_handler(self._unexpected)
         self._loop.add_signal_handler(signal.SIGHUP, self._hangup)
         self._stop = stop
-        self._reserve = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVE)]
+        self._reserve = reserve()
         need_rights()
         allow_descriptors()
         lock = lock_state(self.paths.state)
@@ -206,7 +209,7 @@ class Daemon:
             )
             self._policies = PolicyKeeper(
                 self.paths.config / "policy.d",
-                self.settings.shipped_policies is ShippedPolicies.DECIDE,
+                lambda: self.pipeline.settings.shipped_policies is ShippedPolicies.DECIDE,
                 self._dispatch,
             )
             self._names = NameKeeper(
@@ -226,8 +229,9 @@ class Daemon:
                 gc.collect()
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()
+                self._service.ready(self._queue)
                 await self._stop.wait()
-                log.info("stopping")
+                self._service.stopping()
             finally:
                 await self._undo()
                 self._names.close()
@@ -354,8 +358,8 @@ class Daemon:
     def _hangup(self) -> None:
         """SIGHUP: rules and files anew. Before `ready` all are about to be read."""
         if self._ready:
-            for keeper in (self._links, self._policies, self._names, self._rules):
-                keeper.reload()
+            keepers = (self._settings, self._links, self._policies, self._names, self._rules)
+            self._service.reload(keepers)
 
     # --- time and status ------------------------------------------------------------------
 
@@ -367,6 +371,7 @@ class Daemon:
 
     def _rearm(self) -> None:
         self._arming = False
+        self._service.changed()
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
@@ -380,9 +385,6 @@ class Daemon:
         self._dispatch(Tick(now()))
         self._arm()
 
-    def _tell_status(self, client: int) -> None:
-        self._spawn(self._send_status(client))
-
     async def _send_status(self, client: int) -> None:
         status = await self._health.status(self._desk.started, len(self._desk.server.prompts))
         self._desk.server.send(client, status)
@@ -390,6 +392,7 @@ class Daemon:
     def _problems(self) -> tuple[str, ...]:
         """What is wrong now, each with its next step."""
         return (
+            *self._settings.problems(),
             *self._links.problems(),
             *self._accounts.problems,
             *self._classes.problems(),

@@ -41,6 +41,7 @@ from arbiter.events import (
     Retire,
     RulesChanged,
     RunVia,
+    SettingsChanged,
     SnoozeWanted,
     Stopping,
     TellSnoozes,
@@ -126,6 +127,8 @@ class Pipeline(Asking):
                 self.advice = advice
                 self._show_anew()
                 return self._retry(now)
+            case SettingsChanged(now, settings):
+                return [*self._use(settings), *self._retry(now)]
             case Stopping(now):
                 return self._stopping(now)
 
