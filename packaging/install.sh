@@ -7,7 +7,8 @@
 #
 # The Python packages are arbiter's own, in PREFIX/lib/arbiter: no other program sees them, and what
 # is installed for others cannot change what a root service imports. Everything that was put
-# elsewhere is listed in PREFIX/lib/arbiter/manifest, and exactly that is taken away again.
+# elsewhere is listed in PREFIX/lib/arbiter/manifest, and the directories that were made for it in
+# manifest.directories: exactly that is taken away again.
 # Settings (/etc/arbiter), rules and records (/var/lib/arbiter) stay until `purge`.
 set -eu
 cd "$(dirname "$0")/.."
@@ -110,6 +111,9 @@ install_() {
 	build
 	remove_files # an older one may have files that this one has not
 	mkdir -p "$DESTDIR/"
+	(cd "$tree" && find . -mindepth 1 -type d -not -path ".$lib/*" | sed 's|^\.||') |
+		while read -r path; do [ -d "$DESTDIR$path" ] || echo "$path"; done >"$stage/directories"
+	mv "$stage/directories" "$tree$lib/manifest.directories"
 	cp -a --no-preserve=ownership "$tree/." "$DESTDIR/"
 	say "installed in $DESTDIR$PREFIX"
 	[ -z "$DESTDIR" ] || return 0
@@ -129,13 +133,11 @@ remove_files() {
 	while read -r path; do
 		rm -f "$DESTDIR$path"
 	done <"$DESTDIR$lib/manifest"
-	# Directories that nothing else is in, deepest first; those of the system stay.
-	while read -r path; do
-		while path=$(dirname "$path") && [ "$path" != "$PREFIX" ] && [ "$path" != / ]; do
-			rmdir "$DESTDIR$path" 2>/dev/null || break
-		done
-	done <"$DESTDIR$lib/manifest"
+	made=$(sort -r "$DESTDIR$lib/manifest.directories")
 	rm -rf "${DESTDIR:-}$lib"
+	for path in $made; do # ours have no spaces; what others use by now stays
+		rmdir "$DESTDIR$path" 2>/dev/null || true
+	done
 }
 
 uninstall() {

@@ -26,7 +26,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 PREFIX=/usr DESTDIR=$work/root PYTHON=/usr/bin/python3 sh packaging/install.sh install
 # dpkg keeps the list of files itself.
-rm "$work/root/usr/lib/arbiter/manifest"
+rm "$work/root/usr/lib/arbiter/manifest"*
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)-${REVISION:-1}
 arch=$(dpkg --print-architecture)
