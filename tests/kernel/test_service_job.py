@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import Arbiter, eventually
+from running import ARBITER, Arbiter, eventually
 
 from arbiter.kernel import rights
 from arbiter.lab import Lab
@@ -113,6 +115,58 @@ def test_a_directory_of_somebody_elses_can_be_used(lab: Lab, tmp_path: Path) -> 
         assert arbiter.process is not None
         (held,) = {thread["CapEff"] for thread in threads(arbiter.process.pid)}
         assert int(held, 16) == KEPT | 1 << rights.CAPABILITIES["CAP_DAC_OVERRIDE"]
+
+
+def test_a_prompt_beside_the_daemon_keeps_what_the_person_may(lab: Lab, tmp_path: Path) -> None:
+    master, terminal = os.openpty()
+    argv = [*ARBITER, "run", "--prompt", "terminal", "--state", str(tmp_path / "state")]
+    argv += ["--socket", str(tmp_path / "socket")]
+    shown = b""
+
+    def shows(text: bytes) -> bool:
+        nonlocal shown
+        if select.select([master], [], [], 0)[0]:
+            shown += os.read(master, 65536)
+        return text in shown
+
+    env = lab.environment() | {"TERM": "xterm"}
+    daemon = lab.popen(argv, stdin=terminal, stdout=terminal, stderr=terminal, env=env)
+    try:
+        os.close(terminal)
+        eventually(lambda: shows(b"ready\r\n"), 20)
+        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
+        (prompt,) = (int(pid) for pid in children.read_text().split())
+        cmdline = Path(f"/proc/{prompt}/cmdline")
+        eventually(lambda: b"gate" not in cmdline.read_bytes())
+        eventually(lambda: shows(b"waiting"), 20)
+        (held,) = {thread["CapEff"] for thread in threads(daemon.pid)}
+        assert int(held, 16) == KEPT
+        theirs, mine = threads(prompt)[0], threads(os.getpid())[0]
+        assert {theirs[key] == mine[key] for key in ("CapEff", "CapBnd", "NoNewPrivs")} == {True}
+        os.write(master, b"q")
+        assert daemon.wait(20) == 0, shown.decode()
+    finally:
+        if daemon.poll() is None:
+            daemon.kill()
+        os.close(master)
+
+
+def test_a_prompt_ends_with_a_daemon_that_cannot_start(lab: Lab, tmp_path: Path) -> None:
+    with Arbiter(lab, tmp_path):
+        master, terminal = os.openpty()
+        argv = [*ARBITER, "run", "--prompt", "terminal", "--state", str(tmp_path / "other")]
+        argv += ["--socket", str(tmp_path / "b")]
+        second = lab.popen(
+            argv, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(terminal)
+        _, said = second.communicate(timeout=20)
+        os.close(master)
+        assert second.returncode == 1
+        assert "another arbiter decides the connections of this network namespace" in said
+        left = lab.run(["pgrep", "-f", f"socket {tmp_path}/b"]).stdout
+        assert left == "", "the prompt waits on for a daemon that never comes"
 
 
 def test_sighup_puts_settings_in_force_and_says_what_it_cannot(
