@@ -6,7 +6,7 @@
 #
 # DEB=FILE  tests this package, instead of building one
 # KEEP=1    keeps the root after a failure, in build/deb-test, and says how to look into it.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then exec sh packaging/as-root.sh bash "$0" "$@"; fi
 
@@ -69,6 +69,7 @@ ended() {
 	down
 	exit "$code"
 }
+trap 'echo "test-deb: line $LINENO: $BASH_COMMAND" >&2' ERR
 trap ended EXIT
 rm -rf "$work"
 mkdir -p "$work/up" "$work/tmp" "$work/root"
@@ -133,6 +134,9 @@ eventually() { # eventually SECONDS COMMAND...
 }
 connects() { inside timeout 8 bash -c 'exec 3<>/dev/tcp/198.51.100.10/80'; }
 refused() { if connects 2>/dev/null; then return 1; fi; }
+member() { # member GROUP: what a user who is in it reads
+	inside setpriv --reuid=65534 --regid="$1" --clear-groups arbiter rules list
+}
 main_pid() { inside systemctl show -p MainPID --value arbiter.service; }
 other_pid() {
 	[ "$(main_pid)" != "$1" ] && [ "$(main_pid)" != 0 ] && is active systemctl is-active arbiter.service
@@ -160,18 +164,24 @@ inside dpkg -i /opt/first.deb >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log" >
 is inactive systemctl is-active arbiter.service
 is disabled systemctl is-enabled arbiter.service
 inside getent group arbiter >/dev/null
-is '750 root:arbiter' stat -c '%a %U:%G' /var/lib/arbiter
+is '2750 root:arbiter' stat -c '%a %U:%G' /var/lib/arbiter
 is '755 root:root' stat -c '%a %U:%G' /etc/arbiter/policy.d
 connects
 
 step 'starts, and is started when its rules are in force'
 inside sh -c 'printf "mode = \"enforce\"\n" >/etc/arbiter/arbiter.toml'
+inside arbiter rules add 'deny app=/usr/bin/nothing' >/dev/null # before there is a daemon
 inside systemctl enable --now arbiter.service 2>/dev/null
 active
 [ -n "$(traces)" ]
 inside systemctl show -p StatusText --value arbiter.service | grep -q 'mode enforce; 0 asks open, 0 held'
 refused
-is '640 root:arbiter' stat -c '%a %U:%G' /var/lib/arbiter/arbiter.db
+is '2750 root:arbiter' stat -c '%a %U:%G' /var/lib/arbiter
+for file in arbiter.db arbiter.db-wal arbiter.db-shm; do
+	is '640 root:arbiter' stat -c '%a %U:%G' "/var/lib/arbiter/$file"
+done
+member arbiter | grep -q 'deny app=/usr/bin/nothing'
+if member nogroup >/dev/null 2>&1; then false; fi
 
 step 'knows programs from inside its own view of the file system, replaced ones too'
 inside arbiter rules add 'allow app=/usr/bin/bash port=80' >/dev/null
@@ -240,6 +250,12 @@ connects
 eventually 30 other_pid "$was"
 inside sh -c 'printf "mode = \"enforce\"\n" >/etc/arbiter/arbiter.toml; rm -r /run/systemd/system/arbiter.service.d
 	systemctl daemon-reload; systemctl restart arbiter.service'
+
+step 'lets members of the group read with the daemon down, too'
+inside systemctl stop arbiter.service
+clean
+member arbiter | grep -q 'deny app=/usr/bin/nothing'
+inside systemctl start arbiter.service
 
 step 'upgrades with its rules kept, and decides on'
 was=$(main_pid)
