@@ -149,9 +149,10 @@ traces() {
 		ip rule show | grep -vE "^(0|32766|32767):"; ip -6 rule show | grep -vE "^(0|32766|32767):"
 		ip route show table all | grep -E "table 70[0-9][0-9]"; true'
 }
-files() { # all that a package may leave, and no logs, caches, or what dpkg and the boot keep themselves
+# All that a package may leave; no logs and caches, and nothing that dpkg, the boot and timers keep themselves.
+files() {
 	inside find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /opt -o -path /var/log \
-		-o -path /var/lib/dpkg -o -path /var/cache -o -path /root \) -prune -o -print | grep -v __pycache__ |
+		-o -path /var/lib/dpkg -o -path /var/cache -o -path /var/backups -o -path /var/lib/apt -o -path /root \) -prune -o -print | grep -v __pycache__ |
 		grep -vE '^/(etc/(passwd|group|shadow|gshadow)-|var/tmp/systemd-private.*|var/lib/systemd/.*|etc/\.pwd\.lock)$' | sort
 }
 booted() { inside systemctl is-system-running 2>/dev/null | grep -qE 'running|degraded'; }
