@@ -81,8 +81,7 @@ class Daemon:
         self, settings: Settings, read: Callable[[], Settings], paths: Paths, admins: frozenset[int]
     ) -> None:
         self._settings = SettingsKeeper(settings, read, self._dispatch)
-        self.settings = settings  # those of the start
-        self.paths = paths
+        self.settings, self.paths = settings, paths  # the settings of the start
         self.pipeline = Pipeline(settings)
         self._service = Service(self.pipeline)
         self.pipeline.rules.index.zone = local_zone()
@@ -109,8 +108,7 @@ class Daemon:
         )
         self._tasks: set[asyncio.Future[None]] = set()
         self._wake: asyncio.TimerHandle | None = None
-        self._arming = False
-        self._wants_classes = self._ready = False
+        self._arming = self._wants_classes = self._ready = False
         self._broken = ""
 
     # --- life -------------------------------------------------------------------------------
