@@ -7,7 +7,7 @@ PYTHON ?= python3
 # Tests wait more than they work: more of them than CPUs at a time. 0: one after the other.
 JOBS ?= 3
 
-.PHONY: help setup run lab test fuzz bench check format clean distclean
+.PHONY: help setup run lab test fuzz bench check format clean distclean install uninstall purge deb test-deb
 
 help:
 	@echo 'make run     decide the connections of this machine, asking in this terminal; Ctrl-C ends it'
@@ -16,6 +16,8 @@ help:
 	@echo 'make fuzz    hostile input for every decoder, guided by coverage: ARGS="--seconds 30 --target dns"'
 	@echo 'make check   format, lint, types and tests: what CI runs'
 	@echo 'make bench   what connect() costs with a remembered rule, beside OpenSnitch and the bare kernel'
+	@echo 'make install   as a service of this machine (PREFIX=/usr/local, DESTDIR=); uninstall; purge'
+	@echo 'make deb     a Debian package in dist; make test-deb tries it under a real init (minutes)'
 	@echo 'make setup   only install what is missing; the others do it by themselves'
 	@echo 'make format  write the code in the one format'
 	@echo 'make clean   remove what was built and cached; distclean: also .venv and .state'
@@ -55,6 +57,23 @@ check: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+INSTALL := PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(INSTALL_PYTHON)' sh packaging/install.sh
+
+install:
+	@$(INSTALL) install
+
+uninstall:
+	@$(INSTALL) uninstall
+
+purge:
+	@$(INSTALL) purge
+
+deb:
+	@sh packaging/deb/build.sh
+
+test-deb:
+	@bash packaging/test-deb.sh
 
 clean:
 	rm -rf build dist *.egg-info .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,7 +6,15 @@ from arbiter import answers, protocol
 from arbiter.answers import Chosen
 from arbiter.asks import Example, Key, OpenAsk, State, key_of
 from arbiter.core import Core, holders_of
-from arbiter.events import Answered, Effect, Reason, Refuse, Remember
+from arbiter.events import (
+    Answered,
+    Effect,
+    Reason,
+    Refuse,
+    Remember,
+    SnoozeWanted,
+    TellSnoozes,
+)
 from arbiter.given import GivenOnce
 from arbiter.held import Held
 from arbiter.judge import Judgement
@@ -38,6 +46,14 @@ class Asking(Core):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._given = GivenOnce()
+
+    def _snooze(self, event: SnoozeWanted) -> list[Effect]:
+        """Nothing that waits is answered by it: it is about what is new."""
+        why = self.snoozes.begin(event.now, event.peer, event.message)
+        if why:
+            reason = RefusedReason.INVALID if event.peer.admin else RefusedReason.RIGHT
+            return [Refuse(event.client, protocol.Refused(reason, why))]
+        return [TellSnoozes(None if event.message.everyone else event.peer.uid)]
 
     def _undecided(
         self, now: Now, held: Held, owner: Owner | NoOwner, obstacle: str = ""

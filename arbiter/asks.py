@@ -136,13 +136,17 @@ class AskBook:
     """Every open ask by id and by key, its bounds, and what the prompts are told of each."""
 
     def __init__(self, per_app: int, per_user: int, total: int) -> None:
-        self._per_app, self._per_user, self._total = per_app, per_user, total
+        self.bound(per_app, per_user, total)
         self._by_id: dict[int, OpenAsk] = {}
         self._by_key: dict[Key, OpenAsk] = {}
         self._apps: Counter[tuple[tuple[str, ...], int | None]] = Counter()
         self._users: Counter[int | None] = Counter()
         self._closed: OrderedDict[int, Closed] = OrderedDict()
         self._next = 1
+
+    def bound(self, per_app: int, per_user: int, total: int) -> None:
+        """So many may be open from now on; what is open stays."""
+        self._per_app, self._per_user, self._total = per_app, per_user, total
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from arbiter.asks import AskBook
-from arbiter.events import Effect, UseClasses, WatchProcess
+from arbiter.events import Effect, Notify, UseClasses, WatchProcess
 from arbiter.held import Held, HeldPackets
 from arbiter.judge import Context, Judgement
 from arbiter.model import ALLOW, DENY, Decision, Link, NoOwner, Now, Owner, Packet, Peer
@@ -28,9 +28,8 @@ class Core:
     """Everything that is known. Only `Pipeline.handle` changes it."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
         self.rules = RuleBook()
-        self.asks = AskBook(settings.asks_per_app, settings.asks_per_user, settings.asks_total)
+        self.asks = AskBook(*_bounds(settings))
         self.held = HeldPackets()
         self.peers: tuple[Peer, ...] = ()
         self.counters: Counter[str] = Counter()
@@ -42,12 +41,20 @@ class Core:
         self._verdicts = Verdicts(self.held, self.ways, self.counters)
         self._alive: set[ProcessId] = set()
         """Processes that are watched and have not exited."""
-        observing = settings.mode is Mode.OBSERVE
-        passes = observing or settings.fallback is Fallback.ALLOW
-        self._fallback = ALLOW if passes else DENY
+        self._use(settings)
         self._stopped: Decision | None = None
         self._classes = False
         """Whether a rule with a traffic class has been in force."""
+
+    def _use(self, settings: Settings) -> list[Effect]:
+        """For what is decided from now on. What is held keeps its deadline."""
+        self.settings = settings
+        self.asks.bound(*_bounds(settings))
+        observing = settings.mode is Mode.OBSERVE
+        passes = observing or settings.fallback is Fallback.ALLOW
+        self._fallback = ALLOW if passes else DENY
+        words = f"mode {settings.mode.value}, without an answer {settings.fallback.value}"
+        return [Notify(None, f"the administrator has changed settings: {words}")]
 
     @property
     def links(self) -> dict[str, Link]:
@@ -107,3 +114,7 @@ def holders_of(owner: Owner | NoOwner | None) -> list[ProcessId]:
     if not isinstance(owner, Owner):
         return []
     return [(process.pid, process.start) for process in owner.processes]
+
+
+def _bounds(settings: Settings) -> tuple[int, int, int]:
+    return settings.asks_per_app, settings.asks_per_user, settings.asks_total

@@ -55,7 +55,9 @@ from arbiter.policykeeper import PolicyKeeper
 from arbiter.proofkeeper import ProofKeeper
 from arbiter.routeplan import RoutePlan
 from arbiter.rulekeeper import RuleKeeper
+from arbiter.service import Service
 from arbiter.settings import Settings, ShippedPolicies, WhenAbsent
+from arbiter.settingskeeper import SettingsKeeper
 from arbiter.startup import (
     DaemonError,
     Paths,
@@ -63,11 +65,10 @@ from arbiter.startup import (
     lock_state,
     need_rights,
     only_here,
+    reserve,
 )
 from arbiter.waker import Waker
 
-RESERVE = 16
-"""Descriptors kept for the end: taking the ruleset away must not fail for lack of them."""
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger("arbiter")
 
@@ -76,11 +77,12 @@ class Daemon:
     """The running arbiter. `run` returns when it is told to stop, with everything undone."""
 
     def __init__(
-        self, settings: Settings, paths: Paths, *, admins: frozenset[int] = frozenset()
+        self, settings: Settings, read: Callable[[], Settings], paths: Paths, admins: frozenset[int]
     ) -> None:
-        self.settings = settings
-        self.paths = paths
+        self._settings = SettingsKeeper(settings, read, self._dispatch)
+        self.settings, self.paths = settings, paths  # the settings of the start
         self.pipeline = Pipeline(settings)
+        self._service = Service(self.pipeline)
         self.pipeline.rules.index.zone = local_zone()
         self._processes = ProcessTable()
         self._desk = FrontDesk(
@@ -88,7 +90,7 @@ class Daemon:
             self._dispatch,
             paths.socket,
             admins,
-            status=self._tell_status,
+            status=lambda client: self._spawn(self._send_status(client)),
             changed=lambda client: self._rules.changed(client),
             undo=lambda client, peer, rule: self._rules.undo(client, peer, rule),
             follow=lambda client, peer: self._followers.follow(client, peer),
@@ -104,7 +106,9 @@ class Daemon:
             lambda watched: self._accounts.pace(watched),
         )
         self._tasks: set[asyncio.Future[None]] = set()
-        self._waker = Waker(self.pipeline.next_wake, self._dispatch)
+        self._waker = Waker(
+            self.pipeline.next_wake, self._dispatch, lambda: self._service.changed()
+        )
         self._wants_classes = self._ready = False
         self._broken = ""
 
@@ -120,7 +124,7 @@ class Daemon:
         self._loop.set_exception_handler(self._unexpected)
         self._loop.add_signal_handler(signal.SIGHUP, self._hangup)
         self._stop = stop
-        self._reserve = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVE)]
+        self._reserve = reserve()
         need_rights()
         allow_descriptors()
         lock = lock_state(self.paths.state)
@@ -205,7 +209,7 @@ class Daemon:
             )
             self._policies = PolicyKeeper(
                 self.paths.config / "policy.d",
-                self.settings.shipped_policies is ShippedPolicies.DECIDE,
+                lambda: self.pipeline.settings.shipped_policies is ShippedPolicies.DECIDE,
                 self._dispatch,
             )
             self._names = NameKeeper(
@@ -225,8 +229,9 @@ class Daemon:
                 gc.collect()
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()
+                self._service.ready(self._queue)
                 await self._stop.wait()
-                log.info("stopping")
+                self._service.stopping()
             finally:
                 await self._undo()
                 self._names.close()
@@ -358,13 +363,10 @@ class Daemon:
     def _hangup(self) -> None:
         """SIGHUP: rules and files anew. Before `ready` all are about to be read."""
         if self._ready:
-            for keeper in (self._links, self._policies, self._names, self._rules):
-                keeper.reload()
+            keepers = (self._settings, self._links, self._policies, self._names, self._rules)
+            self._service.reload(keepers)
 
     # --- status ------------------------------------------------------------------
-
-    def _tell_status(self, client: int) -> None:
-        self._spawn(self._send_status(client))
 
     async def _send_status(self, client: int) -> None:
         status = await self._health.status(self._desk.started, len(self._desk.server.prompts))
@@ -373,6 +375,7 @@ class Daemon:
     def _problems(self) -> tuple[str, ...]:
         """What is wrong now, each with its next step."""
         return (
+            *self._settings.problems(),
             *self._links.problems(),
             *self._accounts.problems,
             *self._classes.problems(),

@@ -25,6 +25,7 @@ from arbiter.model import (
 from arbiter.policyfiles import AdviceBook
 from arbiter.profiles import Book, Standing
 from arbiter.rules import Entry, Rule
+from arbiter.settings import Settings
 
 
 class Reason(enum.StrEnum):
@@ -154,6 +155,13 @@ class HostsRead(Struct, frozen=True, gc=False):
     hosts: Mapping[bytes, tuple[str, ...]]
 
 
+class SettingsChanged(Struct, frozen=True, gc=False):
+    """The administrator has changed settings: these are in force from now on."""
+
+    now: Now
+    settings: Settings
+
+
 class AdviceChanged(Struct, frozen=True, gc=False):
     """What packages say of their programs' connections, now."""
 
@@ -213,6 +221,7 @@ Event = (
     | ProfilesRead
     | NamesLearned
     | HostsRead
+    | SettingsChanged
     | AdviceChanged
     | RunVia
     | SnoozeWanted

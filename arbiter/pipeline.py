@@ -41,6 +41,7 @@ from arbiter.events import (
     Retire,
     RulesChanged,
     RunVia,
+    SettingsChanged,
     SnoozeWanted,
     Stopping,
     TellSnoozes,
@@ -129,6 +130,8 @@ class Pipeline(Asking):
                 return self._retry(now)
             case Trouble(_, text):
                 return [Notify(None, protocol.clean(text, 400))]
+            case SettingsChanged(now, settings):
+                return [*self._use(settings), *self._retry(now)]
             case Stopping(now):
                 return self._stopping(now)
 
@@ -325,14 +328,6 @@ class Pipeline(Asking):
         found, mono = event.answers, event.now.mono
         self.names.learn(found.name, found.addresses, found.ttl, mono, found.targets)
         return []
-
-    def _snooze(self, event: SnoozeWanted) -> list[Effect]:
-        """Nothing that waits is answered by it: it is about what is new."""
-        why = self.snoozes.begin(event.now, event.peer, event.message)
-        if why:
-            reason = RefusedReason.INVALID if event.peer.admin else RefusedReason.RIGHT
-            return [Refuse(event.client, protocol.Refused(reason, why))]
-        return [TellSnoozes(None if event.message.everyone else event.peer.uid)]
 
     def _run_via(self, event: RunVia) -> list[Effect]:
         link = self.links.get(event.via)

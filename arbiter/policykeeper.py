@@ -19,7 +19,9 @@ log = logging.getLogger("arbiter")
 class PolicyKeeper:
     """Administrators' rules (layer 1), and what packages say of their programs (layer 3)."""
 
-    def __init__(self, folder: Path, decide: bool, dispatch: Callable[[Event], None]) -> None:
+    def __init__(
+        self, folder: Path, decide: Callable[[], bool], dispatch: Callable[[Event], None]
+    ) -> None:
         self._folder, self._decide, self._dispatch = folder, decide, dispatch
         self._packages = packages.find()
         watched = {folder.absolute(): "*.toml", policystate.SHIPPED: "*.toml"}
@@ -80,7 +82,7 @@ class PolicyKeeper:
             policystate.SHIPPED,
             self._packages,
         )
-        made, unsaid = entries(self._files, decide=self._decide)
+        made, unsaid = entries(self._files, decide=self._decide())
         problems = [str(error) for error in errors]
         problems += [
             f"{advice.origin}:{advice.line}: no rule can say what it suggests: it only suggests it"

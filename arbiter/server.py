@@ -94,12 +94,13 @@ class Server:
     async def start(self) -> None:
         """Open the socket, in place of one that a dead daemon left."""
         try:
-            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            _clear_stale(self.path)
-            # The mode is set by umask, so that there is no moment with another one. One
+            # The modes are set by umask, so that there is no moment with another one. One
             # process, one thread that makes files now: the umask is nobody else's business.
-            mask = os.umask(0o111)
+            mask = os.umask(0o022)
             try:
+                self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                _clear_stale(self.path)
+                os.umask(0o111)
                 self._server = await asyncio.start_unix_server(
                     self._connected, str(self.path), limit=protocol.MAX_MESSAGE
                 )

@@ -138,6 +138,28 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+AT_START = frozenset(
+    {
+        "when_absent",
+        "queue_num",
+        "dns_queue_num",
+        "queue_length",
+        "backend",
+        "mark_base",
+        "route_table",
+        "route_pref",
+        "packets_per_flow",
+        "packets_held",
+        "class_interactive",
+        "class_bulk",
+        "class_background",
+        "class_labels",
+        "audit",
+    }
+)
+"""The settings that count from the next start: what is in the kernel, and its bounds, is made of
+them. SIGHUP puts the others in force."""
+
 CLASSES = frozenset(f"class_{kind.value}" for kind in TrafficClass)
 """The settings that say what packets of a class get."""
 

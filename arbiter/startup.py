@@ -9,6 +9,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from arbiter.kernel import rights
+
+RESERVE = 16
+"""Descriptors that `reserve` opens."""
+
 
 class Paths(Struct, frozen=True):
     """Where the daemon keeps its things."""
@@ -34,16 +39,36 @@ def allow_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-CAP_NET_ADMIN = 12
-"""linux/capability.h; rules, queue and routes need it."""
+def reserve() -> list[int]:
+    """Descriptors kept for the end: taking the ruleset away must not fail for lack of them."""
+    return [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(RESERVE)]
 
 
 def need_rights() -> None:
     """Say at once what every later step would say in its own words."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "CapEff" and not int(value, 16) >> CAP_NET_ADMIN & 1:
-            raise DaemonError("arbiter run needs root (CAP_NET_ADMIN): try sudo arbiter run")
+    if not rights.has("CAP_NET_ADMIN"):
+        raise DaemonError("arbiter run needs root (CAP_NET_ADMIN): try sudo arbiter run")
+
+
+def extra_rights(paths: Paths) -> tuple[str, ...]:
+    """What else the daemon must keep for these paths: root may not write into a directory of
+    somebody else's without it. None for those of a service, which are root's."""
+    for path in (paths.state, paths.database, paths.socket):
+        there = path.absolute()
+        while not there.exists():
+            there = there.parent
+        if there.stat().st_uid != os.geteuid():
+            return ("CAP_DAC_OVERRIDE",)
+    return ()
+
+
+def make_open(directory: Path) -> None:
+    """Make a directory that everybody may enter and only we write, whatever the umask."""
+    try:
+        directory.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        return
+    directory.chmod(0o755)
 
 
 RUN = Path("/run/arbiter")
@@ -67,7 +92,7 @@ def only_here() -> Alone:
     namespace = Path("/proc/self/ns/net").stat().st_ino
     path = RUN / f"netns-{namespace}.lock"
     try:
-        RUN.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_open(RUN)
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

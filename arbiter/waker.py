@@ -14,12 +14,16 @@ CLOCK_CHECK = 60.0
 
 
 class Waker:
-    """With nothing to wait for there is no timer."""
+    """With nothing to wait for there is no timer. `turned` is called whenever it is set anew: the
+    pipeline has done something."""
 
     def __init__(
-        self, next_wake: Callable[[Now], float | None], dispatch: Callable[[Event], None]
+        self,
+        next_wake: Callable[[Now], float | None],
+        dispatch: Callable[[Event], None],
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
-        self._next_wake, self._dispatch = next_wake, dispatch
+        self._next_wake, self._dispatch, self._turned = next_wake, dispatch, turned
         self._timer: asyncio.TimerHandle | None = None
         self._arming = False
 
@@ -31,6 +35,7 @@ class Waker:
 
     def _rearm(self) -> None:
         self._arming = False
+        self._turned()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

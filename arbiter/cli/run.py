@@ -10,7 +10,7 @@ import pwd
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from arbiter.cli.common import (
 )
 from arbiter.cli.settingsfile import read_settings
 from arbiter.settings import Backend, Mode, Settings, SettingsError
-from arbiter.startup import Paths
+from arbiter.startup import Paths, extra_rights
 
 
 @click.command()
@@ -75,7 +75,7 @@ def run(
     """Start the daemon: decide every new connection of this machine.
 
     Prints "ready" once its rules are in force; ends on SIGINT and SIGTERM with everything undone.
-    SIGHUP reads the rules of the database anew. Needs root.
+    SIGHUP reads settings, rules and the files of links and policies anew. Needs root.
     """
     given = {
         "queue_num": queue_num,
@@ -85,21 +85,27 @@ def run(
     }
     if config != CONFIG and not config.is_dir():
         fail(f"--config {config} is no directory; it is where arbiter.toml would be", 2)
-    settings = _settings(config, {key: value for key, value in given.items() if value is not None})
+    chosen = {key: value for key, value in given.items() if value is not None}
+    settings = _settings(config, chosen)
     if prompt is not None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         fail("--prompt needs a terminal; without one, run it alone and use `arbiter pending`", 2)
     with _logging(state if prompt is not None else None, verbose):
-        sys.exit(_run(settings, Paths(state, socket_path, config), prompt))
+        paths = Paths(state, socket_path, config)
+        sys.exit(_run(settings, lambda: _read(config, chosen), paths, prompt))
+
+
+def _read(config: Path, given: dict[str, Any]) -> Settings:
+    """What the file says and the options say, who come first. Raises as `read_settings`."""
+    return msgspec.convert(msgspec.to_builtins(read_settings(config)) | given, Settings)
 
 
 def _settings(config: Path, given: dict[str, Any]) -> Settings:
     try:
-        settings = read_settings(config)
+        made = _read(config, given)
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{config / 'arbiter.toml'} cannot be read: {error}")
     except SettingsError as error:
         fail(str(error), 2)
-    made = msgspec.convert(msgspec.to_builtins(settings) | given, Settings)
     if made.queue_num == made.dns_queue_num:
         fail(f"--queue-num {made.queue_num} is the queue of DNS answers; see dns_queue_num", 2)
     return made
@@ -127,9 +133,10 @@ def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
         handler.close()
 
 
-def _run(settings: Settings, paths: Paths, prompt: str | None) -> int:
+def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt: str | None) -> int:
     # Only now: these need the compiled parts, and a wrong option must not wait for them.
     from arbiter.daemon import Daemon
+    from arbiter.kernel import rights
     from arbiter.kernel.firewall import FirewallError
     from arbiter.kernel.queue import QueueError
     from arbiter.kernel.routes import RouteError
@@ -145,11 +152,9 @@ def _run(settings: Settings, paths: Paths, prompt: str | None) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        child: subprocess.Popen[bytes] | None = None
         code = 0
 
         def ready() -> None:
-            nonlocal child
             click.echo("ready")
             if prompt is not None and paths.socket != SOCKET:
                 where = f"ARBITER_SOCKET={paths.socket.absolute()} "
@@ -158,30 +163,32 @@ def _run(settings: Settings, paths: Paths, prompt: str | None) -> int:
                     where += f" ARBITER_CONFIG={paths.config.absolute()}"
                 click.echo(f"for commands in another terminal: export {where}")
             sys.stdout.flush()
-            if prompt is not None:
-                child = _start_prompt(prompt, paths, asker)
+            if held is not None:
+                child = held.go()
                 loop.add_reader(pidfd := os.pidfd_open(child.pid), ended, pidfd)
 
         def ended(pidfd: int) -> None:
             nonlocal code
-            assert child is not None
+            assert held is not None
             loop.remove_reader(pidfd)
             os.close(pidfd)
-            code = child.wait()
+            code = held.process.wait()
             if code < 0:
                 name = signal.Signals(-code).name
                 click.echo(f"\nthe prompt was ended by {name}, and the daemon ends with it")
             stop.set()
 
         try:
-            await Daemon(settings, paths, admins=admins).run(ready, stop)
+            await Daemon(settings, read, paths, admins).run(ready, stop)
         finally:
-            if child is not None and child.poll() is None:
-                child.terminate()
-                child.wait()
+            if held is not None:
+                held.end()
         return code if code in (1, 2, 3) else 0
 
+    # Before the daemon's rights are given up, which a prompt and what it starts do not need to.
+    held = _HeldPrompt(prompt, paths, asker) if prompt is not None else None
     try:
+        rights.confine(extra_rights(paths))
         code = asyncio.run(live())
         click.echo("stopped: nothing of arbiter is left in the kernel; what you decided is kept")
         return code
@@ -189,17 +196,47 @@ def _run(settings: Settings, paths: Paths, prompt: str | None) -> int:
         fail(str(error))
 
 
-def _start_prompt(name: str, paths: Paths, uid: int | None) -> subprocess.Popen[bytes]:
-    """The prompt, as the person who called sudo: it needs no right of root's."""
-    argv = [sys.executable, "-P", "-m", "arbiter", "prompt", name, "--socket", str(paths.socket)]
-    env = os.environ | {"ARBITER_PROMPT_OF": str(os.getpid())}
-    # For the commands that a prompt runs: the same rules and links as the daemon's.
-    env |= {"ARBITER_DB": str(paths.database), "ARBITER_CONFIG": str(paths.config)}
-    if uid is None:
-        return subprocess.Popen(argv, env=env)
-    entry = pwd.getpwuid(uid)
-    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
-    env |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
-    return subprocess.Popen(
-        argv, user=uid, group=entry.pw_gid, extra_groups=groups, env=env, umask=0o022
-    )
+_WAIT = """
+import os, sys
+gate = int(sys.argv[1])
+go = os.read(gate, 1)
+os.close(gate)
+if go:
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes the prompt once it is told to; ends if whoever should tell it has ended."""
+
+
+class _HeldPrompt:
+    """The prompt's process, which waits until the daemon is there. As the person who called sudo:
+    it needs no right of root's."""
+
+    def __init__(self, name: str, paths: Paths, uid: int | None) -> None:
+        gate, self._gate = os.pipe()
+        prompt = [sys.executable, "-P", "-m", "arbiter", "prompt", name]
+        prompt += ["--socket", str(paths.socket)]
+        argv = [sys.executable, "-I", "-c", _WAIT, str(gate), *prompt]
+        env = os.environ | {"ARBITER_PROMPT_OF": str(os.getpid())}
+        # For the commands that a prompt runs: the same rules and links as the daemon's.
+        env |= {"ARBITER_DB": str(paths.database), "ARBITER_CONFIG": str(paths.config)}
+        person: dict[str, Any] = {}
+        if uid is not None:
+            entry = pwd.getpwuid(uid)
+            groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+            person = {"user": uid, "group": entry.pw_gid, "extra_groups": groups, "umask": 0o022}
+            env |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+        self.process = subprocess.Popen(argv, env=env, pass_fds=[gate], **person)
+        os.close(gate)
+
+    def go(self) -> subprocess.Popen[bytes]:
+        """The daemon is there. A prompt that was killed meanwhile is seen by its end."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._gate, b"g")
+        return self.process
+
+    def end(self) -> None:
+        """Its end, if it has not come yet."""
+        os.close(self._gate)
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()

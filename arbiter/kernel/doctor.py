@@ -16,14 +16,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from arbiter.kernel import rights
 from arbiter.kernel.conntrack import open_netfilter
 from arbiter.kernel.firewall import installed, overlap, probe, why_no_classes
 from arbiter.kernel.firewall.plan import Plan
 from arbiter.kernel.netlink import ack_request, pack_attribute
 from arbiter.routeplan import RoutePlan
 
-_CAP_NET_ADMIN = 12
-_CAP_SYS_PTRACE = 19
 _NETLINK_SOCK_DIAG = 4
 _QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 _QUEUE_CONFIG = 3 << 8 | 2  # NFNL_SUBSYS_QUEUE, NFQNL_MSG_CONFIG (linux/netfilter/nfnetlink*.h)
@@ -67,12 +66,7 @@ def examine(plan: Plan) -> list[Check]:
 
 
 def _rights(_: Plan) -> Check:
-    held = _capabilities()
-    lacking = [
-        name
-        for name, bit in (("CAP_NET_ADMIN", _CAP_NET_ADMIN), ("CAP_SYS_PTRACE", _CAP_SYS_PTRACE))
-        if not held >> bit & 1
-    ]
+    lacking = [name for name in ("CAP_NET_ADMIN", "CAP_SYS_PTRACE") if not rights.has(name)]
     if "CAP_NET_ADMIN" in lacking:
         text = "without CAP_NET_ADMIN neither rules nor queue can be opened"
         return Check("rights", Level.FAIL, text, "run as root")
@@ -80,14 +74,6 @@ def _rights(_: Plan) -> Check:
         text = "without CAP_SYS_PTRACE other users' processes cannot be identified"
         return Check("rights", Level.WARN, text, "run as root")
     return Check("rights", Level.OK, f"uid {os.geteuid()} with CAP_NET_ADMIN and CAP_SYS_PTRACE")
-
-
-def _capabilities() -> int:
-    """The effective set (proc(5), CapEff)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").split("\n"):
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
 
 
 def _library(_: Plan) -> Check:

@@ -120,7 +120,7 @@ class ProcessTable:
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, _Entry] = OrderedDict()
         self._warm: OrderedDict[int, _Entry] = OrderedDict()
-        self._mounts = procread.link(f"{proc}/self/ns/mnt")
+        self._homes = procread.views(proc)
         self._random = procread.randomised(proc)
 
     def get(self, pid: int) -> Process | None:
@@ -237,7 +237,7 @@ class ProcessTable:
         try:
             stat = os.open("stat", READ, dir_fd=directory)
             status = procread.parse_stat(os.pread(stat, 2048, 0))
-            reading = procread.read(directory, status, self._proc, self._mounts)
+            reading = procread.read(directory, status, self._proc, self._homes)
             facts = reading.facts
             start = status.start
             if "/task/" in where:  # a thread's own; the process has its first thread's

@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import stat as statmode
+from collections.abc import Mapping
 
 from msgspec import Struct, structs
 
@@ -56,8 +57,22 @@ class Reading(Struct, frozen=True):
     """cmdline, as read."""
 
 
-def read(directory: int, status: Stat, proc: str, our_mounts: str) -> Reading:
-    """All that identifies a process. `our_mounts` is the link text of our ns/mnt."""
+def views(proc: str) -> dict[str, str]:
+    """Whose files a path may mean: the link text of ns/mnt → the prefix by which we see them.
+
+    Ours, and those of init: a service that systemd confines (ProtectSystem= and others) has a
+    mount namespace of its own, and the programs of this machine are in that of process 1. Only
+    root mounts there, as here.
+    """
+    found = {link(f"{proc}/self/ns/mnt"): ""}
+    with contextlib.suppress(FileNotFoundError):  # hidepid hides it
+        if init := link(f"{proc}/1/ns/mnt"):
+            found.setdefault(init, f"{proc}/1/root")
+    return found
+
+
+def read(directory: int, status: Stat, proc: str, homes: Mapping[str, str]) -> Reading:
+    """All that identifies a process. `homes` is what `views` gives."""
     cgroup = _cgroup(slurp("cgroup", 65536, directory))
     try:
         target = os.readlink("exe", dir_fd=directory)
@@ -72,8 +87,9 @@ def read(directory: int, status: Stat, proc: str, our_mounts: str) -> Reading:
         return Reading(facts, raw=raw)
     raw = slurp("cmdline", ARGV_READ, directory)
     argv = _split(raw)
-    exe, here, deleted, exe_id, linked = _executable(target, directory)
-    own = link("ns/mnt", directory) == our_mounts
+    view = homes.get(link("ns/mnt", directory))
+    own, view = view is not None, view or ""
+    exe, here, deleted, exe_id, linked = _executable(target, directory, view)
     facts = identity.Facts(
         exe=exe,
         exe_here=here,
@@ -87,15 +103,15 @@ def read(directory: int, status: Stat, proc: str, our_mounts: str) -> Reading:
         facts = structs.replace(facts, flatpak=_flatpak(directory))
     script = identity.find_script(exe, argv)
     if script and script.file:
-        path, script_here = _script(script.text, directory, own)
+        path, script_here = _script(script.text, directory, own, view)
         facts = structs.replace(facts, script=path, script_here=script_here)
     if mount := identity.appimage_mount(exe):
-        claim, confirmed = _appimage(directory, mount, proc)
+        claim, confirmed = _appimage(directory, mount, proc, view)
         facts = structs.replace(facts, appimage=claim if confirmed else "", appimage_claim=claim)
     return Reading(facts, exe_id, linked, raw)
 
 
-def _appimage(directory: int, mount: str, proc: str) -> tuple[str, bool]:
+def _appimage(directory: int, mount: str, proc: str, view: str) -> tuple[str, bool]:
     """The AppImage that a process claims to be of, and whether the claim holds.
 
     It does if the mount is FUSE, and a process of the same user, its FUSE server, runs
@@ -106,7 +122,7 @@ def _appimage(directory: int, mount: str, proc: str) -> tuple[str, bool]:
         if not claim.startswith("/") or not _is_fuse(slurp("mountinfo", 1 << 20, directory), mount):
             return claim, False
         uid = os.fstat(directory).st_uid
-        file = os.stat(claim)
+        file = os.stat(view + claim)
     except (OSError, ValueError):
         return "", False
     for name in os.listdir(proc):
@@ -191,24 +207,26 @@ def _cgroup(data: bytes) -> str:
     return os.fsdecode(match[1]) if match else ""
 
 
-def _executable(target: str, directory: int) -> tuple[str, bool, bool, tuple[int, int], bool]:
+def _executable(
+    target: str, directory: int, view: str
+) -> tuple[str, bool, bool, tuple[int, int], bool]:
     """Path, whether it means that file here, whether deleted, device:inode, whether it has a name.
 
     The link is a path in the process's own mount namespace, or in the one its file was opened
     in, or that of a mount since detached (fusermount -uz): it proves nothing until the file at
-    that path in our namespace is the same one.
+    that path in our namespace, or in init's if it is there (`view`), is the same one.
     """
     try:
         running = os.stat("exe", dir_fd=directory)
     except OSError:  # FUSE lets nobody but its user look, and may answer with any error
         return target.removesuffix(_DELETED), False, target.endswith(_DELETED), (0, 0), True
     exe_id, linked = (running.st_dev, running.st_ino), running.st_nlink > 0
-    if _same_file(target, exe_id):
+    if _same_file(view + target, exe_id):
         return target, True, False, exe_id, linked
     if not target.endswith(_DELETED):
         return target, False, False, exe_id, linked
     path = target.removesuffix(_DELETED)
-    return path, _deleted_from_here(path, directory), True, exe_id, linked
+    return path, _deleted_from_here(path, directory, view), True, exe_id, linked
 
 
 def _same_file(path: str, file: tuple[int, int]) -> bool:
@@ -219,7 +237,7 @@ def _same_file(path: str, file: tuple[int, int]) -> bool:
     return (here.st_dev, here.st_ino) == file
 
 
-def _deleted_from_here(path: str, directory: int) -> bool:
+def _deleted_from_here(path: str, directory: int, view: str) -> bool:
     """A deleted file can be compared with nothing, but its mount is the one at its path.
 
     Without this, anyone could bind-mount a program over /usr/bin/curl in a namespace of their
@@ -230,7 +248,7 @@ def _deleted_from_here(path: str, directory: int) -> bool:
         while True:
             path = path.rpartition("/")[0]
             try:
-                parent = os.open(path or "/", DIRECTORY)
+                parent = os.open(f"{view}{path or '/'}", DIRECTORY)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # the whole directory went with the update; "/" is always there
             except OSError:
@@ -270,7 +288,7 @@ def _flatpak(directory: int) -> str:
     return os.fsdecode(match[1].strip()) if match else ""
 
 
-def _script(text: str, directory: int, own: bool) -> tuple[str, bool]:
+def _script(text: str, directory: int, own: bool, view: str) -> tuple[str, bool]:
     """The script's path, symbolic links resolved as for executables; and whether it is that here.
 
     In another mount namespace or root only the plain path counts, compared with ours; following
@@ -288,11 +306,11 @@ def _script(text: str, directory: int, own: bool) -> tuple[str, bool]:
             except OSError:
                 continue
             same = statmode.S_ISREG(theirs.st_mode)
-            return path, same and _same_file(path, (theirs.st_dev, theirs.st_ino))
+            return path, same and _same_file(view + path, (theirs.st_dev, theirs.st_ino))
         return "", False
     for path in candidates:
         try:
-            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            descriptor = os.open(view + path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
             continue
         try:

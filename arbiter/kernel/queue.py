@@ -142,6 +142,15 @@ class BoundQueue:
         """How often the kernel said that messages to us were lost (ENOBUFS)."""
         return self._budget.overruns
 
+    def bound(self) -> bool:
+        """Whether the kernel's queue of this number still hands its packets to us."""
+        port = str(self._sock.getsockname()[0])
+        with open("/proc/thread-self/net/netfilter/nfnetlink_queue") as table:
+            return any(
+                columns[:2] == [str(self.number), port]
+                for columns in (line.split() for line in table)
+            )
+
     def counters(self) -> Counters:
         """The kernel's own counters for this queue; zeros where it is not bound."""
         with open("/proc/thread-self/net/netfilter/nfnetlink_queue") as table:

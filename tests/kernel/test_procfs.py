@@ -473,6 +473,46 @@ def test_a_program_taken_out_of_a_mount_namespace_is_foreign_deleted_or_not(
     assert deleted.app.id == f"foreign:?:{victim}"
 
 
+CONFINED = """
+import sys
+from arbiter.kernel.procfs import ProcessTable
+for pid in sys.argv[1:]:
+    print(ProcessTable().get(int(pid)).app.id)
+"""
+MACHINE = """
+cd "$1"; python=$2; sleep=$3
+./kept 99 & kept=$!
+./updated 99 & updated=$!
+./script.sh <fifo & script=$!
+unshare -m --propagation private sh -ec "mount --bind kept $sleep; exec $sleep 99" & elsewhere=$!
+exec 3>fifo
+command sleep 0.5
+rm updated
+# Nothing of it is here for the one who looks.
+unshare -m --propagation private sh -ec 'mount -t tmpfs none "$0"; exec "$@"' "$1" \
+    "$python" -P -c "$4" $kept $updated $script $elsewhere
+"""
+"""A machine whose init is this script: its programs, one in a mount namespace, and a service that
+systemd confines (ProtectSystem=, PrivateTmp= and others make one for it)."""
+
+
+def test_who_is_confined_as_a_service_sees_programs_as_init_does(tmp_path: Path) -> None:
+    for name in ("kept", "updated"):
+        shutil.copy2(SLEEP, tmp_path / name)
+    (tmp_path / "script.sh").write_text("#!/bin/bash\nread x\n")
+    (tmp_path / "script.sh").chmod(0o755)
+    os.mkfifo(tmp_path / "fifo")
+    argv = ["unshare", "-m", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    argv += ["sh", "-ec", MACHINE, "sh", str(tmp_path), sys.executable, SLEEP, CONFINED]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr
+    kept, updated, script, elsewhere = done.stdout.splitlines()
+    assert kept == stable_path(str(tmp_path / "kept"))
+    assert updated == stable_path(str(tmp_path / "updated")), "replaced by an upgrade"
+    assert script == f"script:{BASH}:{tmp_path}/script.sh"
+    assert elsewhere == f"foreign:?:{SLEEP}", "what is mounted over it elsewhere is not that one"
+
+
 def test_a_memfd_program_is_foreign(table: ProcessTable) -> None:
     descriptor = os.memfd_create("usr", os.MFD_CLOEXEC)
     with open(SLEEP, "rb") as source, os.fdopen(descriptor, "wb", closefd=False) as target:
