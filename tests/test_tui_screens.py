@@ -60,6 +60,14 @@ async def _route(s: Scene) -> None:
     await s.press("r", "2", "0")
 
 
+async def _snooze(s: Scene) -> None:
+    await s.press("z")
+
+
+async def _help(s: Scene) -> None:
+    await s.press("question_mark")
+
+
 def _tab(*keys: str) -> Callable[[Scene], Coroutine[Any, Any, None]]:
     async def steps(s: Scene) -> None:
         await s.press(*keys)
@@ -80,6 +88,8 @@ STEPS = [
     ("asks", WIDE, _asks),
     ("asks-80x24", USUAL, _asks),
     ("route", WIDE, _route),
+    ("snooze", USUAL, _snooze),
+    ("help", WIDE, _help),
     ("connections", WIDE, _tab("2")),
     ("connections-80x24", USUAL, _tab("2")),
     ("connection", WIDE, _tab("2", "down", "enter")),
@@ -109,5 +119,19 @@ def test_the_screen_is_as_it_was_drawn(
         if os.environ.get("ARBITER_WRITE_SCREENS"):
             path.write_text(shown)
         assert shown == path.read_text(), f"{path.name} differs; ARBITER_WRITE_SCREENS=1 writes it"
+
+    play(part())
+
+
+def test_a_look_at_the_screen_does_not_change_it(tmp_path: Path) -> None:
+    """What is below a box is drawn once and kept: it must be drawn as the terminal gets it."""
+
+    async def part() -> None:
+        async with scene(tmp_path, *asks(), size=WIDE) as s:
+            await s.press("question_mark")
+            await s.sees("Everywhere")
+            shown = s.text
+            s.app.screen.refresh()
+            assert s.text == shown
 
     play(part())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scripted_daemon import ScriptedDaemon
+from textual._context import visible_screen_stack
 from textual.events import Key
 from textual.keys import _character_to_key
 from textual.message_pump import MessagePump
@@ -58,7 +59,11 @@ class Person:
 
     @property
     def text(self) -> str:
-        """What the terminal shows, line by line."""
+        """What the terminal shows, line by line.
+
+        A box draws what is below it from this variable; without it a blank, which it then keeps.
+        """
+        visible_screen_stack.set(self.app._background_screens)
         strips = self.app.screen._compositor.render_strips(self.app.size)
         return "\n".join(strip.text.rstrip() for strip in strips)
 
