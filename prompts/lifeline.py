@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 OWNER = "ARBITER_PROMPT_OF"
 """The environment's variable that names the daemon's process, where there is one."""
+NOT_STOPPED = "Ctrl-Z stops nothing: arbiter runs in this terminal, and would stop, too; q quits"
+"""Said where a stopped daemon would hold every new connection of the machine."""
 
 
 def end_with_daemon(env: Mapping[str, str]) -> bool:

@@ -6,7 +6,6 @@ keys stay longest. Every line is narrower than the terminal, so the terminal nev
 
 from __future__ import annotations
 
-import textwrap
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,15 +129,17 @@ def width_of(line: Line) -> int:
 
 
 def said(say: Say, width: int, ascii_only: bool, color: bool) -> list[str]:
-    """Lines for the scroll-back, broken between words; a longer word is the terminal's to wrap."""
-    lines = textwrap.wrap(
-        fold(say.text, ascii_only),
-        max(width - 1, 20),
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [paint(((line, say.style),), color) for line in lines or [""]]
+    """Lines for the scroll-back, broken between words; a longer word is the terminal's to wrap, so
+    that it is copied whole."""
+    room = max(width - 1, 20)
+    first, *words = fold(say.text, ascii_only).split(" ")
+    lines = [first]
+    for word in words:
+        if lines[-1].strip() and columns(lines[-1]) + 1 + columns(word) > room:
+            lines.append(f"  {word}")
+        else:
+            lines[-1] += f" {word}"
+    return [paint(((line.rstrip(), say.style),), color) for line in lines]
 
 
 # --- drawing --------------------------------------------------------------------------------

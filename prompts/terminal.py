@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from arbiter.protocol import Role
+from arbiter.protocol import Away, Role
 from prompts.board import Board
 from prompts.cards import Out, Quit, Say, Send, Style
 from prompts.client import Client, ClientError, Event
 from prompts.keys import PASTE_OFF, PASTE_ON, KeyDecoder
-from prompts.lifeline import end_with_daemon
+from prompts.lifeline import NOT_STOPPED, end_with_daemon
 from prompts.screen import Line, Screen, draw, fold, paint, said, width_of
 
 DONE, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -216,6 +216,8 @@ class _Prompt:
                 return item
             if isinstance(item, ClientError):
                 return _Exit(REFUSED, item.text)
+            if isinstance(item, _Stop):
+                await self._stop()
             for out in self._handle(item):
                 if isinstance(out, Quit):
                     return _Exit(DONE)
@@ -239,16 +241,25 @@ class _Prompt:
             keys = self.keys.flush() if item is None else self.keys.feed(item)
             self._again |= "ctrl-l" in keys
             return [out for key in keys for out in self.board.key(key, now)]
-        if isinstance(item, _Stop):
-            self.tty.leave()
-            os.kill(os.getpid(), signal.SIGSTOP)
-            self.tty.enter()
-        elif isinstance(item, _Resized):
+        if isinstance(item, _Resized):
             self.tty.enter()
             self._again = True
-        elif not isinstance(item, (ClientError, _Exit)):
+        elif not isinstance(item, (ClientError, _Exit, _Stop)):
             return self.board.event(item, now)
         return []
+
+    async def _stop(self) -> None:
+        """Ctrl-Z: as long as it is stopped nobody is there to ask."""
+        if self.owns_daemon:
+            self.board.notice = NOT_STOPPED
+            return
+        away = self.board.away
+        await self._perform(Send(Away(True)))
+        self.tty.leave()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self.tty.enter()
+        self.board.machine.hidden()
+        await self._perform(Send(Away(away)))
 
     async def _perform(self, out: Out) -> None:
         if isinstance(out, Say):

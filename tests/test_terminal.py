@@ -503,6 +503,14 @@ def test_wrapping_loses_nothing_and_keeps_the_width(text: str, width: int) -> No
     assert all(screen.columns(line) <= width for line in lines)
 
 
+@given(st.text(st.sampled_from("ab 文é\u0301=/"), max_size=90), st.integers(1, 60))
+def test_the_scroll_back_is_broken_by_columns_and_only_between_words(text: str, width: int) -> None:
+    lines = screen.said(Say(text), width, False, False)
+    assert " ".join(lines).split() == text.split()
+    room = max(width - 1, 20)
+    assert all(screen.columns(line) <= room or len(line.split()) == 1 for line in lines)
+
+
 def test_colour_is_only_where_asked_for_and_ends_on_its_line() -> None:
     line: screen.Line = (("x\x1b[0m", Style.BAD), ("y", Style.PLAIN))
     assert screen.paint(line, color=True) == "\x1b[31mx\ufffd[0m\x1b[0my"

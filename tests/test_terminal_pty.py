@@ -222,13 +222,34 @@ def test_suspended_it_gives_the_terminal_back_and_continued_it_asks_again(tmp_pa
             tty.read()
             assert tty.restored()
             tty.out = b""
+            await asyncio.sleep(0.1)
+            assert daemon.received[-1] == Away(True), "nobody is there while it is stopped"
             tty.child.send_signal(signal.SIGCONT)
             await tty.until("192.0.2.1,")
             assert not tty.restored()
+            await asyncio.sleep(0.1)
+            assert daemon.received[-1] == Away(False)
         finally:
             tty.close()
 
     play(tmp_path, scene, live(1))
+
+
+def test_with_the_daemon_in_its_terminal_it_is_not_suspended(tmp_path: Path) -> None:
+    """The shell would have only the daemon's job back; and nothing would be decided meanwhile."""
+
+    async def scene(daemon: ScriptedDaemon) -> None:
+        tty = Terminal(daemon.path, ARBITER_PROMPT_OF=str(os.getpid()))
+        try:
+            await tty.until("192.0.2.1,")
+            os.write(tty.master, b"\x1a")
+            await tty.until("Ctrl-Z stops nothing")
+            await tty.type("x")
+            await tty.until("put off")
+        finally:
+            tty.close()
+
+    assert not any(isinstance(m, Away) for m in play(tmp_path, scene, live(1)).received)
 
 
 def test_a_resize_redraws_at_the_new_width(tmp_path: Path) -> None:

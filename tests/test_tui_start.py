@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from scripted_daemon import ScriptedDaemon, example_ask
 
+from arbiter.protocol import Away
 from prompts.tui import start
 
 PROMPT = [sys.executable, "-P", "-m", "arbiter", "prompt", "tui", "--socket"]
@@ -57,6 +58,13 @@ def read(master: int) -> str:
         return os.read(master, 1 << 20).decode(errors="replace")
     except (BlockingIOError, OSError):  # nothing yet; or, EIO: the other end is closed
         return ""
+
+
+def stops(child: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 30
+    while "State:\tT" not in Path(f"/proc/{child.pid}/status").read_text():
+        assert time.monotonic() < end, "it is not stopped"
+        time.sleep(0.05)
 
 
 def rest(master: int) -> str:
@@ -103,5 +111,57 @@ def test_it_gives_the_terminal_back_and_says_what_still_waits(
             assert child.returncode == code
             assert "\x1b[?1049l" in seen, "the alternate screen is left"
             assert "1 ask still waits: `arbiter pending` lists" in seen
+
+    asyncio.run(part())
+
+
+def test_a_terminal_that_cannot_place_text_is_told_of_the_other_prompt(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    done = subprocess.run(
+        [*PROMPT, str(tmp_path / "s")],
+        stdin=slave,
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TERM": "dumb"},
+        text=True,
+    )
+    for end in (master, slave):
+        os.close(end)
+    assert done.returncode == 2
+    assert "`arbiter prompt terminal`" in done.stderr
+
+
+def test_suspended_it_gives_the_terminal_back_and_nobody_is_there_meanwhile(tmp_path: Path) -> None:
+    async def part() -> None:
+        async with ScriptedDaemon(tmp_path / "s", example_ask()) as daemon:
+            child, master = on_a_terminal(tmp_path / "s")
+            seen = ""
+
+            async def sees(text: str) -> None:
+                nonlocal seen
+                end = time.monotonic() + 30
+                while text not in seen:
+                    assert time.monotonic() < end, seen
+                    await asyncio.sleep(0.05)
+                    seen += read(master)
+
+            await sees("wants")
+            os.write(master, b"?")  # in a box, too
+            await sees("Everywhere")
+            os.write(master, b"\x1a")
+            await sees("\x1b[?1049l")
+            await asyncio.to_thread(stops, child)
+            assert daemon.received[-1] == Away(True)
+            seen = ""
+            child.send_signal(signal.SIGCONT)
+            await sees("Everywhere")
+            await asyncio.sleep(0.1)
+            assert Away(False) in daemon.received[-2:]
+            os.write(master, b"\x03")  # Ctrl-C ends it, in a box, too
+            while child.poll() is None:
+                await asyncio.sleep(0.05)
+                read(master)
+            os.close(master)
+            assert child.returncode == 0
 
     asyncio.run(part())

@@ -152,6 +152,9 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
+        if prompt is not None:
+            # Ctrl-Z is for the prompt: a daemon that is stopped lets no new connection through.
+            signal.signal(signal.SIGTSTP, signal.SIG_IGN)
         code = 0
 
         def ready() -> None:

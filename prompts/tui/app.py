@@ -30,6 +30,7 @@ from prompts.cards import Out, Quit, Say, Send, Style
 from prompts.client import Client, ClientError, Event, Lost
 from prompts.commands import Commands
 from prompts.feed import Feed
+from prompts.lifeline import NOT_STOPPED
 from prompts.machine import Machine
 from prompts.screen import Line, Span
 from prompts.tui import helptext
@@ -65,7 +66,8 @@ class Tui(App[int]):
         Binding("w", "away", show=False),
         Binding("question_mark", "help", show=False),
         Binding("q", "leave", show=False),
-        Binding("ctrl+c", "leave", show=False),
+        Binding("ctrl+c", "leave", show=False, priority=True),  # in every box, too
+        Binding("ctrl+z", "stop", show=False, priority=True),
         *(Binding(key, f"pane('{name}')", show=False) for key, name in (
             ("slash", "filter"), ("o", "order"), ("r", "read"), ("a", "add"),
             ("e", "edit"), ("x", "remove"), ("u", "undo"))),
@@ -84,13 +86,18 @@ class Tui(App[int]):
     """
 
     def __init__(
-        self, client: Client, commands: Commands, clock: Callable[[], float] = time.time
+        self,
+        client: Client,
+        commands: Commands,
+        clock: Callable[[], float] = time.time,
+        *,
+        owned: bool = False,
     ) -> None:
         super().__init__()
         self.animation_level = "none"  # for slow lines, and for who needs the CPU
         self.client, self.commands, self.now = client, commands, clock
         self.feed, self.machine = Feed(), Machine()
-        self.away = False
+        self.away, self._owned = False, owned
         self.asks = AsksPane(self)
         self.panes: dict[str, Pane] = {"Asks": self.asks} | {n: kind(self) for n, kind in TABS}
         self._chosen, self._label = "Asks", ""
@@ -215,7 +222,8 @@ class Tui(App[int]):
 
     def _status(self, now: float) -> None:
         self.status_line.show([status(self.feed, self, now)])
-        keys = f"{self.pane.HINT}  1-6 tabs  z snooze  w away  ? help  q quit"
+        # On a narrow terminal the end is cut: what leads to all the rest comes first.
+        keys = f"? help  q quit  {self.pane.HINT}  1-6 tabs  z snooze  w away"
         self.hint.show([((keys, Style.DIM),)])
         waiting = len(self.machine.queue())
         label = f"1 Asks ({waiting})" if waiting else "1 Asks"
@@ -306,6 +314,19 @@ class Tui(App[int]):
         message = snoozing.message(key, on)
         if message is not None:
             await self.tell(message)
+
+    async def action_stop(self) -> None:
+        """Ctrl-Z: as long as it is stopped nobody is there to ask."""
+        if self._owned:
+            self.say(NOT_STOPPED, Style.WARN)
+            return
+        if not self.away:
+            await self.tell(Away(True))
+        self.action_suspend_process()  # comes back when it goes on
+        self.machine.hidden()
+        self.screen.refresh(layout=True)  # the terminal's other screen is empty
+        if not self.away:
+            await self.tell(Away(False))
 
     async def action_leave(self) -> None:
         """The asks stay open."""

@@ -137,6 +137,7 @@ class Dialog(ModalScreen[str | None]):
     }
     Dialog #text { height: auto; }
     Dialog #problem { color: $error; height: auto; }
+    Dialog #keys { dock: bottom; background: $surface; }
     """
 
     def __init__(

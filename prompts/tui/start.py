@@ -32,13 +32,16 @@ async def run(socket_path: str) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         text = "the full-screen prompt needs a terminal, and standard input or output is none"
         return fail(USAGE, f"{text}; without one, `arbiter pending` lists the asks")
+    if os.environ.get("TERM", "") in ("", "dumb"):
+        text = "the full-screen prompt needs a terminal that can place text, and TERM says that"
+        return fail(USAGE, f"{text} this one cannot; `arbiter prompt terminal` asks in any")
     try:
         client = await Client.connect(socket_path, "tui", Role.PROMPT)
     except ClientError as error:
         return fail(REFUSED if error.refused or error.final else UNREACHABLE, error.text)
     owned = end_with_daemon(os.environ)
     commands = Commands(socket_path)
-    app = Tui(client, commands)
+    app = Tui(client, commands, owned=owned)
     loop = asyncio.get_running_loop()
     for number in _EXITS:
         loop.add_signal_handler(number, app.exit, 128 + number)
