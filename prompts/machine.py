@@ -29,6 +29,9 @@ from prompts.linkwords import link_details
 
 GUARD_SECONDS = 0.3
 """For so long after an ask appeared no key answers it: the key was meant for something else."""
+HELD_SECONDS = 0.7
+"""A key that comes again within this time may be held down (keyboards begin to repeat after up to
+0.66 s): it answers no other ask than the one it was pressed for."""
 GONE_SECONDS = 3.0
 """How long an ask that vanished under the reader's eyes stays, saying why, before the next one."""
 
@@ -58,6 +61,8 @@ class Machine:
     """None while there is no connection."""
     _drawn_at: float | None = None
     _rule_cut: bool = False
+    _pressed: tuple[str, int, float] = ("", 0, 0.0)
+    """The last answering key, the ask that it was pressed for, and when it came last."""
 
     # --- what is where ----------------------------------------------------------------------
 
@@ -259,7 +264,7 @@ class Machine:
         elif self.picking and self._pick(card, key):
             pass
         elif key in _ANSWERS:
-            return self._answer(card, _ANSWERS[key], now)
+            return self._answer(card, key, now)
         elif key == "i":
             card.read = True
             details = [*render.details(card.ask), *link_details(card.ask)]
@@ -321,7 +326,15 @@ class Machine:
             return False
         return True
 
-    def _answer(self, card: Card, choice: Choice, now: float) -> list[Out]:
+    def _held(self, key: str, id: int, now: float) -> bool:
+        """Whether this is the repetition of a key that was pressed for another ask."""
+        last, meant, when = self._pressed
+        again = key == last and 0 <= now - when < HELD_SECONDS
+        self._pressed = (key, meant if again else id, now)
+        return again and meant != id
+
+    def _answer(self, card: Card, key: str, now: float) -> list[Out]:
+        choice, held = _ANSWERS[key], self._held(key, card.ask.id, now)
         if choice is Choice.ROUTE and not card.ask.links:
             self.notice = "this ask has no links to route over"
         elif card.sent:
@@ -332,6 +345,8 @@ class Machine:
             self.notice = "choose a link first: press its digit"
         elif self._drawn_at is None or now - self._drawn_at < GUARD_SECONDS:
             self.notice = "that key came before you could read this; press it again"
+        elif held:
+            self.notice = "that key answered the ask before, and is held down: press it again"
         elif self._rule_cut and not card.read and card.lifetime != "once":
             self.notice = "this rule is longer than the screen: i shows all of it, then answer"
         else:

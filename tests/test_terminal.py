@@ -34,7 +34,7 @@ from prompts import screen
 from prompts.cards import Quit, Say, Send, Style
 from prompts.client import Event, Lost
 from prompts.keys import KeyDecoder
-from prompts.machine import GONE_SECONDS, GUARD_SECONDS, Machine
+from prompts.machine import GONE_SECONDS, GUARD_SECONDS, HELD_SECONDS, Machine
 from prompts.terminal import is_utf8
 
 ROOT = Path(__file__).parent.parent
@@ -262,6 +262,30 @@ def test_the_next_ask_after_an_answer_is_guarded_too() -> None:
     scene = Scene(ask_to(1), ask_to(2)) << "a"
     scene.quickly(Decided(1, "allow", "alice", "terminal", 1)).quickly("a")
     assert [answer.ask for answer in scene.sent] == [1]
+
+
+@given(
+    st.sampled_from("ad"),
+    st.floats(0.2, HELD_SECONDS - 0.01),
+    st.floats(0.01, 0.25),
+    st.integers(1, 60),
+)
+def test_a_key_that_is_held_down_answers_one_ask_and_no_other(
+    key: str, delay: float, rate: float, count: int
+) -> None:
+    """Whatever its keyboard's delay and rate, and however quick the daemon is."""
+    scene = Scene(ask_to(7), ask_to(8), ask_to(9))
+    scene << key
+    for number in range(count):
+        for answer in scene.sent[len(scene.sent) - 1 :]:
+            if answer.ask in scene.machine.cards:
+                scene.quickly(Decided(answer.ask, answer.decision, "alice", "tui", 1, "", None))
+        scene.wait(delay if number == 0 else rate)
+        scene.quickly(key)
+    assert [answer.ask for answer in scene.sent] == [7]
+    scene.wait(HELD_SECONDS)
+    scene.quickly(key)
+    assert [answer.ask for answer in scene.sent] == [7, 8], "let go, it is a key again"
 
 
 def test_an_ask_that_changed_under_the_reader_is_guarded_again() -> None:
