@@ -350,6 +350,18 @@ class Arbiter:
 
     # --- programs ---------------------------------------------------------------------------
 
+    def prompt(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        """`arbiter prompt WORDS` of this daemon."""
+        process = subprocess.Popen(
+            [*ARBITER, "prompt", *words],
+            env=dict(os.environ) | self.command_environment() | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.programs.append(process)
+        return process
+
     def echo(self, address: str, proto: str = "tcp") -> Echo:
         """A connection to the echo server that lives until the test ends it."""
         argv = python(ECHO_CLIENT, address, proto)

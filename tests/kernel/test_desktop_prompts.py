@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import statistics
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 from busmock import BusMock
 from notifyserver import NotifyServer
-from running import ARBITER, Arbiter, eventually, python
+from running import Arbiter, eventually, python
 
 from arbiter.lab import Lab
 from arbiter.lab.config import SERVER4, SERVER6
@@ -39,15 +38,7 @@ def arbiter(lab: Lab, tmp_path: Path) -> Iterator[Arbiter]:
 
 
 def prompt(arbiter: Arbiter, *words: str, **env: str) -> subprocess.Popen[str]:
-    argv = [*ARBITER, "prompt", *words]
-    process = subprocess.Popen(
-        argv,
-        env=dict(os.environ) | arbiter.command_environment() | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    arbiter.programs.append(process)
+    process = arbiter.prompt(*words, **env)
     eventually(lambda: arbiter.status().prompts == 1)
     return process
 
@@ -90,11 +81,12 @@ def test_a_program_decides_and_the_verdict_comes_at_once(
     """Each odd port may; the time from what the program says to the end of connect() is printed."""
     script = tmp_path / "decide.py"
     script.write_text(
-        "import json, sys, time\n"
+        "import json, os, sys, time\n"
         "ask = json.load(sys.stdin)\n"
         "odd = ask['destination']['port'] % 2\n"
         f"open({str(tmp_path / 'said')!r}, 'a').write(f'{{time.monotonic()}}\\n')\n"
-        "print('allow' if odd else 'deny for=15m')\n"
+        "print('allow' if odd else 'deny for=15m', flush=True)\n"
+        "os._exit(0)\n"  # what Python takes to end is not ours
     )
     process = prompt(arbiter, "exec", "--", sys.executable, str(script))
     took = []
