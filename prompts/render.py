@@ -369,5 +369,7 @@ _WITHDRAWN = {
 
 def withdrawn(message: Withdraw) -> str:
     """Why an ask needs no answer any more."""
-    text = tidy(message.text)
-    return f"withdrawn: {_WITHDRAWN[message.reason]}" + (f" ({text})" if text else "")
+    text, why = tidy(message.text), _WITHDRAWN[message.reason]
+    if text and message.reason is Why.RULE:
+        return f"withdrawn: {text}"  # it names the rule
+    return f"withdrawn: {why}" + (f" ({text})" if text else "")

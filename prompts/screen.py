@@ -215,7 +215,7 @@ def _ask(page: _Page, machine: Machine, card: Card, now: float, keys: bool) -> N
     choice = Choice.ROUTE if machine.picking or ask.via else Choice.ALLOW
     if machine.picking:
         page.links(ask_links(card))
-    rule = render.rule_line(card.chosen, card.lifetime, choice, via)
+    rule = render.rule_line(card.chosen, card.lifetime, choice, via or ("?",))
     page.rule(rule or "none: nothing is remembered")
     meaning = render.means(ask, card.chosen, card.lifetime, choice, via)
     page.labelled(4, "means", meaning + ("" if machine.picking else " (d: may not)"))

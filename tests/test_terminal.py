@@ -406,8 +406,8 @@ def test_it_goes_on_by_itself_and_the_next_ask_is_guarded_from_then() -> None:
 
 
 def test_another_ask_withdrawn_leaves_the_shown_one_alone() -> None:
-    scene = Scene(ask_to(1), ask_to(2)) << Withdraw(2, WithdrawReason.RULE, "rule 4")
-    assert scene.said[-1].endswith("withdrawn: a rule covers it now (rule 4)")
+    scene = Scene(ask_to(1), ask_to(2)) << Withdraw(2, WithdrawReason.RULE, "rule 4 decides it now")
+    assert scene.said[-1].endswith("withdrawn: rule 4 decides it now")
     assert scene.machine.gone is None
     assert "1 of 1 waiting" in scene.text
 
