@@ -221,6 +221,28 @@ def test_of_two_answers_at_once_one_decides_and_the_other_learns_who_was_first(
         assert rule.startswith(winner)
 
 
+@pytest.mark.skipif(not REAL_ROOT, reason="KERNEL TEST NOT RUN: a user namespace has no nobody")
+def test_of_two_people_the_other_learns_by_whom_and_with_what_it_was_answered(
+    arbiter: Arbiter,
+) -> None:
+    with (
+        client(arbiter, Role.PROMPT) as root,
+        client(arbiter, Role.PROMPT, nobody=True) as nobody,
+    ):
+        program = start(arbiter, *CURL, user="nobody")
+        asked = nobody.receive()
+        assert isinstance(asked, protocol.Ask) and root.receive().id == asked.id
+        nobody.send(protocol.Answer(asked.id, Choice.ALLOW, "connection", "1h"))
+        for each in (nobody, root):
+            while not isinstance(told := each.receive(), protocol.Decided):
+                assert isinstance(told, protocol.Ask)
+            assert (told.user, told.frontend, told.decision) == ("nobody", "test", "allow")
+            assert "user=nobody" in told.rule and told.rule.endswith("for=1h")
+        root.send(protocol.Answer(asked.id, Choice.DENY))
+        assert "nobody has answered" in refused(root, RefusedReason.ANSWERED)
+        assert program.wait(15) == 0
+
+
 # --- bad frontends --------------------------------------------------------------------------
 
 
