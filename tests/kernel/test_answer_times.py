@@ -1,7 +1,7 @@
 """From an answer to the verdict: what a person's key, and a message, take to let a program go on.
 
-Measured and told, not promised: the machine may be shared. The target is a median of 5 ms. The web
-console's figure is in test_web_job.py, that of programs in test_desktop_prompts.py.
+Measured and told (`pytest -rP`), not promised: the machine may be shared. The target is a median of
+5 ms. The web console's figure is in test_web_job.py, that of programs in test_desktop_prompts.py.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ class Connects:
         return float(line)
 
 
-def tell(capsys: pytest.CaptureFixture[str], what: str, took: list[float]) -> None:
+def tell(what: str, took: list[float]) -> None:
+    """For `pytest -rP`, which shows what tests that passed have written."""
     middle, most = statistics.median(took) * 1000, max(took) * 1000
-    with capsys.disabled():
-        sys.stdout.write(f"\n{what} to the end of connect(): {middle:.2f} ms, most {most:.2f}\n")
+    sys.stdout.write(
+        f"{what} to the end of connect(): median {middle:.2f} ms, most {most:.2f} ms\n"
+    )
 
 
 @pytest.mark.parametrize("server", [SERVER4, SERVER6])
-def test_from_a_message_to_the_verdict(
-    arbiter: Arbiter, server: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_a_message_to_the_verdict(arbiter: Arbiter, server: str) -> None:
     program, took = Connects(arbiter, server), []
     with arbiter.connection(Role.PROMPT) as connection:
         for _ in range(2 * ROUNDS):
@@ -84,13 +84,11 @@ def test_from_a_message_to_the_verdict(
             took.append(program.came() - began)
             decided = connection.receive()
             assert isinstance(decided, protocol.Decided) and decided.released == 1
-    tell(capsys, f"an answer's message, {server},", took)
+    tell(f"an answer's message, {server},", took)
 
 
 @pytest.mark.parametrize("kind", ["terminal", "tui"])
-def test_from_a_key_to_the_verdict(
-    arbiter: Arbiter, kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_a_key_to_the_verdict(arbiter: Arbiter, kind: str) -> None:
     program, took = Connects(arbiter, SERVER4), []
     with arbiter.connection(Role.WATCH) as watch, OnTerminal(arbiter, kind) as prompt:
         seen = prompt.sees("listening as root")
@@ -106,13 +104,13 @@ def test_from_a_key_to_the_verdict(
             seen, began = len(prompt.said), time.monotonic()
             prompt.key("a")
             took.append(program.came(lambda: prompt.said[-4000:]) - began)
-    tell(capsys, f"a key of prompt {kind}", took)
+    tell(f"a key of prompt {kind}", took)
     assert arbiter.rules() == []
     eventually(lambda: arbiter.asks() == [])
 
 
 def test_from_a_notifications_button_to_the_verdict(
-    arbiter: Arbiter, capsys: pytest.CaptureFixture[str]
+    arbiter: Arbiter,
 ) -> None:
     async def scene(bus: BusMock) -> list[float]:
         server, took = NotifyServer(bus.address), []
@@ -133,5 +131,5 @@ def test_from_a_notifications_button_to_the_verdict(
         return took
 
     with BusMock() as bus:
-        tell(capsys, "a notification's button", asyncio.run(scene(bus)))
+        tell("a notification's button", asyncio.run(scene(bus)))
     assert arbiter.rules() == []

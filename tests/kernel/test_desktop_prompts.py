@@ -75,9 +75,7 @@ def test_a_button_of_a_notification_decides_a_held_connection_of_both_families(
         asyncio.run(scene(bus))
 
 
-def test_a_program_decides_and_the_verdict_comes_at_once(
-    arbiter: Arbiter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_program_decides_and_the_verdict_comes_at_once(arbiter: Arbiter, tmp_path: Path) -> None:
     """Each odd port may; the time from what the program says to the end of connect() is printed."""
     script = tmp_path / "decide.py"
     script.write_text(
@@ -107,5 +105,4 @@ def test_a_program_decides_and_the_verdict_comes_at_once(
     assert out.count("denied ") == 6
     assert out.count("allowed ") == 6
     middle = statistics.median(took) * 1e3
-    with capsys.disabled():
-        sys.stdout.write(f"\nfrom what a program says to its verdict: median {middle:.1f} ms\n")
+    sys.stdout.write(f"from what a program says to its verdict: median {middle:.1f} ms\n")

@@ -70,7 +70,7 @@ def line_of(program: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("server", [SERVER4, SERVER6])
 def test_500_connections_of_an_app_in_a_second_are_one_question(
-    arbiter: Arbiter, server: str, capsys: pytest.CaptureFixture[str]
+    arbiter: Arbiter, server: str
 ) -> None:
     with arbiter.connection(Role.WATCH) as watch, OnTerminal(arbiter, "terminal") as prompt:
         prompt.sees("listening as root")
@@ -90,8 +90,7 @@ def test_500_connections_of_an_app_in_a_second_are_one_question(
         assert {m.id for m in told if isinstance(m, protocol.Ask)} == {ask["id"]}
         assert len(told) < 20, "what only counts is told as it doubles"
         assert message.released == 500
-    with capsys.disabled():
-        sys.stdout.write(f"\n500 connections in {seconds:.2f} s: {len(told)} messages\n")
+    sys.stdout.write(f"500 connections in {seconds:.2f} s: {len(told)} messages\n")
 
 
 def scripts(folder: Path, count: int, text: str) -> list[Path]:
@@ -185,9 +184,7 @@ def test_a_frontend_that_dies_in_the_middle_of_an_answer_has_answered_nothing(
     assert "link=wifi" in program.communicate(timeout=20)[0]
 
 
-def test_the_daemons_memory_stays_bounded_under_floods(
-    arbiter: Arbiter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_daemons_memory_stays_bounded_under_floods(arbiter: Arbiter, tmp_path: Path) -> None:
     """More questions than there may be, again and again, and as many prompts as one user may have
     that do not read a byte of them."""
     floods = scripts(tmp_path, 9, PORTS)
@@ -209,9 +206,8 @@ def test_the_daemons_memory_stays_bounded_under_floods(
         assert gone(deaf[0]), "what nobody reads is not kept for ever"
         assert arbiter.status().prompts < 20
     grown = [(now - before) / 1e6 for now in after]
-    with capsys.disabled():
-        shown = ", ".join(f"{mb:.1f}" for mb in grown)
-        sys.stdout.write(f"\nthree floods of 576 questions, 20 deaf prompts: {shown} MB more\n")
+    shown = ", ".join(f"{mb:.1f}" for mb in grown)
+    sys.stdout.write(f"three floods of 576 questions, 20 deaf prompts: {shown} MB more\n")
     assert max(grown) < 60, "20 times what is kept for a client, and the questions"
     assert grown[-1] - grown[-2] < 4, "it does not grow with every flood"
 
