@@ -132,9 +132,12 @@ def test_a_terminal_that_cannot_place_text_is_told_of_the_other_prompt(tmp_path:
 
 
 def test_suspended_it_gives_the_terminal_back_and_nobody_is_there_meanwhile(tmp_path: Path) -> None:
+    children: list[subprocess.Popen[bytes]] = []
+
     async def part() -> None:
         async with ScriptedDaemon(tmp_path / "s", example_ask()) as daemon:
             child, master = on_a_terminal(tmp_path / "s")
+            children.append(child)
             seen = ""
 
             async def sees(text: str) -> None:
@@ -146,22 +149,26 @@ def test_suspended_it_gives_the_terminal_back_and_nobody_is_there_meanwhile(tmp_
                     seen += read(master)
 
             await sees("wants")
-            os.write(master, b"?")  # in a box, too
-            await sees("Everywhere")
             os.write(master, b"\x1a")
             await sees("\x1b[?1049l")
             await asyncio.to_thread(stops, child)
             assert daemon.received[-1] == Away(True)
             seen = ""
             child.send_signal(signal.SIGCONT)
-            await sees("Everywhere")
+            await sees("deploy.sh < bash < sshd")
             await asyncio.sleep(0.1)
             assert Away(False) in daemon.received[-2:]
+            os.write(master, b"?")
+            await sees("Everywhere")
             os.write(master, b"\x03")  # Ctrl-C ends it, in a box, too
-            while child.poll() is None:
-                await asyncio.sleep(0.05)
-                read(master)
+            await sees("\x1b[?1049l")
+            assert await asyncio.to_thread(child.wait, 20) == 0
             os.close(master)
-            assert child.returncode == 0
 
-    asyncio.run(part())
+    try:
+        asyncio.run(part())
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
