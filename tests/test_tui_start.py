@@ -172,3 +172,21 @@ def test_suspended_it_gives_the_terminal_back_and_nobody_is_there_meanwhile(tmp_
             if child.poll() is None:
                 child.kill()
                 child.wait()
+
+
+def test_a_terminal_that_is_gone_ends_it_without_a_signal(tmp_path: Path) -> None:
+    async def part() -> None:
+        async with ScriptedDaemon(tmp_path / "s", example_ask()):
+            child, master = on_a_terminal(tmp_path / "s")
+            seen, end = "", time.monotonic() + 30
+            while "wants" not in seen:
+                assert time.monotonic() < end, seen
+                await asyncio.sleep(0.05)
+                seen += read(master)
+            os.close(master)
+            try:
+                assert await asyncio.to_thread(child.wait, 20) == 128 + signal.SIGHUP
+            finally:
+                child.kill()
+
+    asyncio.run(part())

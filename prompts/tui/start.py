@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import sys
 
@@ -14,6 +15,10 @@ from prompts.lifeline import end_with_daemon
 from prompts.terminal import REFUSED, UNREACHABLE, USAGE, fail, farewell
 
 _EXITS = (signal.SIGTERM, signal.SIGHUP)
+_HANGUP = 128 + signal.SIGHUP
+LOOK_SECONDS = 0.25
+"""How often it is looked whether the terminal is still there: who is in another session than its
+terminal gets no SIGHUP, and Textual would wait for ever to write to it."""
 
 
 async def run(socket_path: str) -> int:
@@ -45,6 +50,16 @@ async def run(socket_path: str) -> int:
     loop = asyncio.get_running_loop()
     for number in _EXITS:
         loop.add_signal_handler(number, app.exit, 128 + number)
+    looks = select.poll()
+    looks.register(sys.stdin, 0)  # POLLHUP comes unasked, poll(2)
+
+    def look() -> None:
+        if looks.poll(0):
+            app.exit(_HANGUP)
+        else:
+            loop.call_later(LOOK_SECONDS, look)
+
+    look()
     try:
         async with client:
             code = await app.run_async()
@@ -52,6 +67,8 @@ async def run(socket_path: str) -> int:
         await commands.close()
         for number in _EXITS:
             loop.remove_signal_handler(number)
+    if code == _HANGUP:
+        return code  # nobody reads what would be said
     if app.end:
         return fail(REFUSED, app.end)
     if not owned and app.machine.cards:
