@@ -19,12 +19,13 @@ from textual.pilot import Pilot
 from arbiter.protocol import Ask, DaemonMessage
 from prompts.client import Client
 from prompts.commands import Commands, Done
-from prompts.machine import GUARD_SECONDS
+from prompts.machine import GUARD_SECONDS, HELD_SECONDS
 from prompts.tui.app import Tui
 from prompts.tui.sheet import Sheet
 
 M = TypeVar("M")
 NOW = 1700000000.0
+READ_SECONDS = max(GUARD_SECONDS, HELD_SECONDS) + 0.1
 
 
 class FakeCommands(Commands):
@@ -55,7 +56,7 @@ class Person:
 
     async def pause(self) -> None:
         """As long as it takes to read what is new, and to mean a key."""
-        await asyncio.sleep(GUARD_SECONDS + 0.1)
+        await asyncio.sleep(READ_SECONDS)
 
     @property
     def text(self) -> str:
@@ -151,7 +152,7 @@ class Scene(Person):
         return self.now
 
     async def pause(self) -> None:
-        self.now += GUARD_SECONDS + 0.1
+        self.now += READ_SECONDS
 
     async def tell(self, *messages: DaemonMessage) -> None:
         """From the daemon, and until it was heard."""
