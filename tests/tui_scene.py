@@ -152,7 +152,7 @@ class Scene(Person):
         return self.now
 
     async def pause(self) -> None:
-        self.now += READ_SECONDS
+        self.now += GUARD_SECONDS + 0.1
 
     async def tell(self, *messages: DaemonMessage) -> None:
         """From the daemon, and until it was heard."""
