@@ -147,7 +147,7 @@ def test_a_prompt_that_stands_still_delays_nobody_and_comes_back_by_itself(
             rounds += 1
             assert rounds < 30, "it is never cut off"
             program = arbiter.program(sys.executable, str(script))
-            eventually(lambda: arbiter.status().asks == 64, 20)
+            eventually(lambda: arbiter.status().asks >= 32, 20)
             for ask in arbiter.asks():
                 began = time.monotonic()
                 prompt.send(protocol.Answer(ask["id"], Choice.ALLOW))
@@ -157,6 +157,8 @@ def test_a_prompt_that_stands_still_delays_nobody_and_comes_back_by_itself(
                 time.sleep(1.2 / RATE)
             program.kill()
         assert slowest < 2, "the others are served at once"
+        arbiter.add("deny proto=udp")  # what is left of them is no question any more
+        eventually(lambda: arbiter.status().asks == 0)
         last = arbiter.program("curl", "-sS", "-m", "30", f"http://{SERVER4}/")
         eventually(arbiter.asks)
         seen = len(stuck.said)
