@@ -152,9 +152,6 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        if prompt is not None:
-            # Ctrl-Z is for the prompt: a daemon that is stopped lets no new connection through.
-            signal.signal(signal.SIGTSTP, signal.SIG_IGN)
         code = 0
 
         def ready() -> None:
@@ -188,6 +185,9 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
                 held.end()
         return code if code in (1, 2, 3) else 0
 
+    if prompt is not None:
+        # Ctrl-Z is for the prompt: a daemon that is stopped lets no new connection through.
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     # Before the daemon's rights are given up, which a prompt and what it starts do not need to.
     held = _HeldPrompt(prompt, paths, asker) if prompt is not None else None
     try:
