@@ -258,7 +258,8 @@ def test_every_setting_is_either_live_or_of_the_start() -> None:
         "mark_base": "0x3F8", "route_table": "9000", "route_pref": "800", "asks_per_app": "3",
         "asks_per_user": "100", "asks_total": "1000", "packets_per_flow": "3",
         "packets_held": "100", "ask_ttl": "99.0", "class_interactive": '"ef 0:6"',
-        "class_bulk": '"af12 0:2"', "class_background": '"le 0:1"', "class_labels": "50", "audit": "{ sync = true }",
+        "class_bulk": '"af12 0:2"', "class_background": '"le 0:1"', "class_labels": "50",
+        "audit": "{ sync = true }",
     }  # fmt: skip
     assert texts.keys() == set(Settings.__struct_fields__)
     for name, text in texts.items():
