@@ -201,24 +201,6 @@ def test_views_tell_what_they_say(reader: sqlite3.Connection) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("view", "scans"),
-    [
-        ("top_apps", 1), ("top_destinations", 1), ("denied", 0), ("unused_rules", 0),
-        ("new_destinations", 1), ("answers", 0),
-    ],
-)  # fmt: skip
-def test_no_view_reads_the_table_where_an_index_serves(
-    reader: sqlite3.Connection, view: str, scans: int
-) -> None:
-    plan = [row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {view}")]
-    of_decisions = [line for line in plan if re.search(r"(SCAN|SEARCH) (decisions|newest)\b", line)]
-    assert of_decisions
-    scanned = [line for line in of_decisions if line.startswith("SCAN")]
-    assert len(scanned) == scans
-    assert all("COVERING INDEX" in line for line in scanned), "it may read an index, not the table"
-
-
 def test_every_view_and_table_is_documented(reader: sqlite3.Connection) -> None:
     found = reader.execute("SELECT name FROM sqlite_master WHERE type IN ('view', 'table')")
     for (name,) in found:

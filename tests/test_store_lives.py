@@ -25,7 +25,7 @@ from arbiter.model import ACCEPTED, ALLOW, Flow
 from arbiter.records import Progress, Record, Running, State
 from arbiter.settings import Settings
 from arbiter.store import Kept, LockedError, Store, Writer
-from arbiter.store.audit import Wanted
+from arbiter.store.filters import Wanted
 from arbiter.store.lives import KILLED, LifeRows
 from arbiter.store.losses import Losses
 from arbiter.store.writer import FLUSH_RECORDS, SKIPPED

@@ -10,7 +10,7 @@ from auditscene import BEGAN, record, store_day
 
 from arbiter.records import json_list
 from arbiter.store import Store
-from arbiter.store.audit import Filter, Wanted
+from arbiter.store.filters import Filter, Wanted
 
 COLUMNS = ("app", "by_user", "names", "metered", "rule_id")
 DENIED = Filter("decision", ("deny",))

@@ -28,7 +28,7 @@ from arbiter.cli.auditverify import verify
 from arbiter.cli.common import db_option, fail, json_option
 from arbiter.cli.rulestore import open_store
 from arbiter.store import Kept, Store
-from arbiter.store.audit import Wanted
+from arbiter.store.filters import Wanted
 
 LOOK = 0.5
 """Seconds between looks at the database while it is followed: the daemon writes as often."""

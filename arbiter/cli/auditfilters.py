@@ -19,7 +19,7 @@ from arbiter.rules import RuleError, parse
 from arbiter.rules.rule import Address, Domain, Name, Network, Rule, ScopeName, is_number, plain
 from arbiter.rules.scopes import scope_of
 from arbiter.rules.words import quote
-from arbiter.store.audit import Filter, Wanted
+from arbiter.store.filters import Filter, Wanted
 
 F = TypeVar("F", bound=Callable[..., Any])
 _REASONS = click.Choice([reason.value for reason in Reason])

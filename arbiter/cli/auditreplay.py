@@ -30,7 +30,7 @@ from arbiter.questions import Answer
 from arbiter.replay import CHANGES, Outcome, Replay
 from arbiter.rules import shown_name
 from arbiter.store import Store
-from arbiter.store.audit import Wanted
+from arbiter.store.filters import Wanted
 
 STEP = 10_000
 """Records between two looks at how far it is."""

@@ -19,8 +19,8 @@ from arbiter.protocol import clean
 from arbiter.records import from_utf8
 from arbiter.rules import RuleError, format_rule
 from arbiter.store import Store
-from arbiter.store.audit import Group
 from arbiter.store.rows import Missing
+from arbiter.store.sums import Group
 
 DESTINATION = ("daddr", "dport", "proto")
 TOP = 10

@@ -1,9 +1,9 @@
 """The records that filters let through, in the order of time, without reading those between.
 
-Each filter has an index of (column, time). The rarest leads: its values are read side by side, each
-in the order of time, and the other filters look at what comes. A filter by a pattern is first made
-one by values: those that there are, found by jumps through its index. Nothing reads the whole table
-but filters that let common values through which never meet: all of the rarest is read then.
+The sums tell which pairs of outcome and destination pass all filters, when the first and the last
+of them were, and what else they have in common: that may be rarer than any filter is. Most columns
+have an index of (column, time). The rarest leads: its values are read side by side, each in the
+order of time, and all filters look at what comes.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ from __future__ import annotations
 import heapq
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from msgspec import Struct
-
-from arbiter.records import utf8
 from arbiter.store import rows
+from arbiter.store.filters import (
+    DESTINATION,
+    OUTCOME,
+    Resolved,
+    Value,
+    Wanted,
+    among,
+    conditions,
+    inside,
+    resolved,
+)
 from arbiter.store.rows import Kept
 
-Value = str | int
 INDEXES = {
     "app": "decisions_app",
     "user": "decisions_user",
     "daddr": "decisions_daddr",
-    "names": "decisions_names",
     "dport": "decisions_dport",
     "proto": "decisions_proto",
     "link": "decisions_link",
@@ -34,29 +40,14 @@ INDEXES = {
     "by_user": "decisions_by",
     "rule_id": "decisions_rule",
 }
-"""The columns that a filter may be about, each with its index."""
+"""The columns that have an index, to lead. Names have none: their addresses lead."""
 MERGED = 200
 """Values that are read side by side, at most."""
 COUNTED = 50_000
 """Rows up to which it is counted how many a filter lets through."""
+COMMON = 4
+"""Where one in so many records passes, one that does is not far: the times lead."""
 _COLUMNS = f"id, {', '.join(rows.RECORD_COLUMNS)}"
-_IN = "IN (SELECT value FROM json_each({}))"
-
-
-class Filter(Struct, frozen=True):
-    """What a column may hold: one of `values`, or where that is None what passes `test`."""
-
-    column: str
-    values: tuple[Value, ...] | None = None
-    test: Callable[[Any], bool] | None = None
-
-
-class Wanted(Struct, frozen=True):
-    """Records of [since, until) in epoch seconds that pass all filters."""
-
-    since: float | None = None
-    until: float | None = None
-    filters: tuple[Filter, ...] = ()
 
 
 def newest(db: sqlite3.Connection, wanted: Wanted) -> Iterator[Kept]:
@@ -71,169 +62,100 @@ def oldest(db: sqlite3.Connection, wanted: Wanted) -> Iterator[Kept]:
 
 def after(db: sqlite3.Connection, wanted: Wanted, id: int) -> list[Kept]:
     """Those that were written after the record with this id, in the order of their ids."""
-    where, values = _conditions(wanted, _resolved(db, wanted))
+    where, values = conditions(wanted, resolved(db, wanted))
     sql = f"SELECT {_COLUMNS} FROM decisions WHERE id > :after{where} ORDER BY id"  # noqa: S608  # ours
     return [_kept(row) for row in db.execute(sql, {**values, "after": id})]
-
-
-def distinct(db: sqlite3.Connection, column: str) -> Iterator[Value]:
-    """The values that a column of INDEXES holds: a jump through the index for each."""
-    first = (
-        f"SELECT {column} FROM decisions INDEXED BY {INDEXES[column]}"  # noqa: S608  # same
-        f" WHERE {column} {{}} ORDER BY {column} LIMIT 1"
-    )
-    sql = (
-        f"WITH RECURSIVE found (value) AS (SELECT * FROM ({first.format('IS NOT NULL')})"  # noqa: S608  # same
-        f" UNION ALL SELECT ({first.format('> found.value')}) FROM found"
-        " WHERE found.value IS NOT NULL)"
-        " SELECT value FROM found WHERE value IS NOT NULL"
-    )
-    return (row[0] for row in db.execute(sql))
-
-
-class Group(Struct, frozen=True):
-    """Records with the same values of some columns. Times are epoch seconds."""
-
-    values: tuple[Any, ...]
-    connections: int
-    denied: int
-    sent: int
-    """Bytes, where they were counted."""
-    received: int
-    first: float
-    last: float
-
-
-_SUMS = (
-    "count(*), count(*) FILTER (WHERE decision = 'deny'), CAST(total(out_bytes) AS INTEGER),"
-    " CAST(total(in_bytes) AS INTEGER), min(time), max(time)"
-)
-
-
-def grouped(
-    db: sqlite3.Connection, wanted: Wanted, by: Mapping[str, tuple[str, ...]], limit: int
-) -> dict[str, list[Group]]:
-    """Records added up in several ways, each by its columns: those with the most records.
-
-    Reads every record that the rarest filter lets through, once, into a narrow temporary table.
-    """
-    source, values = _source(db, wanted)
-    needed = {"decision", "time", "out_bytes", "in_bytes", *(c for cs in by.values() for c in cs)}
-    db.execute(
-        f"CREATE TEMP TABLE chosen AS SELECT {', '.join(sorted(needed))} FROM {source}",  # noqa: S608  # ours
-        values,
-    )
-    try:
-        return {
-            name: _groups(db, "temp.chosen", columns, limit, {}) for name, columns in by.items()
-        }
-    finally:
-        db.execute("DROP TABLE temp.chosen")
-
-
-def new(db: sqlite3.Connection, since: float, columns: tuple[str, ...], limit: int) -> list[Group]:
-    """The same by some columns, of what was not there before this epoch second."""
-    source, values = _source(db, Wanted(since))
-    same = " AND ".join(f"old.{column} = decisions.{column}" for column in columns)
-    before = f"SELECT 1 FROM decisions AS old WHERE {same} AND old.time < :since"  # noqa: S608  # same
-    return _groups(db, f"{source} AND NOT EXISTS ({before})", columns, limit, values)
-
-
-def _source(db: sqlite3.Connection, wanted: Wanted) -> tuple[str, dict[str, Any]]:
-    """What stands behind FROM for those that are wanted, and its values."""
-    resolved = _resolved(db, wanted)
-    where, values = _conditions(wanted, resolved)
-    leading = _rarest(db, wanted, resolved)
-    if leading is None:
-        return f"decisions WHERE true{where}", values
-    column, those = leading
-    values["leading"] = json.dumps(those)
-    source = f"decisions INDEXED BY {INDEXES[column]}"
-    return f"{source} WHERE {column} {_IN.format(':leading')}{where}", values
-
-
-def _groups(
-    db: sqlite3.Connection, source: str, columns: tuple[str, ...], limit: int, values: Any
-) -> list[Group]:
-    names = ", ".join(columns)
-    sql = (
-        f"SELECT {_SUMS}, {names} FROM {source} GROUP BY {names}"  # noqa: S608  # same
-        f" ORDER BY 1 DESC, {names} LIMIT {limit}"
-    )
-    return [Group(tuple(row[6:]), *row[:6]) for row in db.execute(sql, values)]
 
 
 # --- the way to them ------------------------------------------------------------------------
 
 
 def _records(db: sqlite3.Connection, wanted: Wanted, *, newest_first: bool) -> Iterator[Kept]:
-    resolved = _resolved(db, wanted)
-    if any(not values for _, values in resolved):
-        return iter(())
+    filters = resolved(db, wanted)
     order = "DESC" if newest_first else "ASC"
     ordered = f"ORDER BY time {order}, id {order}"
-    where, values = _conditions(wanted, resolved)
-    leading = _rarest(db, wanted, resolved)
+    where, values = conditions(wanted, filters)
+    leading = None
+    if filters:
+        pairs = _Pairs(db, filters)
+        if pairs.last is None:
+            return iter(())
+        where += " AND time >= :first AND time <= :last"
+        values.update(first=pairs.first, last=pairs.last)
+        many = any(len(those) > MERGED for _, those in filters)
+        if not (many and pairs.count * COMMON > _all(db)):
+            leading = _rarest(db, wanted, pairs)
     if leading is None:
         sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY decisions_time"  # noqa: S608  # same
         return map(_kept, db.execute(f"{sql} WHERE true{where} {ordered}", values))
     column, those = leading
     sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY {INDEXES[column]}"  # noqa: S608  # same
     if len(those) > MERGED:
-        sql = f"{sql} WHERE {column} {_IN.format(':leading')}{where} {ordered}"
+        sql = f"{sql} WHERE {column} {among('leading')}{where} {ordered}"
         return map(_kept, db.execute(sql, {**values, "leading": json.dumps(those)}))
     sql = f"{sql} WHERE {column} = :leading{where} {ordered}"
     found = [map(_kept, db.execute(sql, {**values, "leading": value})) for value in those]
     return heapq.merge(*found, key=_place, reverse=newest_first)
 
 
-def _resolved(db: sqlite3.Connection, wanted: Wanted) -> list[tuple[str, tuple[Value, ...]]]:
-    """Each filter by the values it lets through, as they are stored."""
-    out = []
-    for one in wanted.filters:
-        those: Iterable[Value] = one.values if one.values is not None else ()
-        if one.test is not None:
-            those = filter(one.test, distinct(db, one.column))
-        stored = dict.fromkeys(utf8(v) if isinstance(v, str) else v for v in those)
-        out.append((one.column, tuple(stored)))
-    return out
+class _Pairs:
+    """The pairs of outcome and destination that pass the filters, by what the sums say of them."""
 
+    def __init__(self, db: sqlite3.Connection, filters: Resolved) -> None:
+        self._db = db
+        where, values = inside(filters)
+        select = f"FROM totals WHERE true{where}"
+        self.first: float | None
+        self.last: float | None
+        self.count: int
+        self.first, self.last, self.count = db.execute(
+            f"SELECT min(first), max(last), ifnull(sum(connections), 0) {select}", values
+        ).fetchone()
+        self._of = {
+            "outcomes": (f"SELECT DISTINCT outcome {select}", values),
+            "destinations": (f"SELECT DISTINCT destination {select}", values),
+        }
 
-def _conditions(
-    wanted: Wanted, resolved: list[tuple[str, tuple[Value, ...]]]
-) -> tuple[str, dict[str, Any]]:
-    """All filters as SQL behind a first condition, and its values. The + keeps SQLite from leading
-    with another index than the one that was chosen."""
-    text, values = "", dict[str, Any]()
-    for name, sign, at in (("since", ">=", wanted.since), ("until", "<", wanted.until)):
-        if at is not None:
-            text += f" AND time {sign} :{name}"
-            values[name] = at
-    for number, (column, those) in enumerate(resolved):
-        text += f" AND +{column} {_IN.format(f':f{number}')}"
-        values[f"f{number}"] = json.dumps(those)
-    return text, values
+    def columns(self) -> Iterator[tuple[str, tuple[Value, ...]]]:
+        """What may lead: each column with an index that no record wanted has NULL in, and the
+        values that those have there."""
+        for table, names in (("outcomes", OUTCOME), ("destinations", DESTINATION)):
+            ids, values = self._of[table]
+            able = [name for name in names if name in INDEXES]
+            sql = f"SELECT DISTINCT {', '.join(able)} FROM {table} WHERE id IN ({ids})"  # noqa: S608
+            found = list(zip(*self._db.execute(sql, values), strict=True))
+            for name, those in zip(able, found, strict=True):
+                if None not in those:
+                    yield name, tuple(dict.fromkeys(those))
 
 
 def _rarest(
-    db: sqlite3.Connection, wanted: Wanted, resolved: list[tuple[str, tuple[Value, ...]]]
+    db: sqlite3.Connection, wanted: Wanted, pairs: _Pairs
 ) -> tuple[str, tuple[Value, ...]] | None:
-    """The filter that lets the fewest rows through; None where the times do, or where it has too
-    many values, of too many rows, to be read in order: then rows that pass are not far."""
-    times, values = _conditions(wanted, [])
+    """What lets the fewest rows through; None where the times do, or where it has too many values,
+    of too many rows, to be read in order: then rows that pass are not far."""
+    times, values = conditions(wanted, ())
     fewest, leading = COUNTED, None
     if times:
         sql = f"SELECT 1 FROM decisions INDEXED BY decisions_time WHERE true{times}"  # noqa: S608  # same
         fewest = _count(db, sql, values)
-    for column, those in resolved:
+    for column, those in pairs.columns():
         sql = (
             f"SELECT 1 FROM decisions INDEXED BY {INDEXES[column]}"  # noqa: S608  # same
-            f" WHERE {column} {_IN.format(':those')}{times}"
+            f" WHERE {column} {among('those')}{times}"
         )
         count = _count(db, sql, {**values, "those": json.dumps(those)})
         if count < fewest or (leading is None and count == fewest and len(those) <= MERGED):
             fewest, leading = count, (column, those)
     return leading
+
+
+def _all(db: sqlite3.Connection) -> int:
+    """How many records there are, about."""
+    first, last = db.execute(
+        "SELECT (SELECT min(id) FROM decisions), (SELECT max(id) FROM decisions)"
+    ).fetchone()
+    return (last or 0) - (first or 0) + 1
 
 
 def _count(db: sqlite3.Connection, sql: str, values: dict[str, Any]) -> int:

@@ -201,6 +201,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, readonly: bool, busy: f
         else:
             migrate.upgrade(connection, path, version)
     connection.execute("PRAGMA foreign_keys = ON")
+    # What a statement with triggers could have to take back, and tables of sums: small, often made.
+    connection.execute("PRAGMA temp_store = MEMORY")
     # A file made to harm must not run functions or write through views and triggers.
     connection.execute("PRAGMA trusted_schema = OFF")
     migrate.verify(connection, path)

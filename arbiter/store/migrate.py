@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote as percent
 
-from arbiter.store import steps
+from arbiter.store import steps, sumstep
 from arbiter.store.errors import NewerError, NotOursError, StoreError, corrupt, explained
 
 if TYPE_CHECKING:
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x41726274
 """PRAGMA application_id: "Arbt"."""
-VERSION = 8
+VERSION = 9
 """PRAGMA user_version of schema.sql."""
 _CHECKED = ("rules", "rule_changes", "profiles", "profile_networks", "profile_switches")
 TABLES = frozenset(
-    {*_CHECKED, "decisions", "usage", "open_flows", "runs", "gaps", "chains", "checkpoints"}
+    {
+        *(*_CHECKED, "decisions", "usage", "open_flows", "runs", "gaps", "chains", "checkpoints"),
+        *("outcomes", "destinations", "daily", "totals", "pruned"),
+    }
 )
 FILE_MODE = 0o640
 
@@ -39,6 +42,7 @@ STEPS: Mapping[int, str | Callable[[Database], None]] = MappingProxyType(
         5: steps.TO_6,
         6: steps.TO_7,
         7: steps.TO_8,
+        8: sumstep.TO_9,
     }
 )
 """How to get from a version to the next, by the version it starts from; version 1 is the first.

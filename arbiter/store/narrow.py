@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from arbiter.store import audit
-from arbiter.store.audit import Wanted
+from arbiter.store.filters import Wanted
 
 
 def values(

@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from arbiter.hostname import host_name
 from arbiter.records import Record, read_list, utf8
-from arbiter.store import audit, narrow, rows
-from arbiter.store.audit import Group, Wanted
+from arbiter.store import audit, filters, narrow, rows, sums
 from arbiter.store.errors import explained
+from arbiter.store.filters import Wanted
 from arbiter.store.rows import Ended, Kept, Missing
+from arbiter.store.sums import Group
 
 _SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
 
@@ -74,12 +75,12 @@ class Records:
         """Those that are wanted, added up in several ways, each by its columns: the `limit` with
         the most records."""
         with explained(self._path, "cannot read the decisions"):
-            return audit.grouped(self._db, wanted, by, limit)
+            return sums.grouped(self._db, wanted, by, limit)
 
     def new(self, since: float, columns: tuple[str, ...], limit: int) -> list[Group]:
         """What was not there before this epoch second, added up by columns."""
         with explained(self._path, "cannot read the decisions"):
-            return audit.new(self._db, since, columns, limit)
+            return sums.new(self._db, since, columns, limit)
 
     def figures(
         self,
@@ -128,11 +129,12 @@ class Records:
         were gone to last, the last of them at the end. What nobody could have looked up, and what
         is no list of names, is left out: a database may come from anywhere."""
         sql = (
-            "SELECT daddr, names, max(time) FROM decisions INDEXED BY decisions_time"
-            " WHERE time >= ? AND names <> '[]' GROUP BY daddr, names ORDER BY 3 DESC LIMIT ?"
+            "SELECT daddr, names, max(last) FROM daily JOIN destinations ON id = destination"
+            " WHERE day > :since - 86400 AND last >= :since AND names <> '[]'"
+            " GROUP BY daddr, names ORDER BY 3 DESC LIMIT :limit"
         )
         with explained(self._path, "cannot read the decisions"):
-            found = self._db.execute(sql, (since, limit)).fetchall()
+            found = self._db.execute(sql, {"since": since, "limit": limit}).fetchall()
         return [made for row in reversed(found) if (made := _looked_up(*row)) is not None]
 
     def end_of(self, rule: int) -> Ended | None:
@@ -147,14 +149,8 @@ class Records:
 
     def apps(self) -> set[str]:
         """Every app that a record names, as the records write it."""
-        # From one to the next by the index: as quick as there are apps, however many records.
-        sql = (
-            "WITH RECURSIVE apps(app) AS (SELECT min(app) FROM decisions WHERE app > '' UNION ALL"
-            " SELECT (SELECT min(app) FROM decisions WHERE app > apps.app) FROM apps"
-            " WHERE app IS NOT NULL) SELECT app FROM apps WHERE app IS NOT NULL"
-        )
         with explained(self._path, "cannot read the decisions"):
-            return {str(app) for (app,) in self._db.execute(sql)}
+            return {str(app) for app in filters.distinct(self._db, "app") if app}
 
     def _one(self, sql: str, *values: Any) -> Kept | None:
         with explained(self._path, "cannot read the decisions"):

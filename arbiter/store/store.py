@@ -27,6 +27,7 @@ from arbiter.store.imports import Planned, Wanted
 from arbiter.store.lives import LifeRows
 from arbiter.store.profiles import Profiles
 from arbiter.store.records import Records
+from arbiter.store.retention import Retention
 from arbiter.store.rows import Author, Change, Kept, Remembered
 from arbiter.store.sightings import Unreadable
 from arbiter.store.transaction import writing
@@ -51,6 +52,7 @@ class Store:
         self.records = Records(connection, path)
         self.lives = LifeRows(connection, path)
         self.evidence = Evidence(connection, path)
+        self.retention = Retention(connection, path)
         self.unreadable: tuple[str, ...] = ()
         """Rules that the last `rules` or `sweep` could not read, each with why and next step."""
 

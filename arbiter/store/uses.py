@@ -9,8 +9,9 @@ from arbiter.rules.stale import Uses
 
 _SINCE = "SELECT rule_id, min(time) FROM rule_changes WHERE change = 'added' GROUP BY rule_id"
 """Not rules.created: a rule that undoing brought back is as old as it was, and new in force."""
-_LAST = "SELECT time FROM decisions WHERE rule_id = ? AND layer = 2 ORDER BY time DESC LIMIT 1"
-"""A step in the index decisions_rule for each rule: how many records there are does not count."""
+_LAST = "SELECT max(last) FROM outcomes JOIN totals ON outcome = id WHERE rule_id = ? AND layer = 2"
+"""By the index outcomes_rule: how many records there are, or were, does not count."""
+_RECORDED = "SELECT min(first) FROM daily WHERE day = (SELECT min(day) FROM daily)"
 _EXPIRED = (
     "SELECT id, line, expires FROM rules WHERE expires <= :now AND (retired IS NULL"
     " OR (retired_reason = 'expired' AND retired >= :since)) ORDER BY id"
@@ -19,11 +20,11 @@ _EXPIRED = (
 
 def uses(db: sqlite3.Connection, ids: Iterable[int], since: float, now: float) -> Uses:
     """Of the remembered rules with these ids; and those that expired in [since, now]."""
-    (recorded,) = db.execute("SELECT min(time) FROM decisions").fetchone()
+    (recorded,) = db.execute(_RECORDED).fetchone()
     last = ((id, db.execute(_LAST, (id,)).fetchone()) for id in ids)
     return Uses(
         recorded,
         dict(db.execute(_SINCE)),
-        {id: row[0] for id, row in last if row is not None},
+        {id: row[0] for id, row in last if row[0] is not None},
         tuple(db.execute(_EXPIRED, {"now": now, "since": since})),
     )

@@ -1,7 +1,8 @@
 """The thread that writes: rules at once and for good, decision records and usage in batches.
 
 Records wait in memory, at most `bound` of them; where the database fails the batch is kept and
-tried again, later each time. With nothing to write the thread sleeps without a timeout.
+tried again, later each time. With nothing to write the thread sleeps, but for an hourly look at
+what is old (tidying.py).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from arbiter.store.database import OpenFile, log_problems
 from arbiter.store.errors import ClosedError, StoreError, UnstorableError
 from arbiter.store.jobs import Job
 from arbiter.store.losses import Losses
+from arbiter.store.retention import Keeping
 from arbiter.store.rows import Kept
 from arbiter.store.store import Store
+from arbiter.store.tidying import Tidying
 from arbiter.usage import Batch, Pending
 
 FLUSH_SECONDS = 0.5
@@ -53,15 +56,18 @@ class Writer(Asked):
         bound: int = BOUND,
         retry: tuple[float, float] = RETRY_SECONDS,
         told: Callable[[str], None] = lambda text: None,
+        keeping: Keeping | None = None,
     ) -> None:
         """Open the database (see Store.open) and start the thread. Raises StoreError.
 
         `told` hears, in that thread, when records cannot be written and when they can again.
+        `keeping` None deletes nothing.
         """
         self.path = Path(path)
         self._told = told
         self._busy, self._bound, self._retry = busy, bound, retry
         self._wake = threading.Condition()
+        self._tidying = Tidying(self.path, keeping)
         # All below belong to _wake.
         self._jobs: deque[Job[Any]] = deque()
         self._records: deque[Made | Callable[[], Made]] = deque()
@@ -178,7 +184,7 @@ class Writer(Asked):
         with self._wake:
             found = [self._problem] if self._problem else []
             found.extend(self._losses.problems(self.path))
-        return (*found, *log_problems(self.path))
+        return (*found, *self._tidying.problems(), *log_problems(self.path))
 
     def close(self) -> None:
         """Do what was asked before, write the records (one try), end the thread, and wait for it.
@@ -237,12 +243,14 @@ class Writer(Asked):
         """Wait for something to do, and do it; False at the end."""
         with self._wake:
             while not (self._jobs or self._closing):
-                left = None if self._due is None else self._due - time.monotonic()
+                dues = [due for due in (self._due, self._tidying.due) if due is not None]
+                left = min(dues) - time.monotonic() if dues else None
                 if left is not None and left <= 0:
                     break
                 self._wake.wait(left)
             job = self._jobs.popleft() if self._jobs else None
             closing = self._closing
+            flush = closing or (self._due is not None and self._due <= time.monotonic())
         if job is not None:
             # A person waits for this; the records can wait until no job does.
             try:
@@ -252,6 +260,9 @@ class Writer(Asked):
             with self._wake:
                 if self._due is not None and not self._pause:
                     self._due = 0.0
+            return True
+        if not flush:
+            self._tidying.step(store)
             return True
         flushed = self._flush(store)
         return not closing or (flushed and self._due is not None)
@@ -277,6 +288,7 @@ class Writer(Asked):
             self._write_progress(store, progress)
             progress = {}
             self._write_gap(store)
+            self._tidying.written()
         except StoreError as error:
             self._error = error
             with self._wake:

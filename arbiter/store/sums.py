@@ -1,0 +1,203 @@
+"""Records added up, from the sums that triggers keep: for all time, or of a span of time.
+
+All time is in `totals`. Of a span the whole days (UTC) are in `daily`; what is left at its ends is
+added up from the records, or where those were pruned (schema.sql) taken as whole days.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from arbiter.store.filters import OUTCOME, Resolved, Wanted, conditions, inside, resolved
+
+DAY = 86400
+_MEASURES = "connections, first, last, sent, received"
+_ADDED = (
+    "sum(connections) AS connections, min(first) AS first, max(last) AS last,"
+    " CAST(total(sent) AS INTEGER) AS sent, CAST(total(received) AS INTEGER) AS received"
+)
+_ALL = f"SELECT outcome, destination, {_MEASURES} FROM totals WHERE true"  # noqa: S608  # ours
+SHORT = 45 * DAY
+"""Seconds of a span up to which it is quicker to look each of its rows up."""
+_ONE = (  # a record as a row of sums
+    "outcomes.id AS outcome, destinations.id AS destination, 1 AS connections, time AS first,"
+    " time AS last, ifnull(max(out_bytes, 0), 0) AS sent, ifnull(max(in_bytes, 0), 0) AS received"
+)
+SAME_OUTCOME = " AND ".join(
+    f"outcomes.{name} {'IS' if name in ('rule_id', 'layer') else '='} decisions.{name}"
+    for name in OUTCOME
+)
+SAME_DESTINATION = " AND ".join(
+    f"destinations.{name} = decisions.{name}" for name in ("daddr", "dport", "proto", "names")
+)
+
+
+class Group(Struct, frozen=True):
+    """Records with the same values of some columns. Times are epoch seconds."""
+
+    values: tuple[Any, ...]
+    connections: int
+    denied: int
+    sent: int
+    """Bytes, where they were counted."""
+    received: int
+    first: float
+    last: float
+
+
+def grouped(
+    db: sqlite3.Connection, wanted: Wanted, by: Mapping[str, tuple[str, ...]], limit: int
+) -> dict[str, list[Group]]:
+    """Records added up in several ways, each by its columns: those with the most records.
+
+    Reads the sums of all pairs of outcome and destination that the filters let through, of each day
+    in the span, and the records at its ends: two days of them at most.
+    """
+    source, values = _source(db, wanted, resolved(db, wanted))
+    plain = source == _ALL
+    if not plain:
+        db.execute(f"CREATE TEMP TABLE chosen AS {source}", values)
+    try:
+        chosen = "totals" if plain else "temp.chosen"
+        db.execute(
+            f"CREATE TEMP TABLE few AS SELECT outcome, {_ADDED} FROM {chosen} GROUP BY outcome"  # noqa: S608
+        )
+        return {
+            name: _groups(db, "temp.few" if _outcome_only(columns) else chosen, columns, limit)
+            for name, columns in by.items()
+        }
+    finally:
+        for table in ("few", "chosen"):
+            db.execute(f"DROP TABLE IF EXISTS temp.{table}")
+
+
+def new(db: sqlite3.Connection, since: float, columns: tuple[str, ...], limit: int) -> list[Group]:
+    """The same by some columns, of what was not there before this epoch second."""
+    same = " AND ".join(
+        f"{_table(column)}.{column} IS before_{_table(column)}.{column}" for column in columns
+    )
+    older = (
+        "SELECT 1 FROM totals AS old CROSS JOIN outcomes AS before_outcomes"  # noqa: S608  # ours
+        f" ON before_outcomes.id = old.outcome WHERE {same} AND old.first < :since"
+    )
+    if not _outcome_only(columns):  # by the address first: fewest are alike
+        older = (
+            "SELECT 1 FROM destinations AS before_destinations CROSS JOIN totals AS old"  # noqa: S608
+            " ON old.destination = before_destinations.id CROSS JOIN outcomes AS before_outcomes"
+            f" ON before_outcomes.id = old.outcome WHERE {same} AND old.first < :since"
+        )
+    return _groups(db, "totals", columns, limit, f"first >= :since AND NOT EXISTS ({older})", since)
+
+
+def pruned_before(db: sqlite3.Connection) -> float:
+    """The epoch second before which records were deleted; 0 for never. It is where a day began."""
+    (before,) = db.execute("SELECT max(before) FROM pruned WHERE what = 'decisions'").fetchone()
+    return float(before or 0.0)
+
+
+def _source(
+    db: sqlite3.Connection, wanted: Wanted, filters: Resolved
+) -> tuple[str, dict[str, Any]]:
+    """The rows of sums that are wanted, a pair of outcome and destination once, as SQL, and its
+    values."""
+    pairs, values = inside(filters)
+    if wanted.since is None and wanted.until is None:
+        return f"{_ALL}{pairs}", values
+    kept = pruned_before(db)
+    since = wanted.since if wanted.since is not None else -math.inf
+    until = wanted.until if wanted.until is not None else math.inf
+    from_day = _whole(since, up=since >= kept)
+    to_day = _whole(until, up=until < kept)
+    values.update(from_day=from_day, to_day=to_day)
+    # A short span by its index; a long one in the order of the pairs, which needs no sorting.
+    short = to_day - from_day <= SHORT or (to_day == math.inf and from_day > _newest(db) - SHORT)
+    parts = [
+        f"SELECT outcome, destination, {_ADDED} FROM daily"  # noqa: S608  # names from our code
+        f" {'INDEXED BY daily_day' if short else ''}"
+        f" WHERE {'' if short else '+'}day >= :from_day AND {'' if short else '+'}day < :to_day"
+        f"{pairs} GROUP BY outcome, destination"
+    ]
+    ends = [(since, min(from_day, until)), (max(to_day, since), until)]
+    if from_day >= to_day:
+        ends = [(since, until)]
+    where, more = conditions(Wanted(), filters)
+    values.update(more)
+    for number, (begin, end) in enumerate(ends):
+        if begin >= end:
+            continue
+        values.update({f"begin{number}": begin, f"end{number}": end})
+        parts.append(
+            f"SELECT {_ONE} FROM decisions INDEXED BY decisions_time"  # noqa: S608  # same
+            f" CROSS JOIN outcomes ON {SAME_OUTCOME} CROSS JOIN destinations"
+            f" ON {SAME_DESTINATION}"
+            f" WHERE time >= :begin{number} AND time < :end{number}{where}"
+        )
+    if len(parts) == 1:
+        return parts[0], values
+    together = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)  # noqa: S608  # same
+    return (
+        f"SELECT outcome, destination, {_ADDED} FROM ({together})"  # noqa: S608  # same
+        " GROUP BY outcome, destination",
+        values,
+    )
+
+
+def _newest(db: sqlite3.Connection) -> float:
+    """The last day there is."""
+    (day,) = db.execute("SELECT max(day) FROM daily").fetchone()
+    return float(day or 0)
+
+
+def _whole(time: float, *, up: bool) -> float:
+    """The beginning of the day that this moment is in, or else of the next."""
+    if math.isinf(time):
+        return time
+    return (math.ceil if up else math.floor)(time / DAY) * float(DAY)
+
+
+def _outcome_only(columns: tuple[str, ...]) -> bool:
+    return all(column in OUTCOME for column in columns)
+
+
+def _table(column: str) -> str:
+    return "outcomes" if column in OUTCOME else "destinations"
+
+
+def _groups(
+    db: sqlite3.Connection,
+    source: str,
+    columns: tuple[str, ...],
+    limit: int,
+    where: str = "true",
+    since: float | None = None,
+) -> list[Group]:
+    """First by outcome or destination alone, where no column needs both: there are fewer rows."""
+    names = ", ".join(columns)
+    denied = "sum(connections) FILTER (WHERE outcome IN (SELECT id FROM denies)) AS denied"
+    keys = "outcome"
+    if not _outcome_only(columns):
+        keys = "destination"
+        if any(column in OUTCOME for column in columns):
+            keys = "outcome, destination"
+    tables = dict.fromkeys(f"{key}s" for key in keys.split(", "))
+    joins = "".join(f" CROSS JOIN {table} ON {table}.id = {table[:-1]}" for table in tables)
+    few = f"SELECT {keys}, {_ADDED}, {denied} FROM {source} GROUP BY {keys}"  # noqa: S608  # ours
+    if since is not None:  # its condition is about rows with names
+        few = (
+            f"SELECT {keys}, {_ADDED}, {denied} FROM {source} CROSS JOIN outcomes"  # noqa: S608
+            " ON outcomes.id = outcome CROSS JOIN destinations ON destinations.id = destination"
+            f" WHERE {where} GROUP BY {keys}"
+        )
+    sql = (
+        "WITH denies AS MATERIALIZED (SELECT id FROM outcomes WHERE decision = 'deny'),"  # noqa: S608
+        f" few AS MATERIALIZED ({few})"
+        " SELECT sum(connections), ifnull(sum(denied), 0), CAST(total(sent) AS INTEGER),"
+        f" CAST(total(received) AS INTEGER), min(few.first), max(few.last), {names}"
+        f" FROM few{joins} GROUP BY {names} ORDER BY 1 DESC, {names} LIMIT {limit}"
+    )
+    return [Group(tuple(row[6:]), *row[:6]) for row in db.execute(sql, {"since": since})]
