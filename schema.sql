@@ -157,8 +157,10 @@ CREATE TABLE checkpoints (
 -- Sums over all records that there ever were: what was decided (`outcomes`), and where to
 -- (`destinations`), by day (`daily`) and for all time (`totals`). Triggers keep them true in the
 -- transaction that writes or completes a record, so that nobody who writes can forget them. What
--- retention deletes of `decisions` stays in them: deleting has no trigger. The views `daily_sums` and
--- `all_sums` show them in words.
+-- retention deletes of `decisions` stays in them: deleting has no trigger. The views `daily_sums`
+-- and `all_sums` show them in words.
+
+-- What was decided, for whom and why: each that ever was, once.
 CREATE TABLE outcomes (
     id       INTEGER PRIMARY KEY,     -- columns are those of `decisions`
     app      TEXT NOT NULL,
@@ -176,6 +178,7 @@ CREATE TABLE outcomes (
 CREATE INDEX outcomes_same ON outcomes
     (app, exe, user, decision, reason, rule_id, layer, by_user, frontend, link);
 CREATE INDEX outcomes_rule ON outcomes (rule_id, layer) WHERE rule_id IS NOT NULL;
+-- Where connections went, with the names that were known.
 CREATE TABLE destinations (
     id    INTEGER PRIMARY KEY,        -- columns are those of `decisions`
     daddr TEXT NOT NULL,
@@ -184,6 +187,7 @@ CREATE TABLE destinations (
     names TEXT NOT NULL,
     UNIQUE (daddr, dport, proto, names)
 ) STRICT;
+-- What came to each outcome and destination on a day.
 CREATE TABLE daily (
     day         INTEGER NOT NULL,     -- when it began, in UTC: date(day, 'unixepoch')
     outcome     INTEGER NOT NULL REFERENCES outcomes (id),
@@ -359,6 +363,7 @@ CREATE TABLE profiles (
     by_user TEXT NOT NULL,
     by_uid  INTEGER
 ) STRICT, WITHOUT ROWID;
+-- Which network brings which profile.
 CREATE TABLE profile_networks (
     network TEXT PRIMARY KEY,         -- as network= of a rule's line says it
     profile TEXT NOT NULL REFERENCES profiles (name)

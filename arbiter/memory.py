@@ -33,6 +33,7 @@ from arbiter.settings import Settings
 from arbiter.store import Kept, StoreError, Writer, checkpoints
 from arbiter.store.checkpoints import Checkpoint
 from arbiter.store.records import LookedUp
+from arbiter.store.retention import Keeping
 
 CHECKPOINT_RECORDS, CHECKPOINT_SECONDS = 10_000, 86_400.0
 """After so many records, or so long, the next record brings a checkpoint."""
@@ -55,7 +56,8 @@ class Memory:
         """Raises StoreError."""
         self._dispatch = dispatch
         self._loop = asyncio.get_running_loop()
-        self.writer = self._writer = Writer(database, told=self._told)
+        keeping = Keeping(settings.keep_days, settings.keep_megabytes, settings.keep_sums_days)
+        self.writer = self._writer = Writer(database, told=self._told, keeping=keeping)
         self._outbox = Outbox(settings)
         self._session = uuid.uuid4().hex
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -166,7 +166,10 @@ def test_only_what_is_old_goes_and_no_sum_changes(
 ) -> None:
     with Store.open(tmp_path_factory.mktemp("r") / "a.db") as store:
         store.record(
-            [at(day, state=state, reason=reason, dport=port) for day, state, reason, port in made]
+            [
+                at(day, "allow", why, state=state, dport=port)
+                for day, state, why, port in sorted(made)
+            ]
         )
         sums = rows(store, "SELECT * FROM all_sums ORDER BY 1, 7, 9")
         old = {kept.id: kept for kept in store.records.passing(Wanted())}

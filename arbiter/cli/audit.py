@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from arbiter.cli.auditfilters import filter_options, wanted_by
+from arbiter.cli.auditprune import prune, pruned_note, vacuum
 from arbiter.cli.auditreplay import replay
 from arbiter.cli.auditreport import report
 from arbiter.cli.auditrows import (
@@ -90,6 +91,8 @@ audit.add_command(diff, "diff")
 audit.add_command(verify, "verify")
 audit.add_command(replay, "replay")
 audit.add_command(report, "report")
+audit.add_command(prune, "prune")
+audit.add_command(vacuum, "vacuum")
 
 
 def _given(name: str) -> bool:
@@ -109,11 +112,14 @@ def _list(store: Store, wanted: Wanted, limit: int | None, show: Show) -> int:
 
     if limit is None:
         show(noted(store.records.passing(wanted)))
+        pruned_note(store, wanted.since)
         return highest
     found = store.records.latest(wanted, limit + 1)
     show(noted(found[-limit:]))
     if len(found) > limit:
         click.echo(f"arbiter: these are the newest {limit}: --limit or --all shows more", err=True)
+    else:
+        pruned_note(store, wanted.since)
     return highest
 
 

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from arbiter.budgets import size_text
 from arbiter.cli.auditfilters import filter_options, wanted_by
+from arbiter.cli.auditprune import whole_days_note
 from arbiter.cli.common import db_option, fail, json_option, show_json, table
 from arbiter.cli.rulestore import open_store
 from arbiter.cli.ruleswords import when
@@ -53,6 +54,7 @@ def summary(top: int, db: Path, as_json: bool, **filters: Any) -> None:
     with open_store(db, readonly=True) as store:
         found = store.records.grouped(wanted, by, top)
         gaps = store.records.gaps(wanted.since or 0.0, wanted.until)
+        whole_days_note(store, wanted.since, wanted.until)
     if as_json:
         show_json({**_objects(found, by), "gaps": [structs.asdict(gap) for gap in gaps]})
         return
@@ -87,6 +89,7 @@ def app_(app: str, top: int, db: Path, as_json: bool, **filters: Any) -> None:
     }
     with open_store(db, readonly=True) as store:
         found = store.records.grouped(wanted, by, top)
+        whole_days_note(store, wanted.since, wanted.until)
     if not found["app"]:
         fail(f"no record of {clean(app, 300)!r} is as asked")
     if as_json:
@@ -107,6 +110,7 @@ def rule_(rule: str, top: int, db: Path, as_json: bool, **filters: Any) -> None:
     by = {"decision": ("decision",), "app": ("app",), "destination": ("app", *DESTINATION)}
     with open_store(db, readonly=True) as store:
         found = store.records.grouped(wanted, by, top)
+        whole_days_note(store, wanted.since, wanted.until)
         line = _line(store, rule)
         if line is None and not found["decision"]:
             fail(f"{db} has no rule {clean(rule, 300)}, and no record of one")

@@ -96,6 +96,11 @@ class Records:
         with explained(self._path, "cannot read the decisions"):
             return figures(self._db, since, until, top, why, done)
 
+    def pruned_before(self) -> float:
+        """The epoch second before which single records were deleted; 0 for never."""
+        with explained(self._path, "cannot read what was pruned"):
+            return sums.pruned_before(self._db)
+
     def gaps(self, since: float, until: float | None) -> list[Missing]:
         """What is known to be missing of [since, until] in epoch seconds."""
         sql = (

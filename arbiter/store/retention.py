@@ -101,6 +101,16 @@ class Retention:
         self._rows = max(10, min(int(self._rows * min(2.0, STEP / max(took, 1e-4))), 2000))
         return more
 
+    def vacuum(self) -> None:
+        """Write the database anew, without free pages and as one that can give them back. Nobody
+        else can write meanwhile."""
+        with explained(self._path, "cannot make the database smaller"):
+            self._db.execute("PRAGMA temp_store = FILE")  # all rows are in it for a while
+            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of effect by VACUUM only
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA temp_store = MEMORY")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def size(self) -> int:
         """Bytes of the database that are in use."""
         page, pages, free = (self._pragma(n) for n in ("page_size", "page_count", "freelist_count"))

@@ -22,7 +22,7 @@ _ADDED = (
     " CAST(total(sent) AS INTEGER) AS sent, CAST(total(received) AS INTEGER) AS received"
 )
 _ALL = f"SELECT outcome, destination, {_MEASURES} FROM totals WHERE true"  # noqa: S608  # ours
-SHORT = 45 * DAY
+SHORT = 5 * DAY
 """Seconds of a span up to which it is quicker to look each of its rows up."""
 _ONE = (  # a record as a row of sums
     "outcomes.id AS outcome, destinations.id AS destination, 1 AS connections, time AS first,"
