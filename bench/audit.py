@@ -5,8 +5,8 @@ python bench/audit.py [--records 10000000] [--db PATH] [--rounds 5] [--json]
 Makes a database (bench/auditdata.py) at `--db`, or uses the one that is there, and never writes to
 it: what writes, writes to copies. Figures are medians of rounds in this process, warm: nothing of
 the start of Python, everything of the command else; of the processor (other work on the machine
-does not count). Beside them what writing 500 records takes, as the daemon's thread does it, with none
-and with all records in the database.
+does not count). Beside them what writing 500 records takes, as the daemon's thread does it, with
+none and with all records in the database.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arbiter.records import Progress, Record, State, json_list
-from arbiter.store import Store
+from arbiter.store import Store, migrate, rows
 from arbiter.store.filters import Filter, Wanted
 from arbiter.store.rows import Kept
 from arbiter.store.sums import DAY, Group
 
+DATABASES = Path(__file__).parents[1] / "fixtures" / "databases"
 DAY0 = BEGAN - BEGAN % DAY
 """A day begins, in UTC."""
 POOL: dict[str, tuple[Any, ...]] = {
@@ -93,20 +94,20 @@ def test_sums_are_what_the_records_add_up_to(
 ) -> None:
     with Store.open(path) as store:
         fill(store, records, progress)
-        rows = store._db.execute
-        assert set(rows(f"SELECT {PAIR}, {KEPT} FROM all_sums")) == set(
-            rows(f"SELECT {PAIR}, {SUMS} FROM decisions GROUP BY {PAIR}")
+        ask = store._db.execute
+        assert set(ask(f"SELECT {PAIR}, {KEPT} FROM all_sums")) == set(
+            ask(f"SELECT {PAIR}, {SUMS} FROM decisions GROUP BY {PAIR}")
         )
         day = "date(time, 'unixepoch')"
-        assert set(rows(f"SELECT day, {PAIR}, {KEPT} FROM daily_sums")) == set(
-            rows(f"SELECT {day}, {PAIR}, {SUMS} FROM decisions GROUP BY {day}, {PAIR}")
+        assert set(ask(f"SELECT day, {PAIR}, {KEPT} FROM daily_sums")) == set(
+            ask(f"SELECT {day}, {PAIR}, {SUMS} FROM decisions GROUP BY {day}, {PAIR}")
         )
         for table in ("all_sums", "daily_sums"):
-            (added,) = rows(f"SELECT total(connections) FROM {table}").fetchone()
+            (added,) = ask(f"SELECT total(connections) FROM {table}").fetchone()
             assert added == len(records), "each record in one row"
         for table in ("outcomes", "destinations"):
-            columns = [row[1] for row in rows(f"PRAGMA table_info({table})")][1:]
-            same = rows(f"SELECT 1 FROM {table} GROUP BY {', '.join(columns)} HAVING count(*) > 1")
+            columns = [row[1] for row in ask(f"PRAGMA table_info({table})")][1:]
+            same = ask(f"SELECT 1 FROM {table} GROUP BY {', '.join(columns)} HAVING count(*) > 1")
             assert same.fetchall() == [], "each once"
 
 
@@ -239,3 +240,31 @@ def test_the_views_read_no_records(store: Store, view: str) -> None:
     plans = [row[3] for row in store._db.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {view}")]
     assert plans
     assert not [plan for plan in plans if "decisions" in plan]
+
+
+def test_an_older_database_gets_its_sums_from_the_records_it_has(tmp_path: Path) -> None:
+    """As what triggers would have added up; and they go on from there."""
+    path = tmp_path / "old.db"
+    old = sqlite3.connect(path)
+    old.executescript((DATABASES / "schema-6.sql").read_text())
+    old.execute(f"PRAGMA application_id = {migrate.APPLICATION_ID}")
+    old.execute("PRAGMA user_version = 6")
+    records = [
+        record(0, rule_id=3, layer=2, out_bytes=7),
+        record(1, rule_id=3, layer=2, in_bytes=9),
+        record(DAY, names=json_list(["a.example"]), count=3, waited=2.5),
+        record(2, "deny", "deadline", exe="", app=""),
+    ]
+    old.executemany(rows.INSERT_RECORD, [rows.record_row(one) for one in records])
+    old.commit()
+    old.close()
+    with Store.open(path) as upgraded, Store.open(tmp_path / "new.db") as new:
+        new.record(records)
+        for turn in range(2):
+            for view in ("all_sums", "daily_sums"):
+                shown = [set(one._db.execute(f"SELECT * FROM {view}")) for one in (upgraded, new)]
+                assert shown[0] == shown[1]
+                assert len(shown[0]) == 3 + 2 * turn
+            for one in (upgraded, new):
+                one.lives.complete([Progress(1, State.CLOSED, out_bytes=100)])
+                one.record([record(5), record(6, app="/another")])
