@@ -41,6 +41,7 @@ def carry_out(store: Store, plan: Plan) -> int:
     while store.retention.step(plan, NOW):
         steps += 1
         assert steps < 10_000
+    assert store.evidence.verify().broken == []
     return steps
 
 

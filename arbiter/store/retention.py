@@ -15,6 +15,8 @@ from typing import Any
 from msgspec import Struct, structs
 
 from arbiter.events import UNDECIDED
+from arbiter.store import checkpoints
+from arbiter.store.chain import DECISIONS
 from arbiter.store.errors import explained
 from arbiter.store.sums import DAY, SAME_DESTINATION, SAME_OUTCOME
 from arbiter.store.transaction import writing
@@ -136,6 +138,11 @@ class Retention:
             if last is None:
                 self._seen = self._until
                 return False
+            if not self._seen:
+                # One for all steps: rows that are there yet are no break of the chain.
+                checkpoints.checkpoint(
+                    self._db, DECISIONS, checkpoints.RETENTION, now, at=self._until
+                )
             gone = self._db.execute(
                 f"DELETE FROM decisions WHERE id > :seen AND id <= :last AND {where}",  # noqa: S608
                 {**values, "last": last},

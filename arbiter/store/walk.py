@@ -121,6 +121,7 @@ class Walk:
             return self._broken("inserted", row, "was put in after the end of the chain")
         if self._newest is None and not self._begin(row):
             return self._how(row, following)
+        self._skip_to(row)
         if self._newest is not None and not self._is_after(row, self._before):
             return self._how(row, following)
         if self._newest is not None and row.id > self._newest.id + 1:
@@ -134,6 +135,20 @@ class Walk:
         found.first = row.id if found.first is None else found.first
         found.last, found.hash = row.id, row.hash.hex()
         return self._at_point(row)
+
+    def _skip_to(self, row: Row) -> None:
+        """Of the rows that retention cleared away some stay: open connections, for one. Where the
+        row before such a one is gone, so is the hash that it follows; and the first row behind
+        them follows the checkpoint."""
+        cleared, newest = self._cleared, self._newest
+        if cleared is None or newest is None or newest.id >= cleared.last:
+            return
+        if row.id > cleared.last:
+            self._before, self._counted = cleared.hash, cleared.count
+            self._newest = newest._replace(id=cleared.last)
+            self.found.cleared = cleared.last
+        elif row.id > newest.id + 1:
+            self._newest, self._counted = None, None
 
     def _begin(self, row: Row) -> bool:
         """Whether a chain may begin with this row: the first there ever was, or the first that
