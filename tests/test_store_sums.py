@@ -83,6 +83,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def fill(store: Store, records: list[Record], progress: list[Progress]) -> None:
     for table in ("decisions", "daily", "totals", "pruned", "outcomes", "destinations"):
         store._db.execute(f"DELETE FROM {table}")
+    store._db.execute("UPDATE chains SET first = 1, last = 0, hash = NULL, count = 0")
     store.record([Kept(id, one) for id, one in enumerate(records, 1)])
     store.lives.complete(progress)
 
@@ -255,7 +256,11 @@ def test_an_older_database_gets_its_sums_from_the_records_it_has(tmp_path: Path)
         record(DAY, names=json_list(["a.example"]), count=3, waited=2.5),
         record(2, "deny", "deadline", exe="", app=""),
     ]
-    old.executemany(rows.INSERT_RECORD, [rows.record_row(one) for one in records])
+    columns = rows.RECORD_COLUMNS
+    old.executemany(
+        f"INSERT INTO decisions ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+        [rows.record_row(one)[1 : 1 + len(columns)] for one in records],
+    )
     old.commit()
     old.close()
     with Store.open(path) as upgraded, Store.open(tmp_path / "new.db") as new:
