@@ -1,6 +1,6 @@
 """What the audit costs with many records: views, filters and commands, and what writing takes.
 
-python bench/audit.py [--records 10000000] [--db PATH] [--rounds 5] [--json]
+python bench/audit.py [--records 10000000] [--db PATH] [--rounds 5] [--connect] [--json]
 
 Makes a database (bench/auditdata.py) at `--db`, or uses the one that is there, and never writes to
 it: what writes, writes to copies. Figures are medians of rounds in this process, warm: nothing of
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sqlite3
 import statistics
@@ -26,8 +27,11 @@ from typing import Any
 import auditdata
 from auditdata import END
 from click.testing import CliRunner
+from consumers import Arbiter, compiled
+from work import Bench
 
 from arbiter import cli
+from arbiter.lab import Lab
 from arbiter.records import Progress, State
 from arbiter.store import Store
 from arbiter.store.rows import Kept
@@ -132,6 +136,36 @@ def writing(database: Path, source: Path, rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in took.items()}
 
 
+def connecting(database: Path, folder: Path, rounds: int) -> dict[str, float]:
+    """Microseconds of connect() in the lab (bench/connect.py): the daemon with an empty database,
+    and with a copy of this one, in turns. Needs root."""
+    found: dict[str, list[float]] = {}
+    with Lab(f"a{os.getpid()}") as lab:
+        program = compiled("work", folder)
+        who = {}
+        for name in ("none", "all"):
+            (folder / name).mkdir()
+            who[name] = Arbiter(folder / name, program, 2)
+            (who[name].home / "arbiter.toml").write_text("keep_days = 0\n")
+        with Store.open(who["none"].home / "arbiter.db") as store:
+            lines = [entry.rule for entry in store.rules(time.time(), "", None)]
+        shutil.copy(database, who["all"].home / "arbiter.db")
+        with Store.open(who["all"].home / "arbiter.db") as store:
+            for line in lines:
+                store.remember(line, by="bench", created=time.time())
+        bench = Bench(lab, program, 0)
+        with bench.serving():
+            for _ in range(rounds):
+                for name, consumer in who.items():
+                    with consumer(lab, 1):
+                        bench.latency("fresh", 50)
+                        for kind in ("same", "fresh"):
+                            measured = bench.latency(kind, 500)
+                            found.setdefault(f"{kind}, of {name}", []).append(measured.median)
+                            found.setdefault(f"{kind}, of {name}, p99", []).append(measured.p99)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=int, default=10_000_000)
@@ -139,6 +173,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-write", action="store_true", help="make no copy, measure no writing")
+    parser.add_argument("--connect", action="store_true", help="also connect(); needs root")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         database = options.db or Path(folder, "audit.db")
@@ -156,6 +191,8 @@ def main() -> None:
             empty = writing(Path(folder, "empty.db"), database, 20)
             found["µs a record, of none"] = empty
             found[f"µs a record, of {options.records}"] = full
+        if options.connect:
+            found["µs of connect()"] = connecting(database, Path(folder), options.rounds)
     show(found, as_json=options.json)
 
 

@@ -42,10 +42,7 @@ def prune(before: float, dry_run: bool, db: Path, as_json: bool) -> None:
     """
     plan = asked(before, Plan())
     with open_store(db, readonly=dry_run) as store:
-        counts = store.retention.count(plan)
-        gone = counts["decisions"]
-        if not dry_run:
-            gone = _carry_out(store, plan)
+        gone = store.retention.count(plan)["decisions"] if dry_run else _carry_out(store, plan)
     day = _day(plan.records)
     if as_json:
         show_json({"before": plan.records, "records": gone, "deleted": not dry_run})

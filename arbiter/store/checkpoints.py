@@ -62,9 +62,12 @@ def checkpoint(
     if at is not None:
         sql = f"SELECT hash FROM {chain.table} WHERE id = ?"  # noqa: S608  # our name
         last, hash = at, db.execute(sql, (at,)).fetchone()[0]
+    if hash is None:
+        return None  # before anything is counted: there may be millions that are older
+    if at is not None:
         count = _count(db, chain, at)
     before = _newest(db, chain)
-    if hash is None or (why != RETENTION and before is not None and before[0] == last):
+    if why != RETENTION and before is not None and before[0] == last:
         return None
     made = Checkpoint(chain.table, last, hash, now, count, why)
     db.execute(
