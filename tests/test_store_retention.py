@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from auditscene import BEGAN, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arbiter.memory import Memory
 from arbiter.rules import parse
+from arbiter.settings import Settings
 from arbiter.store import Store, Writer, tidying
 from arbiter.store.filters import Wanted
 from arbiter.store.retention import Keeping, Plan, asked
@@ -255,3 +258,24 @@ def _write(writer: Writer, count: int) -> None:
     while writer._records or writer._in_flight or (writer._due is not None):
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_the_daemon_keeps_records_as_long_as_its_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(tidying, "FIRST", 0.0)
+
+    async def left(settings: Settings) -> int:
+        path = tmp_path / f"{settings.keep_days}.db"
+        with Store.open(path) as store:
+            store.record(record(now - age * DAY - BEGAN, "deny", "rule") for age in (20, 10, 0))
+        memory = Memory(path, lambda event: None, settings)
+        await asyncio.sleep(0.5)
+        await memory.close()
+        with Store.open(path) as store:
+            (count,) = store._db.execute("SELECT count(*) FROM decisions").fetchone()
+            return int(count)
+
+    for days, count in ((0, 3), (15, 2), (5, 1)):
+        assert asyncio.run(left(Settings(keep_days=days))) == count
