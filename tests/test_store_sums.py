@@ -273,3 +273,37 @@ def test_an_older_database_gets_its_sums_from_the_records_it_has(tmp_path: Path)
             for one in (upgraded, new):
                 one.lives.complete([Progress(1, State.CLOSED, out_bytes=100)])
                 one.record([record(5), record(6, app="/another")])
+
+
+@pytest.mark.parametrize("column", PAIR.replace(" ", "").split(","))
+def test_what_differs_in_one_column_is_added_up_apart(store: Store, column: str) -> None:
+    same: dict[str, Any] = dict.fromkeys(("app", "exe", "user", "frontend", "link", "daddr"), "x")
+    same |= {"by_user": "x", "names": "[]", "proto": "tcp", "dport": 1, "rule_id": 1, "layer": 1}
+    same |= {"decision": "allow", "reason": "rule"}
+    other = same | {column: 2 if isinstance(same[column], int) else "other"}
+    nobody = same | {column: None} if column in ("rule_id", "layer") else other
+    made = []
+    for values in (same, other, nobody):
+        fields = {"by" if name == "by_user" else name: v for name, v in values.items()}
+        made.append(record(0, fields.pop("decision"), fields.pop("reason"), **fields))
+    store.record(made)
+    for id, sent in ((1, 10), (2, 200), (3, 3000)):
+        store.lives.complete([Progress(id, State.OPEN, out_bytes=sent)])
+    found = store._db.execute(f"SELECT {column}, sent FROM all_sums ORDER BY sent").fetchall()
+    if nobody is other:
+        assert found == [(same[column], 10), (other[column], 3200)]
+    else:
+        assert found == [(same[column], 10), (other[column], 200), (None, 3000)]
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "count"),
+    [(0.2, 0.6, 1), (0.1, 0.9, 3), (0.6, 1.4, 2), (0.5, 2.1, 4), (0.0, 1.0, 3), (1.5, 0.5, 0)],
+)
+def test_a_span_counts_each_record_once(
+    store: Store, since: float, until: float, count: int
+) -> None:
+    store.record(record(DAY0 - BEGAN + day * DAY) for day in (0.1, 0.5, 0.8, 1.2, 2.0, 2.7))
+    wanted = Wanted(DAY0 + since * DAY, DAY0 + until * DAY)
+    found = store.records.grouped(wanted, {"user": ("user",)}, 9)["user"]
+    assert sum(group.connections for group in found) == count
