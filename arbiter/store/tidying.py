@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from arbiter.store.errors import StoreError
 from arbiter.store.retention import Keeping, Plan
@@ -15,24 +14,21 @@ AGAIN = 3600.0
 """Seconds between looks, where nothing is left to do or something went wrong."""
 REST = 3.0
 """A step is followed by so many times its time for others."""
-LOG = 64 * 1024 * 1024
-"""Bytes of the write-ahead log above which a reader is in the way: it is emptied at 4 MB else."""
 
 
 class Tidying:
     """The steps of one writer. Not for more than one thread, but `due` and `problems`."""
 
-    def __init__(self, path: Path, keeping: Keeping | None) -> None:
-        self._log = path.with_name(path.name + "-wal")
-        self._path, self._keeping = path, keeping
+    def __init__(self, keeping: Keeping | None) -> None:
+        self._keeping = keeping
         self.due: float | None = None if keeping is None else time.monotonic() + FIRST
         """Monotonic time of the next step; None for never."""
         self._plan: Plan | None = None
-        self._failed = self._held = ""
+        self._failed = ""
 
     def problems(self) -> list[str]:
         """What is wrong now, for people."""
-        return [text for text in (self._failed, self._held) if text]
+        return [self._failed] if self._failed else []
 
     def step(self, store: Store) -> None:
         """Do a little, and say when to come again."""
@@ -55,16 +51,3 @@ class Tidying:
             self._plan = None
         ended = time.monotonic()
         self.due = ended + (REST * (ended - started) if more else AGAIN)
-
-    def written(self) -> None:
-        """Something was: see whether the log can be emptied."""
-        try:
-            size = self._log.stat().st_size
-        except FileNotFoundError:
-            size = 0
-        self._held = ""
-        if size > LOG:
-            self._held = (
-                f"the database's log grows: {self._log} has {size // 1_000_000} MB, as a program"
-                f" reads for long; end it, it is one of: fuser '{self._path}'"
-            )

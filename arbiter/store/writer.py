@@ -67,7 +67,7 @@ class Writer(Asked):
         self._told = told
         self._busy, self._bound, self._retry = busy, bound, retry
         self._wake = threading.Condition()
-        self._tidying = Tidying(self.path, keeping)
+        self._tidying = Tidying(keeping)
         # All below belong to _wake.
         self._jobs: deque[Job[Any]] = deque()
         self._records: deque[Made | Callable[[], Made]] = deque()
@@ -288,7 +288,6 @@ class Writer(Asked):
             self._write_progress(store, progress)
             progress = {}
             self._write_gap(store)
-            self._tidying.written()
         except StoreError as error:
             self._error = error
             with self._wake:
