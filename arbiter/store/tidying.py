@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from arbiter.store.errors import StoreError
@@ -21,8 +22,8 @@ class Tidying:
 
     def __init__(self, keeping: Keeping | None) -> None:
         self._keeping = keeping
-        self.due: float | None = None if keeping is None else time.monotonic() + FIRST
-        """Monotonic time of the next step; None for never."""
+        self.due = math.inf if keeping is None else time.monotonic() + FIRST
+        """Monotonic time of the next step; infinity for never."""
         self._plan: Plan | None = None
         self._failed = ""
 
@@ -30,10 +31,14 @@ class Tidying:
         """What is wrong now, for people."""
         return [self._failed] if self._failed else []
 
-    def step(self, store: Store) -> None:
-        """Do a little, and say when to come again."""
-        if self._keeping is None:
-            return
+    def pause(self, other: float | None) -> float | None:
+        """Seconds until something is due: a step, or what is due at this moment (None: nothing)."""
+        due = self.due if other is None else min(self.due, other)
+        return None if due == math.inf else due - time.monotonic()
+
+    def step(self, store: Store) -> bool:
+        """Do a little, and say when to come again. Gives True: the thread goes on."""
+        assert self._keeping is not None, "nothing is ever due"
         started = time.monotonic()
         try:
             if self._plan is None:
@@ -51,3 +56,4 @@ class Tidying:
             self._plan = None
         ended = time.monotonic()
         self.due = ended + (REST * (ended - started) if more else AGAIN)
+        return True

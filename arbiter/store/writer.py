@@ -1,8 +1,7 @@
 """The thread that writes: rules at once and for good, decision records and usage in batches.
 
 Records wait in memory, at most `bound` of them; where the database fails the batch is kept and
-tried again, later each time. With nothing to write the thread sleeps, but for an hourly look at
-what is old (tidying.py).
+tried again, later each time. With nothing to write the thread sleeps, but for tidying.py.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Writer(Asked):
     ) -> None:
         """Open the database (see Store.open) and start the thread. Raises StoreError.
 
-        `told` hears, in that thread, when records cannot be written and when they can again.
+        `told` hears, in that thread, when records cannot be written and when they can again;
         `keeping` None deletes nothing.
         """
         self.path = Path(path)
@@ -243,8 +242,7 @@ class Writer(Asked):
         """Wait for something to do, and do it; False at the end."""
         with self._wake:
             while not (self._jobs or self._closing):
-                dues = [due for due in (self._due, self._tidying.due) if due is not None]
-                left = min(dues) - time.monotonic() if dues else None
+                left = self._tidying.pause(self._due)
                 if left is not None and left <= 0:
                     break
                 self._wake.wait(left)
@@ -262,8 +260,7 @@ class Writer(Asked):
                     self._due = 0.0
             return True
         if not flush:
-            self._tidying.step(store)
-            return True
+            return self._tidying.step(store)
         flushed = self._flush(store)
         return not closing or (flushed and self._due is not None)
 
