@@ -52,6 +52,12 @@ class Audit(Struct, frozen=True, forbid_unknown_fields=True):
     journald: bool = False
     syslog: str = ""
     """See `parse_syslog`; "" for none."""
+    keep_days: int = 90
+    """How long records of single connections are kept; 0 is for ever. See `store.retention`."""
+    keep_megabytes: int = 0
+    """The database's size above which the oldest days of records go; 0 for any size."""
+    keep_sums_days: int = 1095
+    """How long sums by day are kept, and the daemon's runs and gaps; 0 is for ever."""
 
 
 def parse_syslog(text: str) -> SyslogTo:

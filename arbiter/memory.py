@@ -56,7 +56,8 @@ class Memory:
         """Raises StoreError."""
         self._dispatch = dispatch
         self._loop = asyncio.get_running_loop()
-        keeping = Keeping(settings.keep_days, settings.keep_megabytes, settings.keep_sums_days)
+        audit = settings.audit
+        keeping = Keeping(audit.keep_days, audit.keep_megabytes, audit.keep_sums_days)
         self.writer = self._writer = Writer(database, told=self._told, keeping=keeping)
         self._outbox = Outbox(settings)
         self._session = uuid.uuid4().hex

@@ -109,12 +109,6 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     packets_held: int = 4096
     ask_ttl: float = 600.0
     """How long an ask stays open after the last packet that wanted it."""
-    keep_days: int = 90
-    """How long records of single connections are kept; 0 is for ever. See `store.retention`."""
-    keep_megabytes: int = 0
-    """The database's size above which the oldest days of records go; 0 for any size."""
-    keep_sums_days: int = 1095
-    """How long sums by day are kept, and the daemon's runs and gaps; 0 is for ever."""
     class_interactive: str = "af21 0:6"
     """What packets of a class get: `DSCP MAJOR:MINOR`, see `classes.parse`."""
     class_bulk: str = "af11 0:2"

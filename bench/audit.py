@@ -146,7 +146,7 @@ def connecting(database: Path, folder: Path, rounds: int) -> dict[str, float]:
         for name in ("none", "all"):
             (folder / name).mkdir()
             who[name] = Arbiter(folder / name, program, 2)
-            (who[name].home / "arbiter.toml").write_text("keep_days = 0\n")
+            (who[name].home / "arbiter.toml").write_text("audit.keep_days = 0\n")
         with Store.open(who["none"].home / "arbiter.db") as store:
             lines = [entry.rule for entry in store.rules(time.time(), "", None)]
         shutil.copy(database, who["all"].home / "arbiter.db")

@@ -118,6 +118,7 @@ def test_a_line_inside_a_string_is_not_taken_for_the_key() -> None:
         ("class_labels = -1", "from 0 to 125"),
         ("audit = 3", "audit = 3: it must be a table"),
         ("audit.snyc = true", "unknown key 'snyc': did you mean 'sync'?"),
+        ("audit.keep_days = -1", "keep_days = -1: it must be from 0 to 36500"),
         ("audit.sync = 1", "sync = 1: it must be true or false"),
         ('audit.when_unwritten = "dny"', "one of deny, pass: did you mean 'deny'?"),
         ('audit.json_lines = "a.jsonl"', "json_lines = 'a.jsonl': it must be a path from the root"),

@@ -14,6 +14,7 @@ from auditscene import BEGAN, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arbiter.auditsettings import Audit
 from arbiter.memory import Memory
 from arbiter.rules import parse
 from arbiter.settings import Settings
@@ -271,7 +272,7 @@ def test_the_daemon_keeps_records_as_long_as_its_settings_say(
     monkeypatch.setattr(tidying, "FIRST", 0.0)
 
     async def left(settings: Settings) -> int:
-        path = tmp_path / f"{settings.keep_days}.db"
+        path = tmp_path / f"{settings.audit.keep_days}.db"
         with Store.open(path) as store:
             store.record(record(now - age * DAY - BEGAN, "deny", "rule") for age in (20, 10, 0))
         memory = Memory(path, lambda event: None, settings)
@@ -282,4 +283,4 @@ def test_the_daemon_keeps_records_as_long_as_its_settings_say(
             return int(count)
 
     for days, count in ((0, 3), (15, 2), (5, 1)):
-        assert asyncio.run(left(Settings(keep_days=days))) == count
+        assert asyncio.run(left(Settings(audit=Audit(keep_days=days)))) == count

@@ -38,7 +38,7 @@ def prune(before: float, dry_run: bool, db: Path, as_json: bool) -> None:
 
     Whole days (UTC) are deleted. Records of open connections stay, and of what nobody decided the
     last of each kind, for `arbiter rules review`. The daemon may run: it does the same by itself,
-    as `keep_days` says.
+    as `audit.keep_days` says.
     """
     plan = asked(before, Plan())
     with open_store(db, readonly=dry_run) as store:
