@@ -19,10 +19,10 @@ from auditscene import BEGAN, record, store_day
 from click.testing import CliRunner
 
 from arbiter import cli
-from arbiter.cli.auditrows import KEYS
-from arbiter.cli.times import read_moment
+from arbiter.moments import read_moment
 from arbiter.records import json_list
 from arbiter.store import Store
+from arbiter.store.plain import KEYS
 
 
 class Done(NamedTuple):

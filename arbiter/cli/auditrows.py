@@ -19,36 +19,13 @@ from arbiter.cli.explainrecord import THEN
 from arbiter.cli.ruleswords import when
 from arbiter.events import Reason
 from arbiter.protocol import clean
-from arbiter.records import from_utf8, read_list
+from arbiter.records import from_utf8
 from arbiter.store import Kept
-from arbiter.store.rows import RECORD_COLUMNS
+from arbiter.store.plain import KEYS, as_object, text_list
 
-KEYS = ("id", *RECORD_COLUMNS)
-"""The keys of an object and the columns of CSV, in order."""
-_LISTS = frozenset({"argv", "parents", "names", "sims", "networks"})
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """With what a spreadsheet begins to compute."""
 Show = Callable[[Iterable[Kept]], None]
-
-
-def as_object(kept: Kept) -> dict[str, Any]:
-    """A record as plain values, cleaned: what programs and names chose is fit to be shown."""
-    values: dict[str, Any] = {"id": kept.id}
-    for column in RECORD_COLUMNS:
-        value = getattr(kept.record, "by" if column == "by_user" else column)
-        if column in _LISTS:
-            values[column] = _list(value)
-        else:
-            values[column] = clean(value) if isinstance(value, str) else value
-    return values
-
-
-def _list(array: str) -> list[str] | None:
-    """The texts of a JSON array; None where it is not as arbiter writes it."""
-    try:
-        return [clean(text) for text in read_list(array)]
-    except (ValueError, RecursionError):
-        return None
 
 
 # --- for programs ---------------------------------------------------------------------------
@@ -132,7 +109,7 @@ def to(kept: Kept) -> str:
     record = kept.record
     if not record.proto:
         return "a packet that cannot be read"
-    names = _list(record.names)
+    names = text_list(record.names)
     place = f"{names[0]} ({record.daddr})" if names else record.daddr
     port = f" port {record.dport}" if record.dport else ""
     return f"{place}{port} {record.proto}"

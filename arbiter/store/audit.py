@@ -57,6 +57,10 @@ class Wanted(Struct, frozen=True):
     since: float | None = None
     until: float | None = None
     filters: tuple[Filter, ...] = ()
+    uid: int | None = None
+    """Of processes of this user only; None: of all."""
+    before: tuple[float, int] | None = None
+    """Only what stands before the record of this time and id, in the order of time."""
 
 
 def newest(db: sqlite3.Connection, wanted: Wanted) -> Iterator[Kept]:
@@ -69,11 +73,12 @@ def oldest(db: sqlite3.Connection, wanted: Wanted) -> Iterator[Kept]:
     return _records(db, wanted, newest_first=False)
 
 
-def after(db: sqlite3.Connection, wanted: Wanted, id: int) -> list[Kept]:
-    """Those that were written after the record with this id, in the order of their ids."""
+def after(db: sqlite3.Connection, wanted: Wanted, id: int, limit: int = -1) -> list[Kept]:
+    """Those that were written after the record with this id, in the order of their ids: the first
+    `limit`, or all."""
     where, values = _conditions(wanted, _resolved(db, wanted))
-    sql = f"SELECT {_COLUMNS} FROM decisions WHERE id > :after{where} ORDER BY id"  # noqa: S608  # ours
-    return [_kept(row) for row in db.execute(sql, {**values, "after": id})]
+    sql = f"SELECT {_COLUMNS} FROM decisions WHERE id > :after{where} ORDER BY id LIMIT :limit"  # noqa: S608  # ours
+    return [_kept(row) for row in db.execute(sql, {**values, "after": id, "limit": limit})]
 
 
 def distinct(db: sqlite3.Connection, column: str) -> Iterator[Value]:
@@ -102,6 +107,8 @@ class Group(Struct, frozen=True):
     received: int
     first: float
     last: float
+    names: str = "[]"
+    """Names of an address that is one of `values`, as a record has them."""
 
 
 _SUMS = (
@@ -119,6 +126,7 @@ def grouped(
     """
     source, values = _source(db, wanted)
     needed = {"decision", "time", "out_bytes", "in_bytes", *(c for cs in by.values() for c in cs)}
+    needed |= {"names"} if "daddr" in needed else set()
     db.execute(
         f"CREATE TEMP TABLE chosen AS SELECT {', '.join(sorted(needed))} FROM {source}",  # noqa: S608  # ours
         values,
@@ -155,12 +163,14 @@ def _source(db: sqlite3.Connection, wanted: Wanted) -> tuple[str, dict[str, Any]
 def _groups(
     db: sqlite3.Connection, source: str, columns: tuple[str, ...], limit: int, values: Any
 ) -> list[Group]:
-    names = ", ".join(columns)
+    keys = ", ".join(columns)
+    # The least array is one with a name, if there is any: '["' comes before '[]'.
+    names = "min(names)" if "daddr" in columns else "'[]'"
     sql = (
-        f"SELECT {_SUMS}, {names} FROM {source} GROUP BY {names}"  # noqa: S608  # same
-        f" ORDER BY 1 DESC, {names} LIMIT {limit}"
+        f"SELECT {_SUMS}, {names}, {keys} FROM {source} GROUP BY {keys}"  # noqa: S608  # same
+        f" ORDER BY 1 DESC, {keys} LIMIT {limit}"
     )
-    return [Group(tuple(row[6:]), *row[:6]) for row in db.execute(sql, values)]
+    return [Group(tuple(row[7:]), *row[:7]) for row in db.execute(sql, values)]
 
 
 # --- the way to them ------------------------------------------------------------------------
@@ -204,14 +214,26 @@ def _conditions(
 ) -> tuple[str, dict[str, Any]]:
     """All filters as SQL behind a first condition, and its values. The + keeps SQLite from leading
     with another index than the one that was chosen."""
+    text, values = _times(wanted)
+    if wanted.uid is not None:
+        text += " AND +uid = :uid"
+        values["uid"] = wanted.uid
+    for number, (column, those) in enumerate(resolved):
+        text += f" AND +{column} {_IN.format(f':f{number}')}"
+        values[f"f{number}"] = json.dumps(those)
+    return text, values
+
+
+def _times(wanted: Wanted) -> tuple[str, dict[str, Any]]:
     text, values = "", dict[str, Any]()
     for name, sign, at in (("since", ">=", wanted.since), ("until", "<", wanted.until)):
         if at is not None:
             text += f" AND time {sign} :{name}"
             values[name] = at
-    for number, (column, those) in enumerate(resolved):
-        text += f" AND +{column} {_IN.format(f':f{number}')}"
-        values[f"f{number}"] = json.dumps(those)
+    if wanted.before is not None:
+        # The first half alone is what an index of (column, time) can begin at.
+        text += " AND time <= :place AND (time < :place OR id < :number)"
+        values["place"], values["number"] = wanted.before
     return text, values
 
 
@@ -220,7 +242,7 @@ def _rarest(
 ) -> tuple[str, tuple[Value, ...]] | None:
     """The filter that lets the fewest rows through; None where the times do, or where it has too
     many values, of too many rows, to be read in order: then rows that pass are not far."""
-    times, values = _conditions(wanted, [])
+    times, values = _times(wanted)
     fewest, leading = COUNTED, None
     if times:
         sql = f"SELECT 1 FROM decisions INDEXED BY decisions_time WHERE true{times}"  # noqa: S608  # same
