@@ -624,7 +624,7 @@ def test_rules_are_changed_by_the_command_and_its_words_are_shown(
 
 # --- how it looks ---------------------------------------------------------------------------
 
-PAGES = ("questions", "connections", "apps", "links", "rules")
+PAGES = ("questions", "connections", "apps", "links", "rules", "audit")
 
 
 def filled(daemon: Daemon) -> None:
