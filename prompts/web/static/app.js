@@ -42,10 +42,19 @@ export async function showApp() {
   rows($("app-flows"), flows.filter((x) => x.runs), (x) => x.id, (x) => connection(x, false));
   if (looked && performance.now() - looked < LOOK_MS) return;
   looked = performance.now();
-  await showRecords();
+  await showRecords(known);
 }
 
-async function showRecords() {
+/** Without records, what was seen since the console runs is better than nothing. */
+function showPlaces(places) {
+  const { id, since } = app;
+  rows($("app-places"), places, (x) => `${x.address} ${x.where} ${x.link}`, (x) => el("tr", {},
+    el("td", {}, x.host ? el("a", { href: auditHash({ app: id, host: x.host, since }) }, x.where) : x.where),
+    el("td", {}, x.address && !x.where.startsWith(x.address) ? x.address : ""),
+    number(x.connections), number(x.refused), number(x.sent), number(x.received), el("td", {}, clock(x.last))));
+}
+
+async function showRecords(known) {
   const { id, since } = app;
   const mine = ++turn;
   rules ||= tried(ask("rules"));
@@ -59,12 +68,14 @@ async function showRecords() {
     x.rule && el("code", {}, x.rule), x.rule ? " " : "",
     x.filter ? el("a", { href: auditHash({ rule: x.filter, app: id, since }) }, x.words) : x.words));
   if (!$("app-rules").children.length) $("app-rules").replaceChildren(el("li", { "data-key": "none" }, "None."));
-  if (!found.value) { $("app-sum").textContent = ""; return; }
+  if (!found.value) {
+    $("app-sum").textContent = "";
+    showPlaces(known ? known.places : []);
+    return;
+  }
   const { places, links, decisions, last, more } = found.value;
-  $("app-sum").textContent = decisions.length ? decisions.map(([name, count]) => `${count} × ${name}`).join(", ") : "no record of it in this time";
-  rows($("app-places"), places, (x) => `${x.address} ${x.where}`, (x) => el("tr", {},
-    el("td", {}, el("a", { href: auditHash({ app: id, host: x.host, since }) }, x.where)), el("td", {}, x.where.startsWith(x.address) ? "" : x.address),
-    number(x.connections), number(x.refused), number(x.sent), number(x.received), el("td", {}, clock(x.last))));
+  $("app-sum").textContent = decisions.length ? decisions.map(([name, count]) => `${name}: ${count}`).join(", ") : "no record of it in this time";
+  showPlaces(places);
   rows($("app-links"), links, (x) => x.link, (x) => el("tr", {}, el("td", {}, x.link || (x.refused === x.connections ? "none: refused" : "no link of a name")),
     number(x.connections), number(x.refused), number(x.sent), number(x.received), number(x.cost)));
   rows($("app-records"), last, (x) => x.id, record);
