@@ -17,6 +17,7 @@ from auditscene import CURL, DAY, FIREFOX, record
 from click.testing import CliRunner
 from live_examples import connection, links, traffic
 from msgspec.structs import replace
+from scripted_daemon import ask_to
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from webconsole import Daemon, eventually
@@ -389,8 +390,12 @@ def many(db: Path) -> None:
     )  # fmt: skip
 
 
-def test_on_a_phones_screen_records_come_first_and_fit(page: Page, db: Path) -> None:
+def test_on_a_phones_screen_records_come_first_and_fit(
+    page: Page, daemon: Daemon, db: Path
+) -> None:
     many(db)
+    now = time.time()
+    daemon.tell(*(ask_to(id, created=now, deadline=now + 600) for id in range(1, 13)))
     page.cdp("Emulation.setDeviceMetricsOverride", width=375, height=667, deviceScaleFactor=2,
              mobile=True)  # fmt: skip
     page.open()

@@ -254,7 +254,11 @@ def test_undo_snooze_and_do_not_disturb_reach_the_daemon(page: Page, daemon: Dae
     page.click("#log button")
     assert eventually(lambda: daemon.received(Undo)) == [Undo(12)]
     page.until("#log", "taken back")
+    page.until("#toast", "taken back")
+    page.click("#toast")
+    assert not page.find("#toast").is_displayed(), "what is in the way goes by a click"
     page.click('#snooze option[value="1"]')
+    page.click("#doze")
     page.until("#alerts", "what is new of alice is denied unasked for")
     assert eventually(lambda: daemon.received(Snooze)) == [Snooze(Choice.DENY, 300)]
     page.click("#wake")
@@ -262,6 +266,21 @@ def test_undo_snooze_and_do_not_disturb_reach_the_daemon(page: Page, daemon: Dae
     page.click("#quiet")
     page.until("#alerts", "do not disturb")
     eventually(lambda: daemon.received(Away)[-1] == Away(True))
+
+
+def test_a_snooze_that_is_looked_at_by_keyboard_begins_only_by_its_button(
+    page: Page, daemon: Daemon
+) -> None:
+    eventually(lambda: len(page.all("#snooze option")) > 4)
+    page.driver.execute_script("document.querySelector('#snooze').focus()")
+    page.keys(*[Keys.DOWN] * 4)
+    assert page.js("document.querySelector('#snooze').selectedOptions[0].text").startswith("allow")
+    time.sleep(0.3)
+    assert daemon.received(Snooze) == [], "a key to look at what there is allows nothing"
+    page.keys(Keys.TAB, Keys.RETURN)
+    page.until("#alerts", "what is new of alice is allowed unasked for")
+    assert page.js("document.querySelector('#snooze').value") == ""
+    assert page.js("document.querySelector('#doze').disabled")
 
 
 # --- hostile strings ------------------------------------------------------------------------

@@ -70,3 +70,4 @@ export function toast(text) {
   clearTimeout(hide);
   hide = setTimeout(() => { $("toast").hidden = true; }, 8000);
 }
+$("toast").addEventListener("click", () => { $("toast").hidden = true; });

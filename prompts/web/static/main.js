@@ -144,9 +144,12 @@ function look() {
   }
 }
 
-$("snooze").addEventListener("change", (event) => {
-  const key = event.target.value;
-  event.target.value = "";
+// A list that is looked through by keyboard changes with every key: only the button begins a snooze.
+$("snooze").addEventListener("change", (event) => { $("doze").disabled = !event.target.value; });
+$("doze").addEventListener("click", () => {
+  const key = $("snooze").value;
+  $("snooze").value = "";
+  $("doze").disabled = true;
   if (key) say(ask("snooze", { key }));
 });
 $("wake").addEventListener("click", () => say(ask("snooze", { key: "0" })));
