@@ -87,8 +87,9 @@ def texts_of(value: object) -> list[str]:
 def test_whatever_is_sent_makes_rows_of_harmless_lines(record: dict[str, Any], id: int) -> None:
     rows = recordviews.record_views(Records(1, (record | {"id": id}, {"id": "x"}), False))
     assert [row["id"] for row in rows] == [id]
-    lists = dict.fromkeys(recordviews.APP_SUMS, (record,))
-    page = recordviews.app_view(Sums(1, lists), Records(1, (record,), True))
+    last = Records(1, (record,), True)
+    lists = dict.fromkeys(recordviews.APP_SUMS, last.records)
+    page = recordviews.app_view(Sums(1, lists), last)
     raw = ("app", "more")
     for row in rows:
         shown = {key: value for key, value in row.items() if key not in raw}
