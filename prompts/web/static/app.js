@@ -50,7 +50,7 @@ function showPlaces(places) {
   const { id, since } = app;
   rows($("app-places"), places, (x) => `${x.address} ${x.where} ${x.link}`, (x) => el("tr", {},
     el("td", {}, x.host ? el("a", { href: auditHash({ app: id, host: x.host, since }) }, x.where) : x.where),
-    el("td", {}, x.address && !x.where.startsWith(x.address) ? x.address : ""),
+    el("td", {}, x.where.includes(x.address) ? "" : x.address),
     number(x.connections), number(x.refused), number(x.sent), number(x.received), el("td", {}, clock(x.last))));
 }
 
