@@ -223,6 +223,7 @@ def _wanted(peer: Peer, filters: RecordFilters, now: float) -> Wanted:
 
 
 def _records(store: Store, question: ReadRecords, wanted: Wanted) -> Records:
+    newest = store.records.last()  # first: what is written meanwhile must not be missed
     limit = question.limit + 1
     if question.after is not None:
         found = store.records.after(wanted, min(question.after, _MAX_ID), limit)
@@ -231,7 +232,8 @@ def _records(store: Store, question: ReadRecords, wanted: Wanted) -> Records:
             wanted = structs.replace(wanted, before=_place(store, question.before))
         found = store.records.latest(wanted, limit)[::-1]
     fitting = _fitting(as_object(kept) for kept in found[: question.limit])
-    return Records(question.request, fitting, len(fitting) < len(found))
+    last = newest.id if newest is not None else 0
+    return Records(question.request, fitting, len(fitting) < len(found), last)
 
 
 _MAX_ID = (1 << 63) - 1

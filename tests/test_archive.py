@@ -176,7 +176,13 @@ def test_what_was_written_after_a_record_comes_in_that_order(db: Path) -> None:
     assert ids(reply) == [4, 5]
     assert isinstance(reply, Records)
     assert reply.more
-    assert ids(ask(db, ReadRecords(1, after=6))) == []
+    reply = ask(db, ReadRecords(1, after=6))
+    assert ids(reply) == []
+    assert isinstance(reply, Records)
+    assert reply.last == 6
+    bobs = ask(db, ReadRecords(1, RecordFilters(decision="deny", host="*.x.example")), BOB)
+    assert isinstance(bobs, Records)
+    assert (bobs.records, bobs.last) == ((), 6), "whose it is: there is where to go on"
     assert ids(ask(db, ReadRecords(1, after=1 << 70))) == []
 
 
@@ -368,6 +374,18 @@ def test_a_flood_of_questions_leaves_the_event_loop_its_time(crowded: Path) -> N
     assert busy > 1000
     assert late[len(late) // 2] < 0.01, "half the turns come within a hundredth of a second"
     assert late[int(len(late) * 0.99)] < 0.1
+
+
+def test_looking_for_what_is_new_costs_little_by_any_filter(crowded: Path) -> None:
+    async def work(client: Client) -> None:
+        filters = RecordFilters(host="*.none.example", app="*a*b*c*d*e*f*g*")
+        last = MANY + len(DAY)
+        for request in range(1, 30):
+            reply = await client.ask(ReadRecords(request, filters, after=last))
+            assert isinstance(reply, Records), reply
+            assert (reply.records, reply.last) == ((), last)
+
+    with_client(crowded, work, seconds=0.05)
 
 
 def test_it_ends_at_once_while_it_reads(crowded: Path) -> None:

@@ -50,12 +50,12 @@ def test_one_question_is_out_at_a_time_and_each_gets_its_reply() -> None:
         first = await scene.asks(scene.reading.records(ReadRecords(0)))
         second = await scene.asks(scene.reading.sums(SumRecords(0, ("app",))))
         assert scene.sent == [ReadRecords(1)]
-        assert scene.reading.event(Records(1, (), False))
-        assert await first == Records(1, (), False)
+        assert scene.reading.event(Records(1, (), False, 9))
+        assert await first == Records(1, (), False, 9)
         for _ in range(5):
             await asyncio.sleep(0)
         assert scene.sent[1:] == [SumRecords(2, ("app",))]
-        assert scene.reading.event(Records(1, (), True)), "late: for nobody, and nobody else's"
+        assert scene.reading.event(Records(1, (), True, 9)), "late: for nobody, and nobody else's"
         assert not second.done()
         assert scene.reading.event(Sums(2, {}))
         assert await second == Sums(2, {})
@@ -95,9 +95,9 @@ def test_no_reply_ends_the_question_in_time(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(ClientError, match="narrow it down"):
             await scene.reading.records(ReadRecords(0))
         task = await scene.asks(scene.reading.records(ReadRecords(0)))
-        assert scene.reading.event(Records(1, (), True)), "of the first, at last"
-        assert scene.reading.event(Records(2, (), False))
-        assert await task == Records(2, (), False)
+        assert scene.reading.event(Records(1, (), True, 9)), "of the first, at last"
+        assert scene.reading.event(Records(2, (), False, 9))
+        assert await task == Records(2, (), False, 9)
 
     scene(play)
 

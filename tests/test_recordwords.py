@@ -85,9 +85,9 @@ def texts_of(value: object) -> list[str]:
 
 @given(st.dictionaries(st.sampled_from([*KEYS, "connections", "cost"]), ODD), st.integers())
 def test_whatever_is_sent_makes_rows_of_harmless_lines(record: dict[str, Any], id: int) -> None:
-    rows = recordviews.record_views(Records(1, (record | {"id": id}, {"id": "x"}), False))
+    rows = recordviews.record_views(Records(1, (record | {"id": id}, {"id": "x"}), False, 9))
     assert [row["id"] for row in rows] == [id]
-    last = Records(1, (record,), True)
+    last = Records(1, (record,), True, 9)
     lists = dict.fromkeys(recordviews.APP_SUMS, last.records)
     page = recordviews.app_view(Sums(1, lists), last)
     raw = ("app", "more")

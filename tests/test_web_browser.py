@@ -352,6 +352,30 @@ def test_a_wrong_token_and_a_new_tab_without_one_see_nothing(page: Page, daemon:
     page.until("#question", "curl")
 
 
+def test_two_tabs_show_the_same_and_an_answer_in_one_ends_it_in_the_other(
+    page: Page, daemon: Daemon
+) -> None:
+    daemon.tell(waiting(1), waiting(2))
+    first = page.driver.current_window_handle
+    eventually(lambda: page.armed("allow"))
+    page.driver.switch_to.new_window("tab")
+    try:
+        page.driver.get(page.console.url)
+        page.until("#question", "192.0.2.1")
+        assert len(page.rows()) == 2
+        page.press("deny")
+        page.until("#log", "denied curl")
+    finally:
+        page.driver.close()
+        page.driver.switch_to.window(first)
+    eventually(lambda: page.all("#asks .ended"))
+    page.until("#question", "192.0.2.2")
+    page.until("#log", "denied curl")
+    assert page.js("document.title") == "(1) Arbiter"
+    page.press("allow")
+    eventually(lambda: len(daemon.received(Answer)) == 2)
+
+
 class _Other(http.server.BaseHTTPRequestHandler):
     """Another site; it is even on this machine, so that cookies come along."""
 

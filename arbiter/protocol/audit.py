@@ -65,6 +65,8 @@ class Records(Struct, frozen=True, tag="records", tag_field="type"):
     """With the keys of `arbiter audit --nl`."""
     more: bool
     """There are others: they did not fit, or were more than the limit."""
+    last: int
+    """The id of the record that was written last, of whomever it is: `after` which to look next."""
 
 
 class Sums(Struct, frozen=True, tag="sums", tag_field="type"):

@@ -12,6 +12,7 @@ import heapq
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -75,10 +76,29 @@ def oldest(db: sqlite3.Connection, wanted: Wanted) -> Iterator[Kept]:
 
 def after(db: sqlite3.Connection, wanted: Wanted, id: int, limit: int = -1) -> list[Kept]:
     """Those that were written after the record with this id, in the order of their ids: the first
-    `limit`, or all."""
-    where, values = _conditions(wanted, _resolved(db, wanted))
-    sql = f"SELECT {_COLUMNS} FROM decisions WHERE id > :after{where} ORDER BY id LIMIT :limit"  # noqa: S608  # ours
-    return [_kept(row) for row in db.execute(sql, {**values, "after": id, "limit": limit})]
+    `limit`, or all. Whoever asks again and again has few to look at: filters are held against each,
+    and not against all the values that there are."""
+    where, values = _conditions(wanted, [])
+    sql = f"SELECT {_COLUMNS} FROM decisions WHERE id > :after{where} ORDER BY id"  # noqa: S608  # ours
+    tests = [(one.column, _test(one)) for one in wanted.filters]
+    found = map(_kept, db.execute(sql, {**values, "after": id}))
+    passing = (kept for kept in found if _passes(kept, tests))
+    return list(islice(passing, limit if limit >= 0 else None))
+
+
+def _test(one: Filter) -> Callable[[Any], bool]:
+    if one.values is None:
+        return one.test or (lambda _: False)
+    stored = frozenset(utf8(v) if isinstance(v, str) else v for v in one.values)
+    return stored.__contains__
+
+
+def _passes(kept: Kept, tests: list[tuple[str, Callable[[Any], bool]]]) -> bool:
+    for column, test in tests:
+        value = getattr(kept.record, "by" if column == "by_user" else column)
+        if value is None or not test(value):
+            return False
+    return True
 
 
 def distinct(db: sqlite3.Connection, column: str) -> Iterator[Value]:

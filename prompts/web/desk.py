@@ -113,15 +113,19 @@ class Desk:
         """A page of records. The daemon sends what fits into a message: ask for the rest, too."""
         before, after = request.before, request.after
         found: list[View] = []
+        newest: int | None = None
         while True:
             question = ReadRecords(0, request.filters, PAGE - len(found), before, after)
             reply = await self._reading.records(question)
             rows = recordviews.record_views(reply)
             found += rows
             more = reply.more and bool(rows)
+            newest = reply.last if newest is None else newest
+            last = rows[-1]["id"] if rows else newest
             if not more or len(found) >= PAGE:
-                return {"rows": found, "more": more}
-            last = rows[-1]["id"]
+                # Where to look for new ones; not past those that are still to come.
+                seen = last if more and after is not None else newest
+                return {"rows": found, "more": more, "seen": seen}
             before, after = (last, None) if after is None else (None, last)
 
     async def _app_records(self, request: requests.AppRecords) -> View:

@@ -13,6 +13,7 @@ let filters = {};
 let shown = []; // the newest first
 let newer = []; // those that have come, and wait for a moment when nobody is disturbed
 let turn = 0; // of answers, only that to the last question counts
+let seen = null; // the record after which to look for new ones
 let looked = 0;
 let begun = false;
 let busy = false;
@@ -42,14 +43,18 @@ async function begin() {
   begun = true;
   shown = [];
   newer = [];
+  seen = null;
   busy = true;
   $("audit-count").textContent = "looking …";
   told($("audit-problem"), "");
   draw();
-  await answered(mine, ask("audit", { filters }), (reply) => {
-    shown = reply.rows;
-    $("audit-older").hidden = !reply.more;
-  });
+  await answered(mine, ask("audit", { filters }), first);
+}
+
+function first(reply) {
+  shown = reply.rows;
+  seen = reply.seen;
+  $("audit-older").hidden = !reply.more;
 }
 
 /** The reply to a question, if it is still wanted; what was refused is said. */
@@ -98,13 +103,14 @@ export async function lookAudit() {
   if (busy || filters.until || performance.now() - looked < LOOK_MS) return;
   busy = true;
   const mine = turn;
-  const last = newer[0] || shown.reduce((a, b) => (a && a.id > b.id ? a : b), null);
-  if (!last) {
-    await answered(mine, ask("audit", { filters }), (reply) => { shown = reply.rows; $("audit-older").hidden = !reply.more; });
+  if (seen === null) {
+    await answered(mine, ask("audit", { filters }), first);
     return;
   }
-  await answered(mine, ask("audit", { filters, after: last.id }), (reply) => {
-    newer = [...reply.rows.reverse(), ...newer];
+  await answered(mine, ask("audit", { filters, after: seen }), (reply) => {
+    seen = reply.seen;
+    const known = new Set([...newer, ...shown].map((x) => x.id));
+    newer = [...reply.rows.filter((x) => !known.has(x.id)).reverse(), ...newer];
     if (atRest()) merge();
   });
 }
