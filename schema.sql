@@ -166,6 +166,7 @@ CREATE TABLE outcomes (
     app      TEXT NOT NULL,
     exe      TEXT NOT NULL,
     user     TEXT NOT NULL,
+    uid      INTEGER,
     decision TEXT NOT NULL,
     reason   TEXT NOT NULL,
     rule_id  INTEGER,
@@ -176,7 +177,7 @@ CREATE TABLE outcomes (
 ) STRICT;
 -- Not UNIQUE, which would take two NULLs for different: the trigger adds none that is there.
 CREATE INDEX outcomes_same ON outcomes
-    (app, exe, user, decision, reason, rule_id, layer, by_user, frontend, link);
+    (app, exe, user, uid, decision, reason, rule_id, layer, by_user, frontend, link);
 CREATE INDEX outcomes_rule ON outcomes (rule_id, layer) WHERE rule_id IS NOT NULL;
 -- Where connections went, with the names that were known.
 CREATE TABLE destinations (
@@ -218,11 +219,12 @@ CREATE INDEX totals_destination ON totals (destination);
 
 CREATE TRIGGER decisions_added AFTER INSERT ON decisions BEGIN
     INSERT INTO outcomes
-        (app, exe, user, decision, reason, rule_id, layer, by_user, frontend, link)
-    SELECT NEW.app, NEW.exe, NEW.user, NEW.decision, NEW.reason, NEW.rule_id, NEW.layer,
+        (app, exe, user, uid, decision, reason, rule_id, layer, by_user, frontend, link)
+    SELECT NEW.app, NEW.exe, NEW.user, NEW.uid, NEW.decision, NEW.reason, NEW.rule_id, NEW.layer,
         NEW.by_user, NEW.frontend, NEW.link
     WHERE NOT EXISTS (
         SELECT 1 FROM outcomes WHERE app = NEW.app AND exe = NEW.exe AND user = NEW.user
+        AND uid IS NEW.uid
         AND decision = NEW.decision AND reason = NEW.reason AND rule_id IS NEW.rule_id
         AND layer IS NEW.layer AND by_user = NEW.by_user AND frontend = NEW.frontend
         AND link = NEW.link);
@@ -234,6 +236,7 @@ CREATE TRIGGER decisions_added AFTER INSERT ON decisions BEGIN
         ifnull(max(NEW.out_bytes, 0), 0), ifnull(max(NEW.in_bytes, 0), 0), NEW.waited
     FROM outcomes, destinations
     WHERE app = NEW.app AND exe = NEW.exe AND user = NEW.user
+        AND uid IS NEW.uid
         AND decision = NEW.decision AND reason = NEW.reason AND rule_id IS NEW.rule_id
         AND layer IS NEW.layer AND by_user = NEW.by_user AND frontend = NEW.frontend
         AND link = NEW.link
@@ -258,6 +261,7 @@ WHEN NEW.out_bytes IS NOT OLD.out_bytes OR NEW.in_bytes IS NOT OLD.in_bytes BEGI
     WHERE day = CAST(max(0, min(OLD.time, 1e11)) / 86400 AS INTEGER) * 86400
         AND outcome = (
             SELECT id FROM outcomes WHERE app = OLD.app AND exe = OLD.exe AND user = OLD.user
+            AND uid IS OLD.uid
             AND decision = OLD.decision AND reason = OLD.reason AND rule_id IS OLD.rule_id
             AND layer IS OLD.layer AND by_user = OLD.by_user AND frontend = OLD.frontend
             AND link = OLD.link)
@@ -386,14 +390,14 @@ CREATE TABLE profile_switches (
 
 -- The usual questions, as views. They read the sums, but for bytes and rules. docs/audit.md has more.
 CREATE VIEW all_sums AS -- `totals` in words
-    SELECT app, exe, user, daddr, dport, proto, names, decision, reason, rule_id, layer, by_user,
-        frontend, link, connections, packets, first, last, sent, received, waited
+    SELECT app, exe, user, uid, daddr, dport, proto, names, decision, reason, rule_id, layer,
+        by_user, frontend, link, connections, packets, first, last, sent, received, waited
     FROM totals JOIN outcomes ON outcomes.id = outcome
     JOIN destinations ON destinations.id = destination;
 CREATE VIEW daily_sums AS -- `daily` in words; days are those of UTC
-    SELECT date(day, 'unixepoch') AS day, app, exe, user, daddr, dport, proto, names, decision,
-        reason, rule_id, layer, by_user, frontend, link, connections, packets, first, last, sent,
-        received, waited
+    SELECT date(day, 'unixepoch') AS day, app, exe, user, uid, daddr, dport, proto, names,
+        decision, reason, rule_id, layer, by_user, frontend, link, connections, packets, first,
+        last, sent, received, waited
     FROM daily JOIN outcomes ON outcomes.id = outcome
     JOIN destinations ON destinations.id = destination;
 CREATE VIEW top_apps AS -- which programs connect most, and what they carried

@@ -88,7 +88,7 @@ class Daemon:
         self._desk = FrontDesk(
             self.pipeline,
             self._dispatch,
-            paths.socket,
+            paths,
             admins,
             status=lambda client: self._spawn(self._send_status(client)),
             changed=lambda client: self._rules.changed(client),
@@ -97,6 +97,7 @@ class Daemon:
             used=lambda app: self._accounts.used(app),
             left=lambda: self._accounts.left(),
             started=self._processes.start_time,
+            prices=lambda: {link.name: link.price for link in self._links.links if link.price},
         )
         self._book = Lives()
         self._followers = Followers(
@@ -248,7 +249,7 @@ class Daemon:
             if events is not None:
                 events.close()
             self._processes.close()
-            await self._desk.server.close()
+            await self._desk.close()
 
     async def _undo(self) -> None:
         """Answer what is held before the ruleset goes: the kernel drops queued packets when a

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from arbiter import __version__, protocol, views
+from arbiter.archive import Archive
 from arbiter.events import (
     Announce,
     Answered,
@@ -27,6 +27,8 @@ from arbiter.memory import now
 from arbiter.model import Peer
 from arbiter.pipeline import Pipeline
 from arbiter.server import Server
+from arbiter.startup import Paths
+from arbiter.tariff import Price
 
 
 class FrontDesk:
@@ -36,7 +38,7 @@ class FrontDesk:
         self,
         pipeline: Pipeline,
         dispatch: Callable[[Event], None],
-        socket: Path,
+        paths: Paths,
         admins: frozenset[int],
         *,
         status: Callable[[int], None],
@@ -46,6 +48,7 @@ class FrontDesk:
         used: Callable[[str], Mapping[str, int]],
         left: Callable[[], Mapping[str, int]],
         started: Callable[[int], int | None],
+        prices: Callable[[], Mapping[str, Price]],
     ) -> None:
         self._pipeline = pipeline
         self._dispatch = dispatch
@@ -57,10 +60,16 @@ class FrontDesk:
         self._left = left
         """Bytes left of the budgets, by link."""
         self._started = started
-        self.server = Server(socket, self, admins=admins)
+        self.server = Server(paths.socket, self, admins=admins)
+        self._archive = Archive(paths.database, self.server.send, prices)
         self.started = time.time()
         self._cwds: dict[int, str] = {}
         """Ask id → working directory of its program, as it was when the ask was first shown."""
+
+    async def close(self) -> None:
+        """Close every connection, and what was opened for them."""
+        await self.server.close()
+        await self._archive.close()
 
     # --- to clients -------------------------------------------------------------------------
 
@@ -176,6 +185,8 @@ class FrontDesk:
                 self._undo(client, peer, rule)
             case protocol.Follow():
                 self._follow(client, peer)
+            case protocol.ReadRecords() | protocol.SumRecords():
+                self._archive.ask(client, peer, message)
             case protocol.RunVia(link):
                 self._run_via(client, peer, link)
 

@@ -52,6 +52,11 @@ _REASONS = {
 }
 
 
+def reason(word: str) -> str:
+    """A record's reason in words."""
+    return _REASONS.get(word) or tidy(word)
+
+
 def why(told: Connection) -> str:
     """Why it was decided so: `rule 12 of alice: allow app=…`; `nobody answered in time: …`."""
     if told.rule_id is not None or told.rule:
@@ -60,7 +65,7 @@ def why(told: Connection) -> str:
         text += f": {tidy(told.rule)}" if told.rule else ""
         text = f"answered: {text}" if told.reason == "answer" else text
     else:
-        text = _REASONS.get(told.reason) or tidy(told.reason)
+        text = reason(told.reason)
         text += f" by {tidy(told.by)}" if told.by else ""
     return text + (f"; {tidy(told.note)}" if told.note else "")
 
@@ -69,7 +74,7 @@ def brief(told: Connection) -> str:
     """Why, for a narrow column: `rule 12 of alice`, `a snooze`."""
     if told.rule_id is not None:
         return f"rule {told.rule_id}" + (f" of {tidy(told.by, NAME_LIMIT)}" if told.by else "")
-    return _REASONS.get(told.reason) or tidy(told.reason)
+    return reason(told.reason)
 
 
 def facts(told: Connection, sent: int, received: int) -> list[tuple[str, str]]:

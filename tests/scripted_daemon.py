@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import msgspec
 
+from arbiter.archive import Archive
+from arbiter.model import Peer
 from arbiter.protocol import (
     VERSION,
     Answer,
@@ -30,6 +32,7 @@ from arbiter.protocol import (
     InForce,
     ProtocolError,
     Query,
+    ReadRecords,
     Refused,
     RefusedReason,
     Scope,
@@ -37,12 +40,14 @@ from arbiter.protocol import (
     Snoozed,
     SnoozeView,
     Status,
+    SumRecords,
     Undo,
     Undone,
     Welcome,
     client_decoder,
     encode,
 )
+from arbiter.tariff import Price
 
 MESSAGES = Path(__file__).parent.parent / "fixtures" / "messages"
 
@@ -81,6 +86,10 @@ class ScriptedDaemon:
         self.clock = time.time
         self.followed: list[DaemonMessage] = []
         """What a client that follows is told at once."""
+        self.database: Path | None = None
+        """Where its records are, which alice may read; None: it has none."""
+        self.prices: dict[str, Price] = {}
+        self._archive: Archive | None = None
         self._rules = 11
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
@@ -96,6 +105,9 @@ class ScriptedDaemon:
         for writer in self._writers:
             writer.close()
         self._writers.clear()
+        archive, self._archive = self._archive, None
+        if archive is not None:
+            await archive.close()
         await asyncio.sleep(0)
 
     async def __aenter__(self) -> Self:
@@ -147,6 +159,8 @@ class ScriptedDaemon:
             writer.write(encode(self.status))
         elif isinstance(message, Answer):
             self._answer(message, writer)
+        elif isinstance(message, ReadRecords | SumRecords):
+            self._read(message, writer)
         elif isinstance(message, Follow):
             writer.writelines(map(encode, self.followed))
         elif isinstance(message, Snooze):
@@ -158,6 +172,18 @@ class ScriptedDaemon:
             writer.write(encode(Undone(message.rule_id)))
         elif isinstance(message, Changed):
             writer.write(encode(InForce(self._rules)))
+
+    def _read(self, message: ReadRecords | SumRecords, writer: asyncio.StreamWriter) -> None:
+        """By the room that does it for the real daemon."""
+        if self._archive is None:
+            database = self.database or Path(self.path).with_name("no.db")
+            self._archive = Archive(database, self._sent, lambda: self.prices)
+        self._archive.ask(id(writer), Peer(1000, "alice", False), message)
+
+    def _sent(self, client: int, message: DaemonMessage) -> None:
+        for writer in self._writers:
+            if id(writer) == client:
+                writer.write(encode(message))
 
     def _answer(self, answer: Answer, writer: asyncio.StreamWriter) -> None:
         ask = self.asks.pop(answer.ask, None)

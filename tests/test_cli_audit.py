@@ -19,7 +19,7 @@ from auditscene import BEGAN, record, store_day
 from click.testing import CliRunner
 
 from arbiter import cli
-from arbiter.cli.times import read_moment
+from arbiter.moments import read_moment
 from arbiter.records import json_list
 from arbiter.recordwords import KEYS
 from arbiter.store import Store

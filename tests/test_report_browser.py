@@ -17,7 +17,7 @@ from auditscene import record
 from reportscene import links, store_fortnight
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from test_web_browser import CONTRAST
+from webpage import CONTRAST
 
 from arbiter.records import json_list
 

@@ -53,6 +53,10 @@ def test_all_filters_must_let_a_record_through(store: Store) -> None:
     assert ids(store, Wanted(filters=(deny, nothing))) == []
 
 
+def test_what_has_no_value_passes_no_filter_about_it(store: Store) -> None:
+    assert ids(store, Wanted(filters=(Filter("rule_id", test=lambda number: number > 0),))) == [2]
+
+
 def test_the_newest_so_many_are_the_newest(store: Store) -> None:
     deny = Wanted(filters=(Filter("decision", ("deny",)),))
     assert [kept.id for kept in store.records.latest(deny, 2)] == [5, 6]

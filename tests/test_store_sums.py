@@ -25,6 +25,7 @@ POOL: dict[str, tuple[Any, ...]] = {
     "app": ("", "/a", "/b"),
     "exe": ("", "/a", "/a-new"),
     "user": ("alice", "bob"),
+    "uid": (None, 1000, 1001),
     "reason": ("rule", "answer", "observe"),
     "daddr": ("203.0.113.1", "2001:db8::7"),
     "dport": (0, 443),
@@ -61,7 +62,7 @@ PROGRESS = st.lists(
     max_size=12,
 )
 PAIR = (
-    "app, exe, user, decision, reason, rule_id, layer, by_user, frontend, link,"
+    "app, exe, user, uid, decision, reason, rule_id, layer, by_user, frontend, link,"
     " daddr, dport, proto, names"
 )
 BYTES = "total(ifnull(max(out_bytes, 0), 0)), total(ifnull(max(in_bytes, 0), 0))"
@@ -127,10 +128,12 @@ def plain(
             continue
         if wanted.until is not None and one.time >= wanted.until:
             continue
+        if wanted.uid is not None and one.uid != wanted.uid:
+            continue
         if any(getattr(one, f.column) not in (f.values or ()) for f in wanted.filters):
             continue
         values = tuple(getattr(one, "by" if c == "by_user" else c) for c in columns)
-        old = found.get(values, Group(values, 0, 0, 0, 0, one.time, one.time))
+        old = found.get(values, Group(values, 0, 0, 0, 0, one.time, one.time, one.names))
         found[values] = Group(
             values,
             old.connections + 1,
@@ -139,6 +142,7 @@ def plain(
             old.received + (sent[id][1] or 0),
             min(old.first, one.time),
             max(old.last, one.time),
+            min(old.names, one.names) if "daddr" in columns else "[]",
         )
     return found
 
@@ -166,12 +170,12 @@ FILTERS = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(RECORDS, PROGRESS, MOMENTS, MOMENTS, FILTERS)
+@given(RECORDS, PROGRESS, MOMENTS, MOMENTS, FILTERS, st.none() | st.sampled_from([1000, 1001]))
 def test_groups_of_any_span_are_what_a_look_at_each_record_finds(
     path: Path, records: list[Record], progress: list[Progress], since: float | None,
-    until: float | None, filters: list[Filter],
+    until: float | None, filters: list[Filter], uid: int | None,
 ) -> None:  # fmt: skip
-    wanted = Wanted(since, until, tuple(filters))
+    wanted = Wanted(since, until, tuple(filters), uid)
     with Store.open(path) as store:
         fill(store, records, progress)
         found = store.records.grouped(wanted, BY, 100)
@@ -278,10 +282,11 @@ def test_an_older_database_gets_its_sums_from_the_records_it_has(tmp_path: Path)
 @pytest.mark.parametrize("column", PAIR.replace(" ", "").split(","))
 def test_what_differs_in_one_column_is_added_up_apart(store: Store, column: str) -> None:
     same: dict[str, Any] = dict.fromkeys(("app", "exe", "user", "frontend", "link", "daddr"), "x")
-    same |= {"by_user": "x", "names": "[]", "proto": "tcp", "dport": 1, "rule_id": 1, "layer": 1}
+    same |= {"by_user": "x", "names": "[]", "proto": "tcp", "dport": 1, "rule_id": 1}
+    same |= {"layer": 1, "uid": 1}
     same |= {"decision": "allow", "reason": "rule"}
     other = same | {column: 2 if isinstance(same[column], int) else "other"}
-    nobody = same | {column: None} if column in ("rule_id", "layer") else other
+    nobody = same | {column: None} if column in ("uid", "rule_id", "layer") else other
     made = []
     for values in (same, other, nobody):
         fields = {"by" if name == "by_user" else name: v for name, v in values.items()}

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,12 +18,9 @@ import pytest
 from live_examples import connection, links, traffic
 from scripted_daemon import ask_to, example_ask
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from webconsole import Console, Daemon, eventually
+from webconsole import Daemon, eventually
+from webpage import CONTRAST, EVIL, Page, browser, opened, pictures_in
 
 from arbiter.protocol import (
     Answer,
@@ -43,8 +36,6 @@ from arbiter.protocol import (
 )
 from arbiter.store import Store
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-EVIL = "<img src=x onerror=\"window.pwned='yes'\"><script>window.pwned='yes'</script>'\"{{7*7}}"
 ARM = 0.5
 """Seconds before a button works."""
 SLACK = 60
@@ -53,108 +44,13 @@ SLACK = 60
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[webdriver.Chrome]:
-    if CHROMIUM is None or DRIVER is None:
-        if os.environ.get("CI"):
-            pytest.fail("in CI the browser tests must run, but there is no chromium", pytrace=False)
-        pytest.skip("BROWSER TEST NOT RUN: no chromium: install chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu",
-                     "no-proxy-server", "window-size=1200,1000", "lang=en"):  # fmt: skip
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with browser() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = os.environ.get("ARTIFACTS")
-    made = Path(folder) / "web" if folder else tmp_path_factory.mktemp("pictures")
-    made.mkdir(parents=True, exist_ok=True)
-    return made
-
-
-class Page:
-    """The console in the browser."""
-
-    def __init__(self, driver: webdriver.Chrome, console: Console, pictures: Path) -> None:
-        self.driver, self.console, self.pictures = driver, console, pictures
-
-    def open(self, url: str = "") -> None:
-        self.driver.get("about:blank")
-        self.driver.get(url or self.console.url)
-
-    def js(self, code: str, *arguments: object) -> Any:
-        return self.driver.execute_script(f"return {code}", *arguments)
-
-    def find(self, css: str) -> WebElement:
-        return eventually(lambda: self.all(css) or [])[0]
-
-    def all(self, css: str) -> list[WebElement]:
-        return self.driver.find_elements(By.CSS_SELECTOR, css)
-
-    def text(self, css: str) -> str:
-        """Its visible text, read in one step: elements may be replaced meanwhile."""
-        found = self.js("(document.querySelector(arguments[0]) || {}).innerText", css)
-        return str(found or "")
-
-    def until(self, css: str, text: str, timeout: float = 10.0) -> None:
-        eventually(lambda: text in self.text(css), timeout)
-
-    def rows(self) -> list[str]:
-        found: list[str] = self.js(
-            "[...document.querySelectorAll('#asks .row')].map(x=>x.innerText)"
-        )
-        return found
-
-    def armed(self, name: str) -> bool:
-        return bool(self.js("!(document.querySelector(arguments[0])||{disabled:1}).disabled",
-                            f".answer.{name}"))  # fmt: skip
-
-    def press(self, name: str) -> None:
-        """The button, once it works."""
-        eventually(lambda: self.armed(name))
-        self.click(f".answer.{name}")
-
-    def click(self, css: str) -> None:
-        """In the middle of the window: the answers stay at its lower edge.
-
-        Again, if the page has put another element in its place meanwhile.
-        """
-
-        def clicked() -> bool:
-            try:
-                script = "arguments[0].scrollIntoView({block: 'center'})"
-                self.driver.execute_script(script, found := self.find(css))
-                found.click()
-            except StaleElementReferenceException:
-                return False
-            return True
-
-        eventually(clicked)
-
-    def keys(self, *keys: str) -> None:
-        webdriver.ActionChains(self.driver).send_keys(*keys).perform()
-
-    def go(self, name: str) -> None:
-        self.click(f'nav a[href="#{name}"]')
-        eventually(lambda: self.find(f"#{name}").is_displayed())
-
-    def focus(self) -> str:
-        return str(self.js("document.activeElement.id || document.activeElement.tagName"))
-
-    def log(self, kind: str) -> list[dict[str, Any]]:
-        """What the browser has logged since the last look."""
-        found: list[dict[str, Any]] = self.driver.get_log(kind)  # type: ignore[no-untyped-call]
-        return found
-
-    def picture(self, name: str) -> None:
-        assert self.driver.save_screenshot(str(self.pictures / f"{name}.png"))
-
-    def cdp(self, command: str, **parameters: object) -> None:
-        self.driver.execute_cdp_cmd(command, parameters)
+    return pictures_in(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture
@@ -168,20 +64,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def page(
     daemon: Daemon, chromium: webdriver.Chrome, tmp_path: Path, pictures: Path
 ) -> Iterator[Page]:
-    env = {"ARBITER_DB": str(tmp_path / "arbiter.db"), "ARBITER_CONFIG": str(tmp_path)}
-    console = Console(tmp_path / "s", env=env)
-    made = Page(chromium, console, pictures)
-    made.open()
-    made.until("#state", "connected as alice")
-    made.log("browser")
-    yield made
-    logged = [entry["message"] for entry in made.log("browser")]
-    made.open("about:blank")
-    made.cdp("Emulation.clearDeviceMetricsOverride")
-    made.cdp("Emulation.setEmulatedMedia", features=[])
-    assert console.end() == (0, "")
-    refused = [text for text in logged if "net::ERR" not in text and "status of 4" not in text]
-    assert refused == [], "errors, and violations of the policy, in the browser's console"
+    with opened(chromium, tmp_path, pictures) as made:
+        yield made
 
 
 def waiting(id: int, **changes: Any) -> Ask:
@@ -370,7 +254,11 @@ def test_undo_snooze_and_do_not_disturb_reach_the_daemon(page: Page, daemon: Dae
     page.click("#log button")
     assert eventually(lambda: daemon.received(Undo)) == [Undo(12)]
     page.until("#log", "taken back")
+    page.until("#toast", "taken back")
+    page.click("#toast")
+    assert not page.find("#toast").is_displayed(), "what is in the way goes by a click"
     page.click('#snooze option[value="1"]')
+    page.click("#doze")
     page.until("#alerts", "what is new of alice is denied unasked for")
     assert eventually(lambda: daemon.received(Snooze)) == [Snooze(Choice.DENY, 300)]
     page.click("#wake")
@@ -378,6 +266,21 @@ def test_undo_snooze_and_do_not_disturb_reach_the_daemon(page: Page, daemon: Dae
     page.click("#quiet")
     page.until("#alerts", "do not disturb")
     eventually(lambda: daemon.received(Away)[-1] == Away(True))
+
+
+def test_a_snooze_that_is_looked_at_by_keyboard_begins_only_by_its_button(
+    page: Page, daemon: Daemon
+) -> None:
+    eventually(lambda: len(page.all("#snooze option")) > 4)
+    page.driver.execute_script("document.querySelector('#snooze').focus()")
+    page.keys(*[Keys.DOWN] * 4)
+    assert page.js("document.querySelector('#snooze').selectedOptions[0].text").startswith("allow")
+    time.sleep(0.3)
+    assert daemon.received(Snooze) == [], "a key to look at what there is allows nothing"
+    page.keys(Keys.TAB, Keys.RETURN)
+    page.until("#alerts", "what is new of alice is allowed unasked for")
+    assert page.js("document.querySelector('#snooze').value") == ""
+    assert page.js("document.querySelector('#doze').disabled")
 
 
 # --- hostile strings ------------------------------------------------------------------------
@@ -447,6 +350,30 @@ def test_a_wrong_token_and_a_new_tab_without_one_see_nothing(page: Page, daemon:
     page.until("#state", "this is not the token")
     page.open()
     page.until("#question", "curl")
+
+
+def test_two_tabs_show_the_same_and_an_answer_in_one_ends_it_in_the_other(
+    page: Page, daemon: Daemon
+) -> None:
+    daemon.tell(waiting(1), waiting(2))
+    first = page.driver.current_window_handle
+    eventually(lambda: page.armed("allow"))
+    page.driver.switch_to.new_window("tab")
+    try:
+        page.driver.get(page.console.url)
+        page.until("#question", "192.0.2.1")
+        assert len(page.rows()) == 2
+        page.press("deny")
+        page.until("#log", "denied curl")
+    finally:
+        page.driver.close()
+        page.driver.switch_to.window(first)
+    eventually(lambda: page.all("#asks .ended"))
+    page.until("#question", "192.0.2.2")
+    page.until("#log", "denied curl")
+    assert page.js("document.title") == "(1) Arbiter"
+    page.press("allow")
+    eventually(lambda: len(daemon.received(Answer)) == 2)
 
 
 class _Other(http.server.BaseHTTPRequestHandler):
@@ -548,32 +475,6 @@ def test_connections_are_live_and_filtered(page: Page, daemon: Daemon) -> None:
     assert page.text("#found") == "1 of 2"
 
 
-def test_an_apps_page_has_its_places_its_connections_and_its_rules(
-    page: Page, daemon: Daemon, tmp_path: Path
-) -> None:
-    with Store.open(tmp_path / "arbiter.db"):
-        pass
-    now = time.time()
-    for line in ("deny app=/usr/bin/curl port=25", "deny app=/usr/bin/wget"):
-        assert page.console.process.poll() is None
-        subprocess.run(
-            [sys.executable, "-P", "-m", "arbiter", "rules", "add", line],
-            env=os.environ | {"ARBITER_DB": str(tmp_path / "arbiter.db"),
-                              "ARBITER_SOCKET": str(tmp_path / "s")},
-            check=True, capture_output=True,
-        )  # fmt: skip
-    for id, name in enumerate(("curl", "curl", "wget"), 1):
-        daemon.tell(connection(id, app=name, host=f"{name}{id}.example", time=now))
-    page.go("apps")
-    page.until("#applist", "/usr/bin/wget")
-    page.click('#applist a[href="#app/%2Fusr%2Fbin%2Fcurl"]')
-    page.until("#app", "curl2.example:443")
-    assert "wget" not in page.text("#app")
-    assert "deny app=/usr/bin/curl port=25" in page.text("#app ul")
-    assert len(page.all("#app tbody tr")) == 4, "two places, two connections"
-    page.picture("app")
-
-
 def test_links_have_charts_of_what_they_carry(page: Page, daemon: Daemon) -> None:
     now = time.time()
     daemon.tell(links({"name": "lte"}, {"name": "wifi", "kind": "wifi", "up": False}))
@@ -624,7 +525,7 @@ def test_rules_are_changed_by_the_command_and_its_words_are_shown(
 
 # --- how it looks ---------------------------------------------------------------------------
 
-PAGES = ("questions", "connections", "apps", "links", "rules")
+PAGES = ("questions", "connections", "apps", "links", "rules", "audit")
 
 
 def filled(daemon: Daemon) -> None:
@@ -665,21 +566,6 @@ def test_on_a_phones_screen_everything_fits_and_can_be_tapped(page: Page, daemon
     box = "document.querySelector('.answer.deny').getBoundingClientRect()"
     top = page.js(f"document.elementFromPoint(...{middle}({box})).value")
     assert top == "deny", "nothing covers the button"
-
-
-CONTRAST = """[...document.querySelectorAll(arguments[0])].filter((x) => x.offsetParent).map(
-(x) => {
-  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
-  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) =>
-    0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
-  let back = x;
-  while (back && parse(getComputedStyle(back).backgroundColor)[3] === 0) back = back.parentElement;
-  const a = light(parse(getComputedStyle(x).color));
-  const b = light(back ? parse(getComputedStyle(back).backgroundColor) : [255, 255, 255]);
-  return [x.tagName + "." + x.className, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
-})"""
-"""Of each such element that is shown: its name, and the contrast of its text (WCAG 2.1)."""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -17,6 +20,7 @@ from webconsole import Console, Daemon, eventually
 
 from arbiter.protocol import Answer, Away, Choice, Follow, Snooze
 from prompts.web.app import FILES
+from prompts.web.callers import IN_ALL, PER_USER, uid_of
 from prompts.web.gate import HEADERS
 
 
@@ -82,6 +86,7 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_is_inline() -> None:
 
 OPEN = ["login"]
 CLOSED = ["news", "preview", "answer", "snooze", "undo", "disturb", "connections", "apps", "app",
+          "app/records", "audit",
           "rules", "rules/add", "rules/remove", "rules/undo", "usage"]  # fmt: skip
 
 
@@ -187,6 +192,42 @@ def test_what_a_command_says_is_shown_and_its_arguments_are_no_options(console: 
     status, done = console.ask("rules/add", {"line": "--help"})
     assert (status, done["ok"]) == (200, False) and "this is no rule" in done["text"]
     assert console.ask("rules/remove", {"id": "1; rm"})[0] == 409
+
+
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
+def test_whose_a_connection_is_the_kernel_says(family: socket.AddressFamily, host: str) -> None:
+    with (
+        socket.create_server((host, 0), family=family) as server,
+        socket.create_connection(server.getsockname()[:2]) as client,
+    ):
+        there, here = server.getsockname()[:2], client.getsockname()[:2]
+        assert uid_of(there, here) == os.geteuid()
+        assert uid_of(there, (here[0], here[1] ^ 1)) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="TEST NOT RUN: only root can connect as another user")
+def test_another_user_who_holds_all_connections_keeps_nobody_out(console: Console) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    with ExitStack() as held:
+        os.seteuid(nobody)
+        try:
+            theirs = [
+                held.enter_context(socket.create_connection(("127.0.0.1", console.port)))
+                for _ in range(IN_ALL + 20)
+            ]
+        finally:
+            os.seteuid(0)
+        assert console.ask("apps")[0] == 200
+        for sock in theirs[PER_USER:]:
+            sock.settimeout(10)
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b"", "one too many is ended, unread"
+        theirs[0].settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            theirs[0].recv(1)
+    assert console.ask("apps")[0] == 200
 
 
 def test_too_many_pages_are_refused(console: Console) -> None:

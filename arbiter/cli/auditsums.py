@@ -20,10 +20,10 @@ from arbiter.protocol import clean
 from arbiter.records import from_utf8
 from arbiter.rules import RuleError, format_rule
 from arbiter.store import Store
+from arbiter.store.groupwords import DESTINATION, GROUPS, group_object
 from arbiter.store.rows import Missing
 from arbiter.store.sums import Group
 
-DESTINATION = ("daddr", "dport", "proto")
 TOP = 10
 _HEAD = ("connections", "denied", "sent", "received", "last")
 top_option = click.option(
@@ -42,15 +42,7 @@ def summary(top: int, db: Path, as_json: bool, **filters: Any) -> None:
     Filters are those of `arbiter audit`. What is known to be missing is told, too.
     """
     wanted = wanted_by(**filters)
-    by = {
-        "decision": ("decision",),
-        "reason": ("reason",),
-        "app": ("app",),
-        "destination": DESTINATION,
-        "user": ("user",),
-        "by_user": ("by_user",),
-        "link": ("link",),
-    }
+    by = _by("decision", "reason", "app", "destination", "user", "by_user", "link")
     with open_store(db, readonly=True) as store:
         found = store.records.grouped(wanted, by, top)
         gaps = store.records.gaps(wanted.since or 0.0, wanted.until)
@@ -78,15 +70,7 @@ def missing_text(gap: Missing) -> str:
 def app_(app: str, top: int, db: Path, as_json: bool, **filters: Any) -> None:
     """Show what a program did: APP is its id, the last part of it, or a pattern with *."""
     wanted = wanted_by(app=app, **filters)
-    by = {
-        "app": ("app",),
-        "destination": DESTINATION,
-        "decision": ("decision",),
-        "rule": ("rule_id", "by_user"),
-        "user": ("user",),
-        "exe": ("exe",),
-        "link": ("link",),
-    }
+    by = _by("app", "destination", "decision", "rule", "user", "exe", "link")
     with open_store(db, readonly=True) as store:
         found = store.records.grouped(wanted, by, top)
         whole_days_note(store, wanted.since, wanted.until)
@@ -146,6 +130,10 @@ def diff(since: float, top: int, db: Path, as_json: bool) -> None:
         _show(found)
 
 
+def _by(*names: str) -> dict[str, tuple[str, ...]]:
+    return {name: GROUPS[name] for name in names}
+
+
 def _line(store: Store, rule: str) -> str | None:
     if not (rule.isascii() and rule.isdigit() and len(rule) < 19):
         return None
@@ -182,11 +170,6 @@ def _row(group: Group) -> tuple[str, ...]:
 def _objects(
     found: dict[str, list[Group]], by: dict[str, tuple[str, ...]]
 ) -> dict[str, list[dict[str, Any]]]:
-    return {name: [_object(group, by[name]) for group in groups] for name, groups in found.items()}
-
-
-def _object(group: Group, columns: tuple[str, ...]) -> dict[str, Any]:
-    values = (clean(value) if isinstance(value, str) else value for value in group.values)
-    sums = structs.asdict(group)
-    del sums["values"]
-    return dict(zip(columns, values, strict=True)) | sums
+    return {
+        name: [group_object(group, by[name]) for group in groups] for name, groups in found.items()
+    }

@@ -7,6 +7,13 @@ chose pass through `clean` before they enter a message.
 
 from __future__ import annotations
 
+from arbiter.protocol.audit import (
+    ReadRecords,
+    RecordFilters,
+    Records,
+    SumRecords,
+    Sums,
+)
 from arbiter.protocol.codec import (
     MAX_MESSAGE,
     LineDecoder,
@@ -99,6 +106,9 @@ __all__ = [
     "ProcessView",
     "ProtocolError",
     "Query",
+    "ReadRecords",
+    "RecordFilters",
+    "Records",
     "Refused",
     "RefusedReason",
     "Role",
@@ -109,6 +119,8 @@ __all__ = [
     "SnoozeView",
     "Snoozed",
     "Status",
+    "SumRecords",
+    "Sums",
     "Traffic",
     "Undo",
     "Undone",

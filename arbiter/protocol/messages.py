@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from arbiter.model import TrafficClass
+from arbiter.protocol.audit import ReadRecords, Records, SumRecords, Sums
 from arbiter.protocol.live import Closed, Connection, Links, Traffic
 from arbiter.protocol.views import AdviceView, Destination, LinkView, ProcessView, Scope, SnoozeView
 from arbiter.protocol.words import Choice, RefusedReason, Role, WithdrawReason
@@ -220,6 +221,8 @@ class Refused(Struct, frozen=True, tag="refused", tag_field="type"):
     text: str
     """What, where, why and the next step, for a person."""
     ask: int | None = None
+    request: int | None = None
+    """The `read_records` or `sum_records` it is about."""
 
 
 class Status(Struct, frozen=True, tag="status", tag_field="type"):
@@ -243,7 +246,19 @@ class Status(Struct, frozen=True, tag="status", tag_field="type"):
     """What is wrong now, each with its next step."""
 
 
-ClientMessage = Hello | Answer | Changed | RunVia | Snooze | Undo | Away | Follow | Query
+ClientMessage = (
+    Hello
+    | Answer
+    | Changed
+    | RunVia
+    | Snooze
+    | Undo
+    | Away
+    | Follow
+    | ReadRecords
+    | SumRecords
+    | Query
+)
 DaemonMessage = (
     Welcome
     | Ask
@@ -258,6 +273,8 @@ DaemonMessage = (
     | Traffic
     | Closed
     | Links
+    | Records
+    | Sums
     | Refused
     | Status
 )

@@ -43,3 +43,4 @@ class RefusedReason(enum.StrEnum):
     ANSWERED = "answered"
     INVALID = "invalid"
     BUSY = "busy"
+    TOO_LONG = "too_long"

@@ -11,13 +11,16 @@ from __future__ import annotations
 import heapq
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
+from arbiter.records import utf8
 from arbiter.store import rows
 from arbiter.store.filters import (
     DESTINATION,
     OUTCOME,
+    Filter,
     Resolved,
     Value,
     Wanted,
@@ -60,11 +63,31 @@ def oldest(db: sqlite3.Connection, wanted: Wanted) -> Iterator[Kept]:
     return _records(db, wanted, newest_first=False)
 
 
-def after(db: sqlite3.Connection, wanted: Wanted, id: int) -> list[Kept]:
-    """Those that were written after the record with this id, in the order of their ids."""
-    where, values = conditions(wanted, resolved(db, wanted))
+def after(db: sqlite3.Connection, wanted: Wanted, id: int, limit: int = -1) -> list[Kept]:
+    """Those that were written after the record with this id, in the order of their ids: the first
+    `limit`, or all. Whoever asks again and again has few to look at: filters are held against each,
+    and not against all the values that there are."""
+    where, values = conditions(wanted, () if wanted.uid is None else (("uid", (wanted.uid,)),))
     sql = f"SELECT {_COLUMNS} FROM decisions WHERE id > :after{where} ORDER BY id"  # noqa: S608  # ours
-    return [_kept(row) for row in db.execute(sql, {**values, "after": id})]
+    tests = [(one.column, _test(one)) for one in wanted.filters]
+    found = map(_kept, db.execute(sql, {**values, "after": id}))
+    passing = (kept for kept in found if _passes(kept, tests))
+    return list(islice(passing, limit if limit >= 0 else None))
+
+
+def _test(one: Filter) -> Callable[[Any], bool]:
+    if one.values is None:
+        return one.test or (lambda _: False)
+    stored = frozenset(utf8(v) if isinstance(v, str) else v for v in one.values)
+    return stored.__contains__
+
+
+def _passes(kept: Kept, tests: list[tuple[str, Callable[[Any], bool]]]) -> bool:
+    for column, test in tests:
+        value = getattr(kept.record, "by" if column == "by_user" else column)
+        if value is None or not test(value):
+            return False
+    return True
 
 
 # --- the way to them ------------------------------------------------------------------------

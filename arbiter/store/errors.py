@@ -65,6 +65,10 @@ class UnstorableError(StoreError):
     """The database is well; what was to be stored cannot be."""
 
 
+class TooLongError(StoreError):
+    """Reading was ended before it was done: it took too long."""
+
+
 class ClosedError(StoreError):
     """The store was closed before."""
 
@@ -98,6 +102,8 @@ def explain(error: sqlite3.Error, path: Path, what: str) -> StoreError:
         return _refused(what, path, why)
     if code == sqlite3.SQLITE_IOERR:
         return StoreError(what, path, f"the device failed ({why})", "see dmesg, check the disk")
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return TooLongError(what, path, "it takes too long", "narrow it down, by time or app")
     if code in _UNSTORABLE:
         return UnstorableError(
             what, path, why, "report this, with the rule or connection it was about"

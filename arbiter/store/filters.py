@@ -19,18 +19,17 @@ Value = str | int
 Resolved = tuple[tuple[str, tuple[Value, ...]], ...]
 """Filters by the values that they let through, as they are stored."""
 OUTCOME = (
-    *(
-        "app",
-        "exe",
-        "user",
-        "decision",
-        "reason",
-        "rule_id",
-        "layer",
-        "by_user",
-        "frontend",
-        "link",
-    ),
+    "app",
+    "exe",
+    "user",
+    "uid",
+    "decision",
+    "reason",
+    "rule_id",
+    "layer",
+    "by_user",
+    "frontend",
+    "link",
 )
 """The columns that records and table `outcomes` share."""
 DESTINATION = ("daddr", "dport", "proto", "names")
@@ -52,6 +51,10 @@ class Wanted(Struct, frozen=True):
     since: float | None = None
     until: float | None = None
     filters: tuple[Filter, ...] = ()
+    uid: int | None = None
+    """Of processes of this user only; None: of all."""
+    before: tuple[float, int] | None = None
+    """Only what stands before the record of this time and id, in the order of time."""
 
 
 def distinct(db: sqlite3.Connection, column: str) -> Iterator[Value]:
@@ -72,6 +75,8 @@ def resolved(db: sqlite3.Connection, wanted: Wanted) -> Resolved:
             those = filter(one.test, distinct(db, one.column))
         stored = dict.fromkeys(utf8(v) if isinstance(v, str) else v for v in those)
         out.append((one.column, tuple(stored)))
+    if wanted.uid is not None:
+        out.append(("uid", (wanted.uid,)))
     return tuple(out)
 
 
@@ -83,6 +88,10 @@ def conditions(wanted: Wanted, filters: Resolved) -> tuple[str, dict[str, Any]]:
         if at is not None:
             text += f" AND time {sign} :{name}"
             values[name] = at
+    if wanted.before is not None:
+        # The first half alone is what an index of (column, time) can begin at.
+        text += " AND time <= :place AND (time < :place OR id < :number)"
+        values["place"], values["number"] = wanted.before
     for number, (column, those) in enumerate(filters):
         text += f" AND +decisions.{column} {among(f'f{number}')}"
         values[f"f{number}"] = json.dumps(those)

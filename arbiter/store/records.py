@@ -64,10 +64,11 @@ class Records:
         with explained(self._path, "cannot read the decisions"):
             return list(islice(audit.newest(self._db, wanted), limit))[::-1]
 
-    def after(self, wanted: Wanted, id: int) -> list[Kept]:
-        """Those that are wanted and were written after the record with this id, in that order."""
+    def after(self, wanted: Wanted, id: int, limit: int = -1) -> list[Kept]:
+        """Those that are wanted and were written after the record with this id, in that order: the
+        first `limit`, or all."""
         with explained(self._path, "cannot read the decisions"):
-            return audit.after(self._db, wanted, id)
+            return audit.after(self._db, wanted, id, limit)
 
     def grouped(
         self, wanted: Wanted, by: Mapping[str, tuple[str, ...]], limit: int

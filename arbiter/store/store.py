@@ -6,8 +6,8 @@ Every method raises StoreError; where it does, nothing of what was asked is done
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,6 +34,8 @@ from arbiter.store.transaction import writing
 from arbiter.store.uses import uses
 from arbiter.usage import Batch, OpenFlow, Used
 
+STEPS = 2000
+"""Steps of SQLite, a fraction of a millisecond, between two looks at whether reading is over."""
 _INSERT_RULE = (
     f"INSERT INTO rules ({', '.join(rows.RULE_COLUMNS)})"  # noqa: S608  # names from our code
     f" VALUES ({', '.join('?' * len(rows.RULE_COLUMNS))})"
@@ -70,6 +72,15 @@ class Store:
     def close(self) -> None:
         """Close the connection; a second time does nothing."""
         self._db.close()
+
+    @contextmanager
+    def until(self, over: Callable[[], bool]) -> Iterator[None]:
+        """What is read inside ends with TooLongError once `over`, which is asked all the time."""
+        self._db.set_progress_handler(over, STEPS)
+        try:
+            yield
+        finally:
+            self._db.set_progress_handler(None, 0)
 
     def __enter__(self) -> Self:
         return self

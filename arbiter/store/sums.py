@@ -29,7 +29,7 @@ _ONE = (  # a record as a row of sums
     " time AS last, ifnull(max(out_bytes, 0), 0) AS sent, ifnull(max(in_bytes, 0), 0) AS received"
 )
 SAME_OUTCOME = " AND ".join(
-    f"outcomes.{name} {'IS' if name in ('rule_id', 'layer') else '='} decisions.{name}"
+    f"outcomes.{name} {'IS' if name in ('uid', 'rule_id', 'layer') else '='} decisions.{name}"
     for name in OUTCOME
 )
 SAME_DESTINATION = " AND ".join(
@@ -48,6 +48,8 @@ class Group(Struct, frozen=True):
     received: int
     first: float
     last: float
+    names: str = "[]"
+    """Names of an address that is one of `values`, as a record has them."""
 
 
 def grouped(
@@ -193,11 +195,13 @@ def _groups(
             " ON outcomes.id = outcome CROSS JOIN destinations ON destinations.id = destination"
             f" WHERE {where} GROUP BY {keys}"
         )
+    # The least array is one with a name, if there is any: '["' comes before '[]'.
+    known = "min(names)" if "daddr" in columns else "'[]'"
     sql = (
         "WITH denies AS MATERIALIZED (SELECT id FROM outcomes WHERE decision = 'deny'),"  # noqa: S608
         f" few AS MATERIALIZED ({few})"
         " SELECT sum(connections), ifnull(sum(denied), 0), CAST(total(sent) AS INTEGER),"
-        f" CAST(total(received) AS INTEGER), min(few.first), max(few.last), {names}"
+        f" CAST(total(received) AS INTEGER), min(few.first), max(few.last), {known}, {names}"
         f" FROM few{joins} GROUP BY {names} ORDER BY 1 DESC, {names} LIMIT {limit}"
     )
-    return [Group(tuple(row[6:]), *row[:6]) for row in db.execute(sql, {"since": since})]
+    return [Group(tuple(row[7:]), *row[:7]) for row in db.execute(sql, {"since": since})]

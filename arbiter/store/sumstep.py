@@ -18,6 +18,7 @@ CREATE TABLE outcomes (
     app      TEXT NOT NULL,
     exe      TEXT NOT NULL,
     user     TEXT NOT NULL,
+    uid      INTEGER,
     decision TEXT NOT NULL,
     reason   TEXT NOT NULL,
     rule_id  INTEGER,
@@ -27,7 +28,7 @@ CREATE TABLE outcomes (
     link     TEXT NOT NULL
 ) STRICT;
 CREATE INDEX outcomes_same ON outcomes
-    (app, exe, user, decision, reason, rule_id, layer, by_user, frontend, link);
+    (app, exe, user, uid, decision, reason, rule_id, layer, by_user, frontend, link);
 CREATE INDEX outcomes_rule ON outcomes (rule_id, layer) WHERE rule_id IS NOT NULL;
 CREATE TABLE destinations (
     id    INTEGER PRIMARY KEY,        -- columns are those of `decisions`
@@ -64,8 +65,9 @@ CREATE TABLE totals (                 -- the same without the day, also of days 
     PRIMARY KEY (outcome, destination)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX totals_destination ON totals (destination);
-INSERT INTO outcomes (app, exe, user, decision, reason, rule_id, layer, by_user, frontend, link)
-SELECT DISTINCT app, exe, user, decision, reason, rule_id, layer, by_user, frontend, link
+INSERT INTO outcomes
+    (app, exe, user, uid, decision, reason, rule_id, layer, by_user, frontend, link)
+SELECT DISTINCT app, exe, user, uid, decision, reason, rule_id, layer, by_user, frontend, link
 FROM decisions NOT INDEXED;
 INSERT INTO destinations (daddr, dport, proto, names)
 SELECT DISTINCT daddr, dport, proto, names FROM decisions NOT INDEXED;
@@ -76,7 +78,7 @@ SELECT CAST(max(0, min(time, 1e11)) / 86400 AS INTEGER) * 86400 AS began, outcom
     total(waited)
 FROM decisions AS one NOT INDEXED
 CROSS JOIN outcomes ON outcomes.app = one.app AND outcomes.exe = one.exe
-    AND outcomes.user = one.user AND outcomes.decision = one.decision
+    AND outcomes.user = one.user AND outcomes.uid IS one.uid AND outcomes.decision = one.decision
     AND outcomes.reason = one.reason AND outcomes.rule_id IS one.rule_id
     AND outcomes.layer IS one.layer AND outcomes.by_user = one.by_user
     AND outcomes.frontend = one.frontend AND outcomes.link = one.link
@@ -89,11 +91,12 @@ SELECT outcome, destination, sum(connections), CAST(total(packets) AS INTEGER), 
 FROM daily GROUP BY outcome, destination;
 CREATE TRIGGER decisions_added AFTER INSERT ON decisions BEGIN
     INSERT INTO outcomes
-        (app, exe, user, decision, reason, rule_id, layer, by_user, frontend, link)
-    SELECT NEW.app, NEW.exe, NEW.user, NEW.decision, NEW.reason, NEW.rule_id, NEW.layer,
+        (app, exe, user, uid, decision, reason, rule_id, layer, by_user, frontend, link)
+    SELECT NEW.app, NEW.exe, NEW.user, NEW.uid, NEW.decision, NEW.reason, NEW.rule_id, NEW.layer,
         NEW.by_user, NEW.frontend, NEW.link
     WHERE NOT EXISTS (
         SELECT 1 FROM outcomes WHERE app = NEW.app AND exe = NEW.exe AND user = NEW.user
+        AND uid IS NEW.uid
         AND decision = NEW.decision AND reason = NEW.reason AND rule_id IS NEW.rule_id
         AND layer IS NEW.layer AND by_user = NEW.by_user AND frontend = NEW.frontend
         AND link = NEW.link);
@@ -105,6 +108,7 @@ CREATE TRIGGER decisions_added AFTER INSERT ON decisions BEGIN
         ifnull(max(NEW.out_bytes, 0), 0), ifnull(max(NEW.in_bytes, 0), 0), NEW.waited
     FROM outcomes, destinations
     WHERE app = NEW.app AND exe = NEW.exe AND user = NEW.user
+        AND uid IS NEW.uid
         AND decision = NEW.decision AND reason = NEW.reason AND rule_id IS NEW.rule_id
         AND layer IS NEW.layer AND by_user = NEW.by_user AND frontend = NEW.frontend
         AND link = NEW.link
@@ -129,6 +133,7 @@ WHEN NEW.out_bytes IS NOT OLD.out_bytes OR NEW.in_bytes IS NOT OLD.in_bytes BEGI
     WHERE day = CAST(max(0, min(OLD.time, 1e11)) / 86400 AS INTEGER) * 86400
         AND outcome = (
             SELECT id FROM outcomes WHERE app = OLD.app AND exe = OLD.exe AND user = OLD.user
+            AND uid IS OLD.uid
             AND decision = OLD.decision AND reason = OLD.reason AND rule_id IS OLD.rule_id
             AND layer IS OLD.layer AND by_user = OLD.by_user AND frontend = OLD.frontend
             AND link = OLD.link)
@@ -168,14 +173,14 @@ CREATE TABLE pruned (
     why    TEXT NOT NULL              -- age | size | asked
 ) STRICT;
 CREATE VIEW all_sums AS -- `totals` in words
-    SELECT app, exe, user, daddr, dport, proto, names, decision, reason, rule_id, layer, by_user,
-        frontend, link, connections, packets, first, last, sent, received, waited
+    SELECT app, exe, user, uid, daddr, dport, proto, names, decision, reason, rule_id, layer,
+        by_user, frontend, link, connections, packets, first, last, sent, received, waited
     FROM totals JOIN outcomes ON outcomes.id = outcome
     JOIN destinations ON destinations.id = destination;
 CREATE VIEW daily_sums AS -- `daily` in words; days are those of UTC
-    SELECT date(day, 'unixepoch') AS day, app, exe, user, daddr, dport, proto, names, decision,
-        reason, rule_id, layer, by_user, frontend, link, connections, packets, first, last, sent,
-        received, waited
+    SELECT date(day, 'unixepoch') AS day, app, exe, user, uid, daddr, dport, proto, names,
+        decision, reason, rule_id, layer, by_user, frontend, link, connections, packets, first,
+        last, sent, received, waited
     FROM daily JOIN outcomes ON outcomes.id = outcome
     JOIN destinations ON destinations.id = destination;
 CREATE VIEW top_apps AS -- which programs connect most, and what they carried

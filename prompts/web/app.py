@@ -123,6 +123,8 @@ def build(desk: Desk) -> ASGIApp:
         "connections": requests.Filter,
         "apps": requests.AllApps,
         "app": requests.AppOf,
+        "app/records": requests.AppRecords,
+        "audit": requests.Audit,
     }
     own: dict[str, Handler] = {
         "news": news,

@@ -24,7 +24,8 @@ import click
     help="Write the address there, for you only, instead of printing it.",
 )
 def web(socket_path: Path, port: int, url_file: Path | None) -> None:
-    """Ask in a browser on this machine, until Ctrl-C: questions, connections, apps, links, rules.
+    """Ask in a browser on this machine, until Ctrl-C: questions, connections, apps, links, rules,
+    the audit.
 
     Prints an address with a secret, once: whoever has it may answer for you. It serves loopback
     only, and loads nothing from elsewhere.

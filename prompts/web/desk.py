@@ -9,20 +9,27 @@ from collections.abc import AsyncIterator, Coroutine
 
 import msgspec
 
-from arbiter.protocol import ClientMessage
+from arbiter.protocol import ClientMessage, ReadRecords, RecordFilters, SumRecords
 from prompts.client import Client, ClientError
 from prompts.commands import Commands, Done
-from prompts.web import requests
+from prompts.reading import Reading
+from prompts.render import tidy
+from prompts.web import recordviews, requests
 from prompts.web.board import Reader
 from prompts.web.console import Console
 from prompts.web.gate import Gate
 from prompts.web.requests import RequestError
+from prompts.web.views import View
 
 PAUSE_SECONDS = 0.1
 """Between two looks at what a page has not seen: a flood of asks is one line, not hundreds."""
 ALIVE_SECONDS = 15.0
 """After so long without news a page is sent an empty line: one that is gone shows then."""
 COMMANDS_AT_ONCE = 2
+PAGE = 100
+"""Records of one page."""
+LAST, MAX_LINES = 20, 30
+"""Records, and lines of sums, on an app's page."""
 
 
 class Desk:
@@ -33,6 +40,7 @@ class Desk:
         self._commands = Commands(client.path)
         self._commands_at_once = asyncio.Semaphore(COMMANDS_AT_ONCE)
         self.console = Console()
+        self._reading = Reading(client.send)
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
         self._outbox: asyncio.Queue[ClientMessage] = asyncio.Queue()
@@ -74,6 +82,8 @@ class Desk:
                 return console.apps()
             case requests.AppOf():
                 return console.app(request.id)
+            case requests.Audit() | requests.AppRecords():
+                return await self._read(request)
             case requests.Disturb():
                 self._send(console.disturb(request.away))
             case requests.Snoozing():
@@ -89,6 +99,41 @@ class Desk:
                     raise
         self._wake()
         return {}
+
+    async def _read(self, request: requests.Audit | requests.AppRecords) -> View:
+        """Records, from the daemon. Raises RequestError with what it says."""
+        try:
+            if isinstance(request, requests.Audit):
+                return await self._audit(request)
+            return await self._app_records(request)
+        except ClientError as error:
+            raise RequestError(tidy(error.text)) from error
+
+    async def _audit(self, request: requests.Audit) -> View:
+        """A page of records. The daemon sends what fits into a message: ask for the rest, too."""
+        before, after = request.before, request.after
+        found: list[View] = []
+        newest: int | None = None
+        while True:
+            question = ReadRecords(0, request.filters, PAGE - len(found), before, after)
+            reply = await self._reading.records(question)
+            rows = recordviews.record_views(reply)
+            found += rows
+            more = reply.more and bool(rows)
+            newest = reply.last if newest is None else newest
+            last = rows[-1]["id"] if rows else newest
+            if not more or len(found) >= PAGE:
+                # Where to look for new ones; not past those that are still to come.
+                seen = last if more and after is not None else newest
+                return {"rows": found, "more": more, "seen": seen}
+            before, after = (last, None) if after is None else (None, last)
+
+    async def _app_records(self, request: requests.AppRecords) -> View:
+        filters = RecordFilters(app=request.id, since=request.since)
+        by = recordviews.APP_SUMS
+        sums = await self._reading.sums(SumRecords(0, by, filters, MAX_LINES))
+        last = await self._reading.records(ReadRecords(0, filters, LAST))
+        return recordviews.app_view(sums, last)
 
     async def run(self, *argv: str) -> Done:
         """`arbiter …`, unless the console ends before it does: that raises RequestError."""
@@ -133,7 +178,8 @@ class Desk:
     async def receive(self) -> None:
         """Until the client gives up, which raises ClientError."""
         async for event in self.client:
-            self._send(self.console.event(event, time.time()))
+            if not self._reading.event(event):
+                self._send(self.console.event(event, time.time()))
 
     async def clock(self) -> None:
         """Countdowns and charts go on by the second."""

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from arbiter.protocol import Choice
+from arbiter.protocol import Choice, RecordFilters
 
 MAX_BODY = 16384
 """Bytes of a request's body."""
@@ -77,6 +77,21 @@ class AppOf(Struct, frozen=True, forbid_unknown_fields=True):
     """One app, by its id."""
 
     id: Text
+
+
+class Audit(Struct, frozen=True, forbid_unknown_fields=True):
+    """Decision records: the newest, those before one, or those written after one."""
+
+    filters: RecordFilters
+    before: Number | None = None
+    after: Number | None = None
+
+
+class AppRecords(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an app did since some time, added up, and its last records."""
+
+    id: Text
+    since: Text | None = None
 
 
 class Line(Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from arbiter.protocol import Role
 from prompts.client import Client, ClientError
 from prompts.lifeline import end_with_daemon
 from prompts.web.app import build
+from prompts.web.callers import IN_ALL, Caller
 from prompts.web.desk import Desk
 from prompts.web.gate import Gate
 
@@ -132,9 +133,9 @@ async def _live(
         access_log=False,
         lifespan="off",
         ws="none",
-        http="h11",
+        http=Caller,
         loop="none",
-        limit_concurrency=64,
+        limit_concurrency=IN_ALL,
         timeout_graceful_shutdown=1,
         server_header=False,
         proxy_headers=False,

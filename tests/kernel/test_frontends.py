@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,30 @@ def gone(connection: Connection) -> bool:
 
 
 # --- whose ask ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not REAL_ROOT, reason="KERNEL TEST NOT RUN: a user namespace has no nobody")
+def test_a_user_reads_the_records_of_its_own_programs_only(arbiter: Arbiter) -> None:
+    arbiter.add("deny")
+    began = time.time()
+    for user in (None, "nobody"):
+        assert start(arbiter, *CURL, user=user).wait(15) == 7
+
+    def read(connection: Connection, **filters: str) -> list[str]:
+        since = datetime.fromtimestamp(began).astimezone().isoformat()
+        only = protocol.RecordFilters(since=since, app="curl", **filters)
+        connection.send(protocol.ReadRecords(7, only))
+        reply = connection.receive()
+        assert isinstance(reply, protocol.Records), reply
+        assert reply.request == 7
+        return [record["user"] for record in reply.records]
+
+    with client(arbiter) as roots, client(arbiter, nobody=True) as own:
+        eventually(lambda: read(roots) == ["nobody", "root"])
+        assert read(own) == ["nobody"]
+        assert read(own, user="*") == ["nobody"]
+        own.send(protocol.ReadRecords(8, protocol.RecordFilters(user="root")))
+        assert "you see records of nobody's processes" in refused(own, RefusedReason.RIGHT)
 
 
 @pytest.mark.skipif(not REAL_ROOT, reason="KERNEL TEST NOT RUN: a user namespace has no nobody")

@@ -106,6 +106,39 @@ def test_rules_and_usage_come_from_the_daemons_own_database(
     assert arbiter.run("wget", "-q", "-T", "5", f"http://{SERVER4}/")[0] == 4, "in force at once"
 
 
+def test_records_and_sums_of_real_connections_come_from_the_daemon(
+    arbiter: Arbiter, console: Console
+) -> None:
+    arbiter.add(f"deny host={SERVER6}")
+    arbiter.add(f"route via=lte host={SERVER4}")
+    assert arbiter.run("curl", "-sS", "-m", "5", f"http://[{SERVER6}]/")[0] == 7
+    assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 0
+
+    def records() -> list[dict[str, Any]]:
+        status, reply = console.ask("audit", {"filters": {"app": "curl", "since": "1h"}})
+        assert status == 200, reply
+        found: list[dict[str, Any]] = reply["rows"]
+        return found if len(found) == 2 else []
+
+    new, old = eventually(records)
+    assert (new["decision"], new["link"], new["why"]) == ("route via=lte", "lte", "rule 2 of root")
+    assert (old["decision"], old["denied"], old["more"]["rule"]) == ("deny", True, "1")
+    grows = ("state", "replied", "closed", "out_bytes", "in_bytes", "out_packets", "in_packets")
+    for row, told in zip((old, new), arbiter.json("audit", "--app", "curl"), strict=True):
+        assert row["record"].keys() == told.keys()
+        assert {k: v for k, v in row["record"].items() if k not in grows} == {
+            k: v for k, v in told.items() if k not in grows
+        }
+    status, app = console.ask("app/records", {"id": "/usr/bin/curl", "since": "1h"})
+    assert status == 200, app
+    assert sorted(place["where"] for place in app["places"]) == sorted(
+        [f"{SERVER4}:80", f"[{SERVER6}]:80"]
+    )
+    assert app["rules"] == [["1", "rule 1", 1], ["2", "rule 2", 1]]
+    status, refused = console.ask("audit", {"filters": {"port": "x"}})
+    assert status == 409 and "port: " in refused["error"]
+
+
 def test_a_click_in_a_browser_decides_a_real_connection(
     arbiter: Arbiter, console: Console, tmp_path: Path
 ) -> None:

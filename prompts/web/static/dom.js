@@ -29,7 +29,10 @@ export function rows(parent, items, key, make) {
       fresh.dataset.print = print;
       if (node) {
         if (node === place) place = fresh;
+        const at = node.contains(document.activeElement) ? stops(node).indexOf(document.activeElement) : -1;
         node.replaceWith(fresh);
+        // Whoever has come here by keyboard stays: on the same of its links and buttons.
+        if (at >= 0) stops(fresh)[at]?.focus({ preventScroll: true });
       }
       node = fresh;
     }
@@ -38,6 +41,8 @@ export function rows(parent, items, key, make) {
   }
   for (const node of old.values()) node.remove();
 }
+
+const stops = (node) => [...node.querySelectorAll("a, button, summary, input, select")];
 
 /** A table's row, each cell with its column's name: on a narrow screen they stand one below another. */
 export function labelled(row, body) {
@@ -52,6 +57,12 @@ export function clock(seconds) {
   return today ? time.toLocaleTimeString() : time.toLocaleString();
 }
 
+/** Show a text in place of nothing; "" hides it. */
+export function told(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+  node.hidden = !text;
+}
+
 let hide = 0;
 export function toast(text) {
   $("toast").textContent = text;
@@ -59,3 +70,4 @@ export function toast(text) {
   clearTimeout(hide);
   hide = setTimeout(() => { $("toast").hidden = true; }, 8000);
 }
+$("toast").addEventListener("click", () => { $("toast").hidden = true; });

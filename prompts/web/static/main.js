@@ -2,13 +2,15 @@
 
 import { $, clock, el, rows, toast } from "./dom.js";
 import { Refused, ask, login, news } from "./wire.js";
-import { showApp, showApps, showConnections } from "./live.js";
+import { lookAudit, showAudit } from "./audit.js";
+import { showApp, turnToApp } from "./app.js";
+import { showApps, showConnections } from "./live.js";
 import { drawLinks, showUsage } from "./links.js";
 import { showRules } from "./rules.js";
 import { asksChanged } from "./asks.js";
 
 export const views = new Map();
-const PAGES = ["questions", "connections", "apps", "app", "links", "rules"];
+const PAGES = ["questions", "connections", "apps", "app", "links", "rules", "audit"];
 let page = "questions";
 let stop = "";
 
@@ -102,15 +104,30 @@ function decoded(text) {
   }
 }
 
+let place = "";
+
+/** Another page begins at its top, and at its beginning for whoever goes on by keyboard. */
+function arrive(path) {
+  if (place && place !== path) {
+    scrollTo(0, 0);
+    const at = document.activeElement;
+    if (at === document.body || !at.checkVisibility()) $("content").focus({ preventScroll: true });
+  }
+  place = path;
+}
+
 function turn() {
-  const [name, ...rest] = location.hash.slice(1).split("/");
+  const [path, query = ""] = location.hash.slice(1).split(/\?(.*)/s);
+  const [name, ...rest] = path.split("/");
   page = PAGES.includes(name) ? name : "questions";
   for (const each of PAGES) $(each).hidden = each !== page;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${page}` || (page === "app" && link.hash === "#apps")) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (page === "app") $("app").dataset.id = decoded(rest.join("/"));
+  document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  arrive(path || page);
+  if (page === "app") turnToApp(decoded(rest.join("/")), query);
   look();
   if (page === "rules") say(showRules());
   if (page === "links") { drawLinks(); say(showUsage()); }
@@ -121,11 +138,18 @@ function look() {
   if (page === "connections") say(showConnections());
   if (page === "apps") say(showApps());
   if (page === "app") say(showApp());
+  if (page === "audit") {
+    showAudit(location.hash.slice(1).split(/\?(.*)/s)[1] || "");
+    say(lookAudit());
+  }
 }
 
-$("snooze").addEventListener("change", (event) => {
-  const key = event.target.value;
-  event.target.value = "";
+// A list that is looked through by keyboard changes with every key: only the button begins a snooze.
+$("snooze").addEventListener("change", (event) => { $("doze").disabled = !event.target.value; });
+$("doze").addEventListener("click", () => {
+  const key = $("snooze").value;
+  $("snooze").value = "";
+  $("doze").disabled = true;
   if (key) say(ask("snooze", { key }));
 });
 $("wake").addEventListener("click", () => say(ask("snooze", { key: "0" })));
