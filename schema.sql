@@ -58,9 +58,10 @@ CREATE TABLE rule_changes (
     by_user  TEXT NOT NULL,
     by_uid   INTEGER,
     frontend TEXT NOT NULL DEFAULT '',
-    line     TEXT NOT NULL            -- the rule as it was
-, hash -- of the columns above and of the row before: see `chains`. NULL: older than the chain
-    BLOB) STRICT;
+    line     TEXT NOT NULL,           -- the rule as it was
+    hash     BLOB                     -- of the columns above and of the row before: see `chains`.
+    -- NULL where the row is older than the chain
+) STRICT;
 CREATE INDEX rule_changes_rule ON rule_changes (rule_id);
 
 -- One row per decided connection. Columns are the fields of arbiter/records.py, where each is
@@ -110,9 +111,10 @@ CREATE TABLE decisions (
     out_bytes   INTEGER,              -- as in `usage`, so far
     in_bytes    INTEGER,
     out_packets INTEGER,
-    in_packets  INTEGER
-, hash -- of the columns from id to profile and of the row before: see `chains`. NULL: older
-    BLOB) STRICT;
+    in_packets  INTEGER,
+    hash        BLOB                  -- of the columns from id to profile and of the row before: see
+    -- `chains`. NULL where the row is older than the chain
+) STRICT;
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);
 CREATE INDEX decisions_rule ON decisions (rule_id, time) WHERE rule_id IS NOT NULL; -- last used
@@ -131,8 +133,8 @@ CREATE INDEX decisions_open ON decisions (id) WHERE state = 'open';
 -- has the hash of itself and of the row before, so that nothing can be changed, taken out or put in
 -- alone. A hash is the number of its format in one byte, and 16 bytes of SHA-256: who may choose a
 -- row's texts could look for two rows with one hash, which takes 2^64 tries; to find another row
--- for a hash that is there takes 2^128. (The column stands where ALTER TABLE puts it: to have it, no
--- old row was written again.) One row per chain: where it begins and ends now, written with its rows.
+-- for a hash that is there takes 2^128. One row per chain: where it begins and ends now, written with
+-- its rows.
 CREATE TABLE chains (
     name  TEXT PRIMARY KEY CHECK (name IN ('decisions', 'rule_changes')), -- the table
     first INTEGER NOT NULL,           -- ids from this one on have a hash

@@ -878,7 +878,7 @@ def shape(path: Path) -> list[tuple[str, ...]]:
     database = sqlite3.connect(path)
     found = database.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
     database.close()
-    return found
+    return [(kind, name, migrate.bare(sql or "")) for kind, name, sql in found]
 
 
 def test_version_0_is_upgraded_after_a_backup(

@@ -7,6 +7,7 @@ whole version. Before the first step the database is copied beside itself; nothi
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -54,6 +55,13 @@ SQL statements, or a function that uses sqlite-utils; neither may begin or commi
 def schema() -> str:
     """The text of schema.sql."""
     return Path(__file__).with_name("schema.sql").read_text("utf-8")
+
+
+def bare(sql: str) -> str:
+    """A statement without comments and layout: a column that ALTER TABLE added stands otherwise
+    than in schema.sql, and is the same. (A string with -- in it keeps its quote open, and is none
+    of ours.)"""
+    return re.sub(r" *([(),]) *", r"\1", " ".join(re.sub("--[^\n]*", "", sql).split()))
 
 
 def statements(script: str) -> Iterator[str]:

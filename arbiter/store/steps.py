@@ -1,7 +1,7 @@
 """The steps from each schema version to the next. A step that was released never changes.
 
-Their texts are those of schema.sql at that time, to the last comment inside a statement, so that an
-upgraded database shows the same as a new one.
+Their texts are those of schema.sql at that time, so that an upgraded database shows the same as a
+new one, but for comments and layout where a column was added.
 """
 
 from __future__ import annotations
@@ -291,12 +291,8 @@ CREATE VIEW answers AS -- who answered what, with what, and how long it took
 """Views of the usual questions."""
 
 TO_8 = """
-ALTER TABLE rule_changes ADD COLUMN
-hash -- of the columns above and of the row before: see `chains`. NULL: older than the chain
-    BLOB;
-ALTER TABLE decisions ADD COLUMN
-hash -- of the columns from id to profile and of the row before: see `chains`. NULL: older
-    BLOB;
+ALTER TABLE rule_changes ADD COLUMN hash BLOB;
+ALTER TABLE decisions ADD COLUMN hash BLOB;
 CREATE TABLE chains (
     name  TEXT PRIMARY KEY CHECK (name IN ('decisions', 'rule_changes')), -- the table
     first INTEGER NOT NULL,           -- ids from this one on have a hash

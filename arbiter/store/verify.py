@@ -58,8 +58,8 @@ def _schema(db: sqlite3.Connection) -> Iterator[Broken]:
     sql = "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'trigger')"
     with closing(sqlite3.connect(":memory:")) as made:
         made.executescript(migrate.schema())
-        wanted = dict(made.execute(sql))
-    found = dict(db.execute(sql))
+        wanted = {name: migrate.bare(text) for name, text in made.execute(sql)}
+    found = {name: migrate.bare(text) for name, text in db.execute(sql)}
     for table in sorted(migrate.TABLES):
         if found.get(table) != wanted[table]:
             yield Broken("schema", f"table {table} is not as arbiter makes it", table)
