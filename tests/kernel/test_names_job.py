@@ -62,7 +62,7 @@ def test_a_restart_keeps_the_names_of_decided_connections(denied: Arbiter, addre
         assert refused_by(arbiter, "curl", "-sS", "-m", "4", way, "http://www.lab.test/")
     with denied as arbiter:
         assert refused_by(arbiter, *by_address(address))
-    denied.database("UPDATE decisions SET time = time - 3600")
+    denied.database("UPDATE daily SET first = first - 3600, last = last - 3600")
     with denied as arbiter:
         assert not refused_by(arbiter, *by_address(address))
         assert eventually(lambda: arbiter.database("SELECT 1 FROM decisions WHERE names = '[]'"))
