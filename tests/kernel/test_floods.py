@@ -77,7 +77,10 @@ def test_500_connections_of_an_app_in_a_second_are_one_question(
         prompt.sees("listening as root")
         program = arbiter.program(*python(MANY, server))
         seconds = float(line_of(program))
-        eventually(lambda: arbiter.status().held >= 500, 20)
+        try:
+            eventually(lambda: arbiter.status().held >= 500, 20)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {arbiter.status()}, {arbiter.asks()}") from None
         prompt.sees("for 256 packets in")  # told as it doubles
         assert "of 2 waiting" not in prompt.said
         (ask,) = arbiter.asks()
