@@ -47,22 +47,15 @@ class Check(Struct, frozen=True):
 
 
 def examine(plan: Plan) -> list[Check]:
-    """Every check, in the order of a packet's path. A check that fails never stops the others."""
-    checks: list[Callable[[Plan], Check]] = [
-        _rights,
-        _library,
-        _backend,
-        _classes,
-        _queue,
-        _conntrack,
-        _sock_diag,
-        _processes,
-        _ipv6,
-        _overlaps,
-        _notrack,
-        _in_force,
-    ]
-    return [check(plan) for check in checks]
+    """Every check. One that fails never stops the others."""
+    able = rights.has("CAP_NET_ADMIN")
+    found: list[Check] = []
+    for check, needs in _CHECKS:
+        if needs and not able:
+            found.append(Check(needs, Level.WARN, "not looked at: that needs CAP_NET_ADMIN"))
+        else:
+            found.append(check(plan))
+    return found
 
 
 def _rights(_: Plan) -> Check:
@@ -245,3 +238,20 @@ def _in_force(plan: Plan) -> Check:
         )
     text = f"rules are in force by {now.backends[0]}" if now else "no rules of arbiter's"
     return Check("in force", Level.OK, text)
+
+
+_CHECKS: tuple[tuple[Callable[[Plan], Check], str], ...] = (
+    (_rights, ""),
+    (_library, ""),
+    (_backend, "firewall"),
+    (_classes, "traffic classes"),
+    (_queue, "packet queue"),
+    (_conntrack, ""),
+    (_sock_diag, ""),
+    (_processes, ""),
+    (_ipv6, ""),
+    (_overlaps, "marks"),
+    (_notrack, "notrack"),
+    (_in_force, "in force"),
+)
+"""In the order of a packet's path; with its name each that only an administrator may look at."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import MAPPED_CLIENT, UDP_CLIENT, Arbiter, eventually, python
+from running import ARBITER, MAPPED_CLIENT, UDP_CLIENT, Arbiter, eventually, python
 
 from arbiter import protocol
 from arbiter.lab import Lab
@@ -399,6 +400,15 @@ def test_rules_that_somebody_removed_are_missed(clean_lab: Lab, tmp_path: Path) 
         assert any("ARBITER_OUTPUT" in problem for problem in arbiter.status().problems)
         assert arbiter.command("rescue").returncode == 0
         assert any("not in the kernel" in problem for problem in arbiter.status().problems)
+
+
+def test_the_doctor_says_to_an_ordinary_user_what_it_may_not_look_at(clean_lab: Lab) -> None:
+    done = clean_lab.run([*ARBITER, "doctor", "--json"], user="nobody")
+    assert done.returncode == 1
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert checks["rights"]["next_step"] == "run as root"
+    assert [name for name, check in checks.items() if check["level"] == "fail"] == ["rights"]
+    assert "that needs CAP_NET_ADMIN" in checks["firewall"]["text"]
 
 
 def test_the_doctor_says_that_nobody_listens(clean_lab: Lab, tmp_path: Path) -> None:
