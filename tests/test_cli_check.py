@@ -78,6 +78,25 @@ def test_every_finding_has_its_file_and_line_and_a_stable_kind() -> None:
     assert "[invalid]" in done.output
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("allow app=/a\n", 1), ("# mine\n\n  deny host=lan\n", 3), ("route via=lte app=/a", 1)],
+)
+def test_a_file_of_rules_is_sent_where_it_is_read(tmp_path: Path, text: str, line: int) -> None:
+    path = tmp_path / "mine.rules"
+    path.write_text(text)
+    (finding,) = found(path)
+    assert (finding["line"], finding["level"]) == (line, "error")
+    assert "arbiter rules import --dry-run" in finding["text"]
+
+
+@pytest.mark.parametrize("text", ["allow = 1\n", "deny= 2", "allows x", "\n" * 5000 + "x"])
+def test_other_texts_are_taken_for_toml(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    assert all("rules import" not in finding["text"] for finding in found(path))
+
+
 def test_nothing_to_say_is_an_empty_array(tmp_path: Path) -> None:
     app = tmp_path / "usr/bin/x"
     app.parent.mkdir(parents=True)

@@ -157,6 +157,9 @@ def _check(path: Path, kind: str, root: Path, good: list[PolicyFile]) -> list[Fi
         kind = "package" if folder == SHIPPED else "admin"
     elif kind == "auto":
         kind = "admin" if _says_admin(text) else "package"
+    if line := _rule_line(text):
+        why = "this is a rule of a file of rules: `arbiter rules import --dry-run` checks those"
+        return of_errors([PolicyFileError(str(path), line, "", why)])
     file, errors = examine(text, str(path), shipped=kind == "package")
     if file is None:
         return of_errors(errors)
@@ -164,6 +167,16 @@ def _check(path: Path, kind: str, root: Path, good: list[PolicyFile]) -> list[Fi
     found = {app: _look(app, root) for app in paths_of(file)}
     unsafe = _ownership(file) if folder == SHIPPED else []
     return [*of_errors(unsafe, Kind.UNSAFE), *of_file(file, found)]
+
+
+def _rule_line(text: str) -> int:
+    """The line of a text that begins, but for comments, with a rule, which no TOML does; else 0."""
+    for number, line in enumerate(text.split("\n"), 1):
+        first, *rest = line.split(None, 1) or [""]
+        if first and not first.startswith("#"):
+            is_rule = first in ("allow", "deny", "route") and rest and not rest[0].startswith("=")
+            return number if is_rule else 0
+    return 0
 
 
 def _says_admin(text: str) -> bool:
