@@ -355,7 +355,7 @@ def test_a_chain_that_was_written_anew_is_told_by_a_checkpoint_here_or_elsewhere
     with Store.open(path) as store:
         [kept] = [one.text for one in store.evidence.checkpoints() if one.chain == "decisions"]
     assert verified(path, kept).broken == []
-    change(path, "UPDATE decisions SET decision = 'allow' WHERE id = 5")
+    change(path, "UPDATE decisions SET saddr = '10.9.9.9' WHERE id = 5")
     written_anew(path, 5)
     assert broken(path) == ("checkpoint", "decisions", 6)
     change(path, "DELETE FROM checkpoints")
@@ -462,7 +462,7 @@ def test_rows_of_an_older_schema_are_told_and_not_proven(path: Path) -> None:
         store.record([record(900), record(901)])
     found = verified(path)
     assert (found.broken, found.chains[0].first, found.chains[0].last) == ([], 13, 14)
-    change(path, "UPDATE decisions SET app = 'x' WHERE id = 3")
+    change(path, "UPDATE decisions SET saddr = '10.9.9.9' WHERE id = 3")
     assert verified(path).broken == []
 
 
@@ -494,6 +494,9 @@ def test_rules_that_no_change_made_are_named(path: Path, sql: str, id: int) -> N
          " END", "decisions"),
         ("ALTER TABLE rule_changes ADD COLUMN more TEXT", "rule_changes"),
         ("ALTER TABLE checkpoints RENAME COLUMN why TO reason", "checkpoints"),
+        ("DROP TRIGGER decisions_added", "decisions_added"),
+        ("DROP TRIGGER daily_grown", "daily_grown"),
+        ("DROP VIEW denied", "denied"),
     ],
 )  # fmt: skip
 def test_tables_that_are_not_as_arbiter_makes_them_are_named(
@@ -505,6 +508,52 @@ def test_tables_that_are_not_as_arbiter_makes_them_are_named(
     change(path, sql)
     assert broken(path) == ("schema", table, None)
     assert verified(path).chains == ()
+
+
+def test_a_view_that_tells_something_else_is_named(path: Path) -> None:
+    change(path, "DROP VIEW denied")
+    change(path, "CREATE VIEW denied AS SELECT app FROM decisions WHERE false")
+    assert broken(path) == ("schema", "denied", None)
+
+
+HIDDEN = "(SELECT id FROM outcomes WHERE app = '/usr/bin/3')"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"DELETE FROM totals WHERE outcome = {HIDDEN}",
+        f"UPDATE totals SET first = first + 0.5 WHERE outcome = {HIDDEN}",
+        f"UPDATE totals SET last = last - 0.5 WHERE outcome = {HIDDEN}",
+        f"UPDATE totals SET connections = 0 WHERE outcome = {HIDDEN}",
+        f"DELETE FROM daily WHERE outcome = {HIDDEN}",
+        f"UPDATE daily SET day = day - 86400 WHERE outcome = {HIDDEN}",
+        f"UPDATE daily SET connections = 0 WHERE outcome = {HIDDEN}",
+        "UPDATE outcomes SET app = '/usr/bin/other' WHERE app = '/usr/bin/3'",
+        "UPDATE destinations SET daddr = '1.2.3.4'",
+    ],
+)
+def test_a_record_that_the_sums_hide_is_named(path: Path, sql: str) -> None:
+    """Filters go by the sums: what they leave out no command would show."""
+    ((id,),) = rows(path, "SELECT id FROM decisions WHERE app = '/usr/bin/3'")
+    change(path, sql)
+    found = broken(path)
+    assert found[:2] == ("sums", "decisions")
+    assert found[2] == id or "destinations" in sql
+
+
+def test_sums_of_days_that_retention_cleared_away_are_not_missed(path: Path) -> None:
+    (day,) = {row[0] for row in rows(path, "SELECT day FROM daily")}
+    change(path, "DELETE FROM daily")
+    change(
+        path,
+        "INSERT INTO pruned (time, what, before, count, why) VALUES (?, 'daily', ?, 1, 'age')",
+        BEGAN,
+        day + 86400,
+    )
+    assert verified(path).broken == []
+    change(path, "UPDATE totals SET connections = 0")
+    assert broken(path)[0] == "sums"
 
 
 def test_a_table_with_values_of_other_types_is_no_traceback(path: Path) -> None:
