@@ -85,12 +85,16 @@ _EXECUTABLES = (
     " GROUP BY app HAVING min(exe) < max(exe)) GROUP BY app, exe ORDER BY app, since"
 )
 _BEFORE = "SELECT 1 FROM decisions AS old WHERE old.app = went.app AND old.time < :since"
+_KNOWN = (  # by the address: of what a program did before there may be a million records
+    "SELECT 1 FROM destinations AS place CROSS JOIN totals AS old ON old.destination = place.id"
+    " CROSS JOIN outcomes AS made ON made.id = old.outcome WHERE place.daddr = went.daddr"
+    " AND place.dport = went.dport AND place.proto = went.proto AND made.app = went.app"
+    " AND old.first < :since"
+)
 _NEW = (
     "SELECT app, host, dport, proto, min(first) AS since, sum(count),"  # noqa: S608  # our names
     f" NOT EXISTS ({_BEFORE}) FROM ("
-    " SELECT *, EXISTS ("
-    f" {_BEFORE} AND old.daddr = went.daddr AND old.dport = went.dport AND old.proto = went.proto"
-    " ) AS known FROM ("
+    f" SELECT *, EXISTS ({_KNOWN}) AS known FROM ("
     " SELECT app, host, daddr, dport, proto, min(first) AS first, sum(n) AS count"
     " FROM temp.chosen GROUP BY app, host, daddr, dport, proto) AS went) AS went"
     " GROUP BY app, host, dport, proto HAVING NOT max(known) ORDER BY since DESC, app, host"
