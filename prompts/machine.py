@@ -76,6 +76,11 @@ class Machine:
         return [id for id, card in self.cards.items() if not card.later]
 
     @property
+    def waiting(self) -> list[int]:
+        """Those of the queue for which a packet is held."""
+        return [id for id in self.queue() if render.waits(self.cards[id].ask)]
+
+    @property
     def put_off(self) -> int:
         """How many were put off with x."""
         return sum(card.later for card in self.cards.values())
@@ -99,11 +104,26 @@ class Machine:
         self._drawn_at = None
 
     def _next_after(self, id: int) -> int | None:
-        """The ask that follows `id` in the queue, from the start again at its end."""
-        others = [other for other in self.queue() if other != id]
+        """The ask that follows `id` in the queue, from the start again at its end.
+
+        One for which a packet is held comes before those for which none is.
+        """
+        others = [other for other in self.waiting or self.queue() if other != id]
+        others = others or [other for other in self.queue() if other != id]
         order = list(self.cards)
-        later = [o for o in others if id in self.cards and order.index(o) > order.index(id)]
+        later = [o for o in others if order.index(o) > order.index(id)]
         return next(iter(later or others), None)
+
+    def _make_way(self, id: int, now: float) -> None:
+        """An ask begins to wait: what is shown makes way if nothing waits for it. It stays open."""
+        card = self.card
+        if self.gone or card is None or card.sent or render.waits(card.ask):
+            return
+        if id in self.waiting:
+            if self._drawn_at is not None:
+                text = "it stays open, but another packet waits now"
+                self.gone = Gone(card, text, now + GONE_SECONDS)
+            self._show(id)
 
     # --- time -------------------------------------------------------------------------------
 
@@ -123,14 +143,17 @@ class Machine:
         if self.gone:
             return self.gone.until
         card = self.card
-        if card is None or card.ask.stale or not card.ask.waiting:
+        if card is None or not render.waits(card.ask):
             return None
         left = card.ask.deadline - now
         return now + max(0.05, left % 1 or 1.0) if left > 0 else None
 
     def _leave_gone(self) -> None:
         self.gone = None
-        self._show(next(iter(self.queue()), None) if self.current is None else self.current)
+        following = self.current
+        if following is None or not render.waits(self.cards[following].ask):
+            following = next(iter(self.waiting), following)
+        self._show(next(iter(self.queue()), None) if following is None else following)
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -140,7 +163,10 @@ class Machine:
             case Welcome():
                 return self._welcome(event)
             case Ask():
+                waited = event.id in self.waiting
                 self._ask(event)
+                if not waited:
+                    self._make_way(event.id, now)
                 return []
             case Decided():
                 return self._decided(event, now)
@@ -362,7 +388,7 @@ class Machine:
         for card in self.cards.values():
             card.later = False
         if self.current is None and self.gone is None and self.cards:
-            self._show(next(iter(self.queue()), None))
+            self._show(next(iter(self.waiting or self.queue()), None))
         return []
 
     def unsent(self, message: ClientMessage, text: str) -> list[Out]:

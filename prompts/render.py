@@ -319,9 +319,14 @@ def seconds_words(seconds: float) -> str:
     return f"{int(seconds // 60)} min" if seconds >= 120 else f"{max(0, int(seconds))} s"
 
 
+def waits(ask: Ask) -> bool:
+    """Whether a packet is held for the answer; else that serves the program's next try."""
+    return ask.waiting > 0 and not ask.stale
+
+
 def countdown(ask: Ask, now: float) -> str:
     """What happens if nobody answers, and when. `now` is epoch seconds."""
-    if ask.stale or not ask.waiting:
+    if not waits(ask):
         return "nothing waits now; an answer serves the next try"
     left = ask.deadline - now
     if left <= 0:

@@ -326,6 +326,17 @@ def test_of_fifty_asks_three_have_their_own_and_one_stands_for_the_rest() -> Non
     assert scene.text("more").startswith("1 more question waits")
 
 
+def test_what_waits_has_a_notification_before_what_does_not() -> None:
+    late = [ask_to(id, stale=True, waiting=0) for id in range(1, MOST + 2)]
+    scene = Scene(*late)
+    assert scene.asked == [1, 2, 3]
+    scene << ask_to(9)
+    assert scene.asked == [9, 1, 2]
+    assert ("more", 0) in scene.look()
+    scene << ask_to(9, stale=True, waiting=0)
+    assert scene.asked == [1, 2, 3]
+
+
 def test_an_ask_that_was_put_off_and_changed_does_not_push_another_out() -> None:
     scene = Scene(*(ask_to(id) for id in range(1, 5))).wait()
     scene.desk.closed(("ask", 1), 2, scene.now)

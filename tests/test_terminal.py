@@ -427,6 +427,85 @@ def test_a_lost_daemon_is_said_and_open_asks_come_again() -> None:
     assert scene.sent[-1] == answer(Choice.DENY, ask=ask_to(1))
 
 
+# --- what waits comes before what does not --------------------------------------------------
+
+
+def over(id: int) -> Ask:
+    """An ask whose packets got the fallback."""
+    return ask_to(id, stale=True, waiting=0)
+
+
+def test_a_question_that_waits_takes_the_place_of_one_for_which_nothing_waits() -> None:
+    scene = Scene(over(1), over(2))
+    scene << ask_to(3) << "i"  # the stale one was being read: the key is not for the new one
+    assert "ask " not in "\n".join(scene.said)
+    scene << "a"
+    assert scene.sent == [answer(Choice.ALLOW, ask=ask_to(3))]
+
+
+def test_it_says_why_and_after_a_while_goes_on_by_itself() -> None:
+    scene = Scene(over(1)) << ask_to(3)
+    assert "stays open, but another packet waits now" in scene.text
+    scene.quickly("a")
+    assert not scene.sent, "that key was meant for what was there before"
+    scene.quickly("a")
+    assert not scene.sent, "nobody could have read it"
+    scene = Scene(over(1)) << ask_to(3)
+    scene.wait(GONE_SECONDS)
+    assert "192.0.2.3, port 443" in scene.text and scene.machine.queue() == [1, 3]
+
+
+def test_of_many_at_once_the_first_that_waits_is_shown() -> None:
+    scene = Scene()
+    for id in (1, 2, 3, 4):
+        scene.quickly(over(id) if id < 3 else ask_to(id))  # as after a welcome
+    assert scene.machine.current == 3 and scene.machine.gone is None
+    scene << "x"
+    assert scene.machine.current == 4
+    scene << "x"
+    assert scene.machine.current == 1, "then what does not wait"
+
+
+def test_a_question_whose_program_tries_again_waits_again() -> None:
+    scene = Scene(over(1), over(2)) << ask_to(2)
+    scene.wait(GONE_SECONDS)
+    assert scene.machine.current == 2
+
+
+def test_when_the_shown_one_ends_the_next_that_waits_is_shown() -> None:
+    scene = Scene(ask_to(1), over(2), ask_to(3)) << Withdraw(1, WithdrawReason.EXITED)
+    scene.wait(GONE_SECONDS)
+    assert scene.machine.current == 3
+    scene = Scene(ask_to(1), over(2), over(3)) << Withdraw(1, WithdrawReason.EXITED)
+    scene << ask_to(4)
+    scene.wait(GONE_SECONDS)
+    assert scene.machine.current == 4
+
+
+def test_a_question_that_waits_is_not_left_for_another() -> None:
+    scene = Scene(ask_to(1)) << ask_to(2)
+    assert scene.machine.current == 1 and scene.machine.gone is None
+
+
+def test_who_goes_to_a_stale_question_is_not_sent_back_by_more_packets_of_the_same() -> None:
+    scene = Scene(over(1)) << ask_to(2)
+    scene.wait(GONE_SECONDS) << "p" << ask_to(2, waiting=5)
+    assert scene.machine.current == 1 and scene.machine.gone is None
+
+
+def test_an_answer_on_its_way_keeps_its_question() -> None:
+    scene = Scene(over(1)) << "a" << ask_to(2)
+    assert scene.machine.current == 1 and scene.machine.gone is None
+    scene << Decided(1, "allow", "alice", "terminal", 0)
+    assert scene.machine.current == 2
+
+
+def test_what_was_put_off_does_not_come_back_by_itself() -> None:
+    scene = Scene(over(1), ask_to(2))
+    scene.wait(GONE_SECONDS) << "x" << ask_to(2)
+    assert scene.machine.current == 1 and scene.machine.gone is None
+
+
 # --- time -----------------------------------------------------------------------------------
 
 

@@ -250,6 +250,27 @@ def test_a_stale_ask_says_that_an_answer_serves_the_next_try(tmp_path: Path) -> 
     play(part())
 
 
+def test_a_question_that_waits_is_shown_before_stale_ones_and_rings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def part() -> None:
+        stale = [waiting(id, stale=True, waiting=0) for id in (1, 2)]
+        async with scene(tmp_path, *stale, size=(140, 30)) as s:
+            rang: list[bool] = []
+            monkeypatch.setattr(s.app, "bell", lambda: rang.append(True))
+            await s.tell(waiting(3))
+            await s.sees("stays open, but another packet waits now")
+            assert rang == [True]
+            s.now += GONE_SECONDS + 1
+            await s.until(lambda: s.app.machine.current == 3 and s.app.machine.gone is None)
+            assert [row.ask.id for row in s.sheet("asks").items] == [1, 2, 3]
+            await s.tell(waiting(4))
+            await s.until(lambda: s.app.machine.queue() == [1, 2, 3, 4])
+            assert rang == [True], "one bell for all that wait"
+
+    play(part())
+
+
 def test_a_refusal_is_shown_and_the_question_stays(tmp_path: Path) -> None:
     async def part() -> None:
         async with scene(tmp_path, waiting(1)) as s:

@@ -234,6 +234,29 @@ def test_rows_do_not_move_when_others_end(page: Page, daemon: Daemon) -> None:
     page.until("#log", "withdrawn: the program has exited")
 
 
+def test_a_question_that_waits_is_shown_before_those_for_which_nothing_waits(
+    page: Page, daemon: Daemon
+) -> None:
+    for id in range(1, 20):
+        daemon.tell(waiting(id, stale=True, waiting=0))
+    page.until("#question", "192.0.2.1,")
+    daemon.tell(waiting(30))
+    page.until("#question", "192.0.2.30,")
+    place = "document.querySelector('#asks [aria-current]').getBoundingClientRect()"
+    edge = "document.querySelector('#list').getBoundingClientRect()"
+    assert page.js(f"{place}.top >= {edge}.top && {place}.bottom <= {edge}.bottom"), "and its row"
+    assert page.js("scrollY") == 0
+    page.click("#asks li:nth-child(2) button")  # a person's own choice stays
+    page.until("#question", "192.0.2.2,")
+    daemon.tell(waiting(31))
+    page.until("#asks li:last-child", "192.0.2.31")
+    assert "192.0.2.2," in page.text("#question")
+    page.click("#asks li:nth-child(20) button")
+    page.press("deny")
+    eventually(lambda: daemon.received(Answer))
+    page.until("#question", "192.0.2.31,")  # not one of those that wait for nothing
+
+
 def test_fifty_questions_at_once_stay_usable(page: Page, daemon: Daemon) -> None:
     daemon.tell(*map(waiting, range(1, 51)))
     eventually(lambda: page.text("#count") == "50")

@@ -126,8 +126,12 @@ class Desk:
         return out | self.news
 
     def _split(self) -> tuple[list[Item], list[Item]]:
-        """Items with a notification of their own, oldest first, and those without."""
+        """Items with a notification of their own, and those without.
+
+        Those for which a packet is held come first, then the oldest.
+        """
         items = [i for i in self.items.values() if not i.put_off and i.sent is None]
+        items.sort(key=lambda item: not render.waits(item.ask))
         return items[:MOST], items[MOST:]
 
     def _snooze(self, snoozes: list[SnoozeView]) -> Note:

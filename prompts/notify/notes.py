@@ -102,7 +102,7 @@ def local_clock(seconds: float) -> str:
 
 def deadline_words(ask: Ask, now: float, clock: Callable[[float], str] = local_clock) -> str:
     """What happens without an answer, and when: by the clock, for a notification does not tick."""
-    if ask.stale or not ask.waiting or ask.deadline <= now:
+    if not render.waits(ask) or ask.deadline <= now:
         return render.countdown(ask, now)
     return f"without an answer: {ask.fallback} at {clock(ask.deadline)}"
 
@@ -128,7 +128,7 @@ def question(
     lines += [f"its package says: {render.advice_words(ask.advice)}"] if ask.advice else []
     if not server.actions:
         lines.append(f"answer: arbiter prompt terminal, or arbiter answer {ask.id} allow | deny")
-    late = ask.stale or not ask.waiting or ask.deadline <= now
+    late = not render.waits(ask) or ask.deadline <= now
     return Note(
         tidy(summary, LINE_LIMIT),
         # The rule is whole, by lifetime_for; no other line may push it out.

@@ -151,7 +151,7 @@ class Tui(App[int]):
     async def heard(self, event: Event) -> None:
         """One event."""
         now = self.now()
-        waited = len(self.machine.queue())
+        waited = len(self.machine.waiting)
         self.feed.event(event, now)
         outs = self.machine.event(event, now)
         if isinstance(event, Decided):
@@ -165,7 +165,7 @@ class Tui(App[int]):
         await self.perform(outs)
         if isinstance(event, Welcome):
             await self._greet()
-        if isinstance(event, Ask) and not waited and self.machine.queue() and not self.away:
+        if isinstance(event, Ask) and not waited and self.machine.waiting and not self.away:
             self.bell()
         if isinstance(event, _PROMPT_NEWS):
             self.asks.draw(now)

@@ -48,7 +48,7 @@ def cells(row: Row, now: float) -> list[str | Span]:
     if row.later:
         return [(who, Style.DIM), (to, Style.DIM), ("later", Style.DIM)]
     left = row.ask.deadline - now
-    if row.ask.stale or not row.ask.waiting or left <= 0:
+    if not render.waits(row.ask) or left <= 0:
         return [who, to, ("stale", Style.DIM)]
     style = Style.WARN if left < 10 else Style.PLAIN
     return [who, to, (render.seconds_words(left + 0.999), style)]

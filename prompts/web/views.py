@@ -38,7 +38,7 @@ def ask_view(ask: Ask, lifetime: str, sent: Answer | None) -> View:
         "suggests": tidy(advice.suggest) if advice is not None else "",
         "over": linkwords.default_link(ask),
         "obstacle": ask.obstacle,
-        "stale": ask.stale,
+        "stale": not render.waits(ask),
         "sent": None if sent is None else render.decision_text(sent.decision, sent.via),
         "scopes": [
             {

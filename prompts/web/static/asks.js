@@ -7,7 +7,7 @@ import { of, say, views } from "./main.js";
 const ARMED_MS = 500;
 const ENDED_MS = 8000;
 const list = new Map(); // id → {view, ended: time or 0}, in the order in which they came
-const chosen = new Map(); // id → {scope, lifetime, via, later, touched, preview, wanted}
+const chosen = new Map(); // id → {scope, lifetime, via, later, touched, went, preview, wanted}
 let current = null;
 let shown = ""; // what the pane shows: id and subject
 let seen = 0; // since when it can be read, performance.now(); 0: it cannot
@@ -28,10 +28,23 @@ export function asksChanged() {
   tidyEnded(now);
   if (!list.has(current) || list.get(current).ended) {
     // The last one stays to be seen for a while: nothing moves up under the pointer.
-    const next = following(1);
+    const next = upcoming();
     if (next !== null || !list.has(current)) show(next);
-  }
+  } else makeWay();
   draw();
+}
+
+/** A question that nobody chose or touched, and for which nothing waits, goes for one that waits. */
+function makeWay() {
+  const choice = chosen.get(current);
+  if (!list.get(current).view.stale || choice.touched || choice.went) return;
+  const [id] = held();
+  if (id === undefined) return;
+  show(id);
+  draw();
+  const row = $("asks").querySelector("[aria-current]").getBoundingClientRect();
+  const edge = $("list").getBoundingClientRect();
+  $("list").scrollTop += Math.max(0, row.bottom - edge.bottom) + Math.min(0, row.top - edge.top);
 }
 
 /** What ended at the end of the list goes: nothing beneath it can move. */
@@ -46,7 +59,7 @@ function tidyEnded(now) {
 /** Choices as they begin, and again when the question becomes another. */
 function choose(view) {
   const { scope, lifetime } = view.first;
-  chosen.set(view.id, { scope, lifetime, via: [], later: false, touched: false, preview: view.first, wanted: 0 });
+  chosen.set(view.id, { scope, lifetime, via: [], later: false, touched: false, went: false, preview: view.first, wanted: 0 });
 }
 
 /** The last lifetime is the next default, for what nobody has touched. */
@@ -61,8 +74,17 @@ function refit(view) {
 
 const waiting = () => [...list].filter(([id, x]) => !x.ended && !chosen.get(id).later).map(([id]) => id);
 
-function following(step) {
-  const ids = waiting().filter((id) => id !== current);
+/** Those of them for which a packet is held. */
+const held = () => waiting().filter((id) => !list.get(id).view.stale);
+
+/** What is shown after the current one: first what waits. */
+function upcoming() {
+  const ids = held().filter((id) => id !== current);
+  return following(1, ids.length ? ids : undefined);
+}
+
+function following(step, among = waiting()) {
+  const ids = among.filter((id) => id !== current);
   if (!ids.length) return null;
   const order = [...list.keys()];
   const place = order.indexOf(current);
@@ -84,6 +106,12 @@ function go(id) {
   draw();
   pane.heading.focus();
   pane.heading.scrollIntoView({ block: "nearest" });
+}
+
+/** As `go`, by the person's own choice: nothing else takes its place. */
+function visit(id) {
+  if (id !== null) chosen.get(id).went = true;
+  go(id);
 }
 
 function draw() {
@@ -124,7 +152,7 @@ function row(x) {
   const state = x.ended ? "ended" : x.later ? "later" : "";
   const button = el("button", {
     type: "button", class: "row", "aria-current": x.current ? "true" : null, disabled: x.ended,
-    onclick: () => go(x.id),
+    onclick: () => visit(x.id),
   }, el("b", {}, x.program), " ", el("span", {}, x.where), " ", el("i", { class: "clock" }));
   return el("li", { class: `${state}${x.loud ? " loud" : ""}` }, button);
 }
@@ -231,7 +259,7 @@ function asksTick() {
   const before = list.size;
   tidyEnded(performance.now());
   if (list.size === before) return;
-  if (!list.has(current)) show(following(1));
+  if (!list.has(current)) show(upcoming());
   draw();
 }
 
@@ -251,14 +279,14 @@ async function answer(name) {
 
 function later() {
   chosen.get(current).later = true;
-  const next = following(1);
+  const next = upcoming();
   if (next === null) { show(null); draw(); $("content").focus(); } else go(next);
 }
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || $("questions").hidden) return;
   if (event.target instanceof HTMLElement && event.target.closest("select, input:not([type=radio]):not([type=checkbox])")) return;
-  if (event.key === "n" || event.key === "p") go(following(event.key === "n" ? 1 : -1));
+  if (event.key === "n" || event.key === "p") visit(following(event.key === "n" ? 1 : -1));
   else if (!pane.buttons || !$("ask").contains(document.activeElement)) return;
   else if (event.key === "a") answer("allow");
   else if (event.key === "d") answer("deny");
