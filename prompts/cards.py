@@ -74,6 +74,19 @@ class Card:
             names.append(UNMETERED)
         return (*names, ANY_LINK)
 
+    def pick(self, digit: int) -> bool:
+        """Take a link into the route, or out of it; 0 is the default route, always last.
+
+        False if there is none of that number.
+        """
+        if digit > len(self.links) - 1:
+            return False
+        name = self.links[digit - 1]  # 0 is -1: the default route
+        others = [x for x in self.picked if x not in (name, ANY_LINK)]
+        last = [x for x in self.picked if x == ANY_LINK != name]
+        self.picked = (*others, *([] if name in self.picked else [name]), *last)
+        return True
+
 
 @dataclass
 class Gone:

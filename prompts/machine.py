@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from arbiter.model import ANY_LINK
 from arbiter.protocol import (
     Answer,
     Ask,
@@ -337,15 +336,7 @@ class Machine:
         if key == "backspace":
             card.picked = card.picked[:-1]
         elif key in "0123456789" and len(key) == 1:
-            index = int(key) - 1
-            if index >= len(card.links) - 1:
-                self.notice = f"there is no link {key}"
-                return True
-            name = card.links[index]  # 0 is -1: the default route
-            card.picked = tuple(x for x in card.picked if x != name) if name in card.picked else (
-                *(x for x in card.picked if x != ANY_LINK), name,
-                *(x for x in card.picked if x == ANY_LINK),
-            )  # fmt: skip
+            self.notice = "" if card.pick(int(key)) else f"there is no link {key}"
         elif key in _ANSWERS and _ANSWERS[key] is not Choice.ROUTE:
             self.notice = "choosing links: Esc first, then a or d"
         else:
