@@ -21,6 +21,7 @@ from arbiter.protocol import (
     Scope,
     Withdraw,
     clean,
+    quoted,
 )
 from arbiter.protocol import WithdrawReason as Why
 
@@ -52,19 +53,24 @@ def parent_of(process: ProcessView) -> AppView | None:
     return next((parent for parent in process.parents if parent.id != process.app.id), None)
 
 
+def name_of(app: AppView) -> str:
+    """`curl`; in quotes where it could pass for other words of a sentence."""
+    return quoted(tidy(app.name, NAME_LIMIT))
+
+
 def who(ask: Ask) -> str:
     """`curl, from deploy.sh`; `an unknown program` where there is no owner."""
     if not ask.processes:
         return "an unknown program"
     process = ask.processes[0]
     parent = parent_of(process)
-    name = tidy(process.app.name, NAME_LIMIT)
-    return f"{name}, from {tidy(parent.name, NAME_LIMIT)}" if parent else name
+    name = name_of(process.app)
+    return f"{name}, from {name_of(parent)}" if parent else name
 
 
 def app_name(ask: Ask) -> str:
     """`curl`, for one-line results."""
-    return tidy(ask.processes[0].app.name, NAME_LIMIT) if ask.processes else "an unknown program"
+    return name_of(ask.processes[0].app) if ask.processes else "an unknown program"
 
 
 def command(process: ProcessView) -> str:
@@ -74,7 +80,7 @@ def command(process: ProcessView) -> str:
 
 def parents(process: ProcessView) -> str:
     """`deploy.sh < bash < sshd`, nearest first."""
-    return tidy(" < ".join(parent.name for parent in process.parents))
+    return tidy(" < ".join(name_of(parent) for parent in process.parents))
 
 
 def user(ask: Ask) -> str:
@@ -125,14 +131,14 @@ def question(ask: Ask) -> tuple[str, str]:
 def warnings(ask: Ask) -> list[str]:
     """What must be said loudly: replaced executables, no owner, a socket in several hands."""
     out = [
-        f"{tidy(process.app.name, NAME_LIMIT)} (pid {process.pid}): {tidy(process.note)}"
+        f"{name_of(process.app)} (pid {process.pid}): {tidy(process.note)}"
         for process in ask.processes
         if process.note
     ]
     if not ask.processes:
         out.append(f"no program is known for it: {tidy(ask.no_owner) or 'no owner'}")
     elif len({process.app.id for process in ask.processes}) > 1:
-        apps = dict.fromkeys(tidy(process.app.name) for process in ask.processes)
+        apps = dict.fromkeys(name_of(process.app) for process in ask.processes)
         out.append(f"several programs hold this socket: {', '.join(apps)}")
     return out
 

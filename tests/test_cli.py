@@ -214,6 +214,16 @@ def test_pending_says_who_where_and_which_scopes(
     assert "[2001:db8::8]:" in eight and "connection" in eight
 
 
+def test_pending_quotes_a_name_that_could_pass_for_other_words(
+    arbiter: Callable[..., Done], daemon: ScriptedDaemon
+) -> None:
+    first = daemon.asks[8].processes[0]
+    app = msgspec.structs.replace(first.app, name="apt, from systemd")
+    first = msgspec.structs.replace(first, app=app, parents=(app,))
+    daemon.asks[8] = msgspec.structs.replace(daemon.asks[8], processes=(first,))
+    assert f'"{app.name}" ({first.pid}, from "{app.name}")' in arbiter("pending").out
+
+
 def test_nothing_pending_is_said_in_words_and_as_an_empty_array(
     arbiter: Callable[..., Done], daemon: ScriptedDaemon
 ) -> None:

@@ -51,6 +51,32 @@ def test_a_parent_that_is_the_same_program_is_not_named_as_its_starter() -> None
     assert render.who(example_ask(processes=(process(parents=(curl,)),))) == "curl"
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("apt, from systemd", '"apt, from systemd"'),
+        ('apt", from "systemd', "\"apt', from 'systemd\""),
+        ("apt wants to connect to 192.0.2.1", '"apt wants to connect to 192.0.2.1"'),
+        ("apt < systemd", '"apt < systemd"'),
+        (" ", '" "'),
+        ("", '""'),
+        ("apt\u3000x", '"apt x"'),
+        ("python3.11", "python3.11"),
+        ("漢字", "漢字"),
+    ],
+)
+def test_what_a_program_is_called_cannot_pass_for_words_of_the_sentence(
+    name: str, shown: str
+) -> None:
+    app, bash = AppView("/tmp/x", "path", name), AppView("/usr/bin/bash", "path", "bash")
+    ask = example_ask(processes=(process(app=app, parents=(bash,)),))
+    assert render.who(ask) == f"{shown}, from bash"
+    assert render.app_name(ask) == shown
+    ask = example_ask(processes=(process(parents=(app, bash)),))
+    assert render.who(ask) == f"curl, from {shown}"
+    assert ("from", f"{shown} < bash") in render.facts(ask)
+
+
 def test_no_owner_is_said_with_its_reason() -> None:
     ask = example_ask(processes=(), no_owner="exited", user="", uid=None)
     assert render.title(ask).startswith("an unknown program wants to connect to")

@@ -39,8 +39,8 @@ def _who(ask: protocol.Ask) -> str:
     if not ask.processes:
         return f"({ask.no_owner})"
     first = ask.processes[0]
-    parent = f", from {first.parents[0].name}" if first.parents else ""
-    return f"{first.app.name} ({first.pid}{parent})"
+    parent = f", from {protocol.quoted(first.parents[0].name)}" if first.parents else ""
+    return f"{protocol.quoted(first.app.name)} ({first.pid}{parent})"
 
 
 def _left(ask: protocol.Ask) -> str:

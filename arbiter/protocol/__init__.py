@@ -58,6 +58,7 @@ from arbiter.protocol.messages import (
 from arbiter.protocol.text import (
     MAX_TEXT,
     clean,
+    quoted,
 )
 from arbiter.protocol.views import (
     AdviceView,
@@ -131,4 +132,5 @@ __all__ = [
     "client_decoder",
     "daemon_decoder",
     "encode",
+    "quoted",
 ]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 MAX_TEXT = 4096
 """Characters kept of one string by `clean`."""
 
 _BAD_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_OWN_WORDS = re.compile(r'[\s,"<>]')
+"""What a name needs to pass for words of the sentence that it stands in."""
+
+
+def quoted(name: str) -> str:
+    """A cleaned name as it stands in a sentence: in quotes where it could pass for more of that."""
+    if name and not _OWN_WORDS.search(name):
+        return name
+    return '"' + name.replace('"', "'") + '"'
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
