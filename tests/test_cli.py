@@ -286,8 +286,10 @@ def test_without_a_scope_the_narrowest_that_is_offered_is_meant(
     """What has no owner is offered no `connection`."""
     ask = daemon.asks[7]
     daemon.asks[7] = msgspec.structs.replace(ask, scopes=ask.scopes[1:])
-    assert arbiter("answer", "7", "deny").code == 0
-    assert arbiter("answer", "8", "deny").code == 0
+    done = arbiter("answer", "7", "deny")
+    assert done.code == 0 and re.search(r"deny: .* (was|were) refused", done.out)
+    done = arbiter("answer", "8", "allow")
+    assert done.code == 0 and re.search(r"allow: .* went (its|their) way", done.out)
     sent = [message for message in daemon.received if isinstance(message, protocol.Answer)]
     assert [message.scope for message in sent] == [ask.scopes[1].id, "connection"]
 

@@ -65,7 +65,7 @@ def test_a_decision_is_words_or_json_and_nothing_said_is_none(
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (b"yes", "'yes' is no decision"),
+        (b"yes", "'yes' is no decision: it begins with allow, deny or route"),
         (b"Allow", "is no decision"),
         (b"allow\ndeny", "more than one line"),
         (b"allow scope", "'scope' is not one of"),

@@ -72,11 +72,13 @@ def answer(
 
 def _words(reply: protocol.Decided) -> str:
     kept = f"; rule {reply.rule_id}: {reply.rule}" if reply.rule_id is not None else ""
-    count = reply.released
-    went = (
-        "1 waiting packet went its way" if count == 1 else f"{count} waiting packets went their way"
-    )
-    return f"{reply.decision}: {went}{kept}"
+    count, one = reply.released, reply.released == 1
+    packets = "1 waiting packet" if one else f"{count} waiting packets"
+    if reply.decision == protocol.Choice.DENY:
+        became = "was refused" if one else "were refused"
+    else:
+        became = "went its way" if one else "went their way"
+    return f"{reply.decision}: {packets} {became}{kept}"
 
 
 def _result(connection: Daemon, ask: int) -> protocol.Decided | protocol.Refused:

@@ -60,6 +60,8 @@ def read(data: bytes) -> Reply | None:
 
 def _words(text: str) -> Reply:
     first, *rest = text.split()
+    if first not in tuple(Choice):
+        raise ReplyError(f"{_quoted(text)} is no decision: it begins with allow, deny or route")
     found = {"decision": first}
     for word in rest:
         key, equals, value = word.partition("=")
