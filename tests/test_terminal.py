@@ -482,6 +482,12 @@ def test_when_the_shown_one_ends_the_next_that_waits_is_shown() -> None:
     assert scene.machine.current == 4
 
 
+def test_after_an_answer_the_next_that_waits_is_shown_at_once() -> None:
+    scene = Scene(ask_to(1), over(2), ask_to(3)) << "a"
+    scene << Decided(1, "allow", "alice", "terminal", 1)
+    assert scene.machine.current == 3
+
+
 def test_a_question_that_waits_is_not_left_for_another() -> None:
     scene = Scene(ask_to(1)) << ask_to(2)
     assert scene.machine.current == 1 and scene.machine.gone is None
