@@ -156,6 +156,16 @@ def test_what_ended_by_itself_is_no_step_to_undo(store: Store) -> None:
     with pytest.raises(StoreError, match="nobody did it"):
         undo(store, store.history()[-1].id)
     with pytest.raises(StoreError, match="rule 1 is not in force any more"):
+        undo(store, 1)
+
+
+def test_a_rule_that_ended_by_itself_does_not_stand_in_the_way_of_undo(store: Store) -> None:
+    add(store, CURL)
+    wget = add(store, "allow app=/usr/bin/wget")
+    Clock.now += 1
+    store.retire([wget], "its program has exited", Clock.now)
+    assert undo(store) == [], "the last that can be"
+    with pytest.raises(StoreError, match="nothing to undo"):
         undo(store)
 
 

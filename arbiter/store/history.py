@@ -105,7 +105,18 @@ def choose(made: Sequence[Step], id: int | None, what: str, path: Path) -> Step:
     Raises UnsuitableError, which says `what` cannot be done with the database at `path`, and why.
     """
     if id is None:
-        able = (s for s in reversed(made) if s.by_hand and s.undoes is None and not s.undone)
+        over = {
+            c.rule_id for s in made if not s.by_hand for c in s.changes if c.change == "retired"
+        }
+        able = (
+            step
+            for step in reversed(made)
+            if step.by_hand
+            and step.undoes is None
+            and not step.undone
+            # What it added has ended by itself, all of it: there is nothing to take back.
+            and any(c.change == "retired" or c.rule_id not in over for c in step.changes)
+        )
         found, why = next(able, None), "there is nothing to undo"
     else:
         found, why = next((step for step in made if step.id == id), None), "there is no such step"
