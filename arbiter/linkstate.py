@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from arbiter.linkfiles import MAX_TEXT, LinkFile, load_all, masked
+from arbiter.rootfiles import UnbelievedError, believed, check_folder, read_small
 
 SHIPPED = Path("/usr/share/arbiter/links.d")
 """Files of packages; one of the same name in the config directory masks it."""
@@ -20,7 +19,8 @@ log = logging.getLogger("arbiter")
 def read_files(
     folder: Path, last: Iterable[LinkFile] = (), shipped: Path = SHIPPED
 ) -> tuple[tuple[LinkFile, ...], tuple[str, ...]]:
-    """The good link files, and what is wrong with the others, whose `last` good version stays."""
+    """The good link files, and what is wrong with the others. The `last` good version of those
+    stays, unless others than root may write them."""
     problems: list[str] = []
     texts = masked(_texts(shipped, problems), _texts(folder, problems))
     files, errors = load_all(texts, last)
@@ -29,22 +29,22 @@ def read_files(
 
 def _texts(folder: Path, problems: list[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
+    owners = believed()
+    try:
+        check_folder(folder, owners)
+    except FileNotFoundError:
+        return texts
+    except OSError as error:
+        problems.append(f"{folder}: none of its files is used: {error}")
+        return texts
     for path in sorted(folder.glob("*.toml")):
         try:
-            texts[str(path)] = read_small(path)
+            texts[str(path)] = read_small(path, 4 * MAX_TEXT, owners)
+        except UnbelievedError as error:
+            problems.append(f"{path} is not used: {error}")
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{path} cannot be read: {error}; the other links are in force")
     return texts
-
-
-def read_small(path: Path, limit: int = 4 * MAX_TEXT) -> str:
-    """The text of a regular file of at most `limit` bytes, and a little more of a larger one: a
-    pipe would never end, and a device fill the memory. OSError, UnicodeDecodeError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return file.read(limit + 1).decode("utf-8")
 
 
 def read_numbers(path: Path) -> dict[str, int]:

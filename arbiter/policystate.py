@@ -21,6 +21,7 @@ from arbiter.policyfiles import (
     owner_fault,
     stat_fault,
 )
+from arbiter.rootfiles import believed
 
 ETC = Path("/etc/arbiter/policy.d")
 SHIPPED = Path("/usr/share/arbiter/policy.d")
@@ -48,7 +49,7 @@ def read_policies(
     the event loop.
     """
     errors: list[PolicyFileError] = []
-    mine = _texts(etc, errors, owners={0, os.geteuid()}, follow=True)
+    mine = _texts(etc, errors, owners=believed(), follow=True)
     theirs = _texts(shipped, errors, owners={0}, follow=False)
     # A file of /etc masks by its name, also where it could not be read.
     names = {path.name for path in policy_files(etc)}

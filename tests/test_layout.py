@@ -79,6 +79,7 @@ FLOORS = {
     "arbiter.sinks": 3,
     "arbiter.server": 3,
     "arbiter.packages": 3,
+    "arbiter.rootfiles": 3,
     "arbiter.sdnotify": 3,
     "arbiter.lab": 3,
     "arbiter.startup": 4,

@@ -19,8 +19,9 @@ from arbiter.kernel import firewall, linksysctl, routes
 from arbiter.kernel.routes import RouteError
 from arbiter.linkkeeper import TAKEN_AWAY, LinkKeeper
 from arbiter.links import Address, Interface, LinkKind, Route
-from arbiter.linkstate import read_numbers, read_small, write_numbers
+from arbiter.linkstate import read_files, read_numbers, write_numbers
 from arbiter.model import Link
+from arbiter.rootfiles import read_small
 from arbiter.routeplan import RoutePlan
 
 HERE = b"\x0a\x00\x00\x02"
@@ -271,7 +272,25 @@ def test_only_small_regular_files_are_read(tmp_path: Path, kind: str) -> None:
         assert len(read_small(path, 4096)) == 4097
     else:
         with pytest.raises(OSError, match=r"regular file|directory"):
-            read_small(path)
+            read_small(path, 4096)
+
+
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_a_file_that_others_could_have_written_names_no_link(tmp_path: Path, which: str) -> None:
+    """Nor does its last good version stay: nobody knows who wrote that."""
+    folder = tmp_path / "links.d"
+    folder.mkdir(mode=0o755)
+    for name in ("a", "b"):
+        text = f'[link]\nname = "{name}"\nmatch = {{ interface = "{name}0" }}\n'
+        (folder / f"{name}.toml").write_text(text)
+    files, problems = read_files(folder, (), tmp_path / "none")
+    assert [file.name for file in files] == ["a", "b"]
+    assert problems == ()
+    bad = folder / "b.toml" if which == "file" else folder
+    bad.chmod(0o777)
+    left, problems = read_files(folder, files, tmp_path / "none")
+    assert [file.name for file in left] == (["a"] if which == "file" else [])
+    assert len(problems) == 1 and str(bad) in problems[0] and "chmod go-w" in problems[0]
 
 
 @pytest.mark.parametrize("name", ['a"b', "all", "x;y", "we+", "\udcff", "-o"])

@@ -7,6 +7,7 @@ pretends who connects. One file although long: every promise needs the same daem
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import grp
 import json
 import os
@@ -430,6 +431,22 @@ def test_a_flood_of_messages_is_cut_off_with_busy(daemon: Daemon) -> None:
         assert client.ended()
         assert server.BURST <= served < server.BURST + 50
         assert witness.works()
+
+
+def test_descriptors_that_a_client_passes_are_not_taken(daemon: Daemon) -> None:
+    """As many as one message carries, again and again (unix(7), SCM_RIGHTS): the daemon would
+    run out of its own."""
+    with daemon.client() as client, contextlib.ExitStack() as stack:
+        read, write = os.pipe()
+        stack.callback(os.close, read)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(8):
+            socket.send_fds(client.sock, [QUERY], [write] * 200)
+            assert client.next() == STATUS
+            assert len(os.listdir("/proc/self/fd")) == before
+        os.close(write)
+        # Nobody else holds the pipe's other end: not in a buffer of the daemon's either.
+        assert select.select([read], [], [], 5)[0] and os.read(read, 1) == b""
 
 
 def test_a_flood_of_bad_lines_is_cut_off_before_each_one_is_looked_at(

@@ -5,6 +5,7 @@ Longer than the habit: one set of fixtures serves all of it.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import hashlib
 import os
@@ -117,6 +118,60 @@ def test_a_database_that_others_can_read_is_closed_to_them(path: Path) -> None:
     path.chmod(0o666)
     Store.open(path).close()
     assert mode(path) == 0o640
+
+
+def test_a_file_that_is_not_ours_keeps_its_mode(tmp_path: Path) -> None:
+    """Who makes root name another file as the database must not have it closed to its readers."""
+    passwd = tmp_path / "passwd"
+    passwd.write_text("root:x:0:0::/root:/bin/sh\n")
+    other = tmp_path / "other.db"
+    with contextlib.closing(sqlite3.connect(other)) as made:
+        made.execute("CREATE TABLE theirs (a)")
+        made.execute("PRAGMA application_id = 7")
+    for file in (passwd, other):
+        file.chmod(0o644)
+        link = tmp_path / f"link-to-{file.name}"
+        link.symlink_to(file)
+        with pytest.raises(StoreError):
+            Store.open(link)
+        assert mode(file) == 0o644
+
+
+def test_a_database_that_others_can_read_is_closed_to_them_with_its_log(path: Path) -> None:
+    with Store.open(path):
+        for file in path.parent.iterdir():
+            file.chmod(0o666)
+        with Store.open(path):
+            assert {mode(file) for file in path.parent.iterdir()} == {0o640}
+
+
+def test_a_view_in_a_tables_place_is_no_database(path: Path) -> None:
+    """It could take for ever, or be another at each look."""
+    Store.open(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as hostile:
+        hostile.execute("ALTER TABLE daily RENAME TO theirs")
+        hostile.execute("CREATE VIEW daily AS SELECT * FROM theirs")
+    for readonly in (True, False):
+        with pytest.raises(CorruptError, match="no table daily"):
+            Store.open(path, readonly=readonly)
+
+
+def test_nothing_in_a_hostile_schema_runs_what_is_not_harmless(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while it is looked at, nor while it is brought to a newer form."""
+    Store.open(path).close()
+    seen: list[int] = []
+    look = migrate.identify
+
+    def identify(connection: sqlite3.Connection, path: Path) -> int | None:
+        seen.append(connection.execute("PRAGMA trusted_schema").fetchone()[0])
+        return look(connection, path)
+
+    monkeypatch.setattr(migrate, "identify", identify)
+    for readonly in (True, False):
+        Store.open(path, readonly=readonly).close()
+    assert seen and set(seen) == {0}
 
 
 def test_an_existing_directory_keeps_its_mode(path: Path) -> None:

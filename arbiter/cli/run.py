@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import pwd
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import msgspec
@@ -114,11 +116,11 @@ def _settings(config: Path, given: dict[str, Any]) -> Settings:
 @contextlib.contextmanager
 def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
     """Log to stderr, or to a file where the terminal belongs to a prompt."""
-    handler: logging.Handler = logging.StreamHandler()
+    handler: logging.StreamHandler[TextIO] = logging.StreamHandler()
     if directory is not None:
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            handler = logging.FileHandler(directory / "arbiter.log")
+            handler = logging.StreamHandler(_log_file(directory / "arbiter.log"))
         except OSError as error:
             fail(f"the log in {directory} cannot be written: {error.strerror}")
         click.echo(f"the daemon logs to {directory / 'arbiter.log'}")
@@ -131,6 +133,19 @@ def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+        if directory is not None:
+            handler.stream.close()
+
+
+def _log_file(path: Path) -> TextIO:
+    """Open for appending, for root and its group: it names programs and where they went. Never
+    over a link, which whoever owns the directory could put there. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    fd = os.open(path, flags | os.O_NOCTTY, 0o640)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "arbiter.log is no regular file")
+    return open(fd, "a", encoding="utf-8", errors="backslashreplace")
 
 
 def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt: str | None) -> int:

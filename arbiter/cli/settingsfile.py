@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from arbiter.settings import Settings, load
+from arbiter.rootfiles import UnbelievedError, believed, check_folder, read_small
+from arbiter.settings import MAX_TEXT, Settings, SettingsError, load
 
 
 def read_settings(config: Path) -> Settings:
     """The settings of a directory; the defaults where it has no arbiter.toml.
 
-    Raises OSError, UnicodeDecodeError and SettingsError.
+    Raises OSError, UnicodeDecodeError and SettingsError, also where others than root may write it.
     """
     path = config / "arbiter.toml"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return load(text, str(path))
+    owners = believed()
+    try:
+        check_folder(config, owners)
+    except FileNotFoundError:
+        return load("", str(path))
+    except UnbelievedError as error:
+        raise SettingsError(str(config), 0, "", f"none of its files is used: {error}") from None
+    try:
+        return load(read_small(path, 4 * MAX_TEXT, owners), str(path))
+    except FileNotFoundError:
+        return load("", str(path))
+    except UnbelievedError as error:
+        raise SettingsError(str(path), 0, "", f"it is not used: {error}") from None

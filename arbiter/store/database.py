@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -117,10 +118,17 @@ def _require_writable(path: Path, what: str) -> None:
             raise ReadOnlyError(what, path, "its file system is mounted read-only", step)
         step = f"run as root, or check: ls -ld '{place}'; lsattr -d '{place}'"
         raise NoPermissionError(what, path, f"this user may not write {place}", step)
-    mode = path.stat().st_mode & 0o777
-    if mode & ~migrate.FILE_MODE:
-        # It says who connects where: never for everyone, whatever made or restored it.
-        path.chmod(mode & migrate.FILE_MODE)
+
+
+def _close_to_others(path: Path) -> None:
+    """It says who connects where: never for everyone, whatever made or restored it. Only what is
+    known for ours: the modes of another file that root was made to name stay as they are."""
+    real = path.resolve()
+    for place in (real, *(real.with_name(real.name + end) for end in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):  # SQLite makes and removes those two
+            mode = place.stat().st_mode & 0o777
+            if mode & ~migrate.FILE_MODE:
+                place.chmod(mode & migrate.FILE_MODE)
 
 
 def _make(path: Path) -> None:
@@ -175,6 +183,8 @@ def _use_wal(connection: sqlite3.Connection, busy: float) -> str:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, readonly: bool, busy: float) -> None:
+    # A file made to harm must not run functions or write through views and triggers.
+    connection.execute("PRAGMA trusted_schema = OFF")
     version = migrate.identify(connection, path)
     if version is None:
         if readonly:
@@ -191,6 +201,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, readonly: bool, busy: f
             "start the daemon once: it upgrades it",
         )
     if not readonly:
+        _close_to_others(path)
         mode = _use_wal(connection, busy)
         if mode != "wal":
             why = f"its file system cannot share memory (journal mode stays {mode})"
@@ -203,6 +214,4 @@ def _prepare(connection: sqlite3.Connection, path: Path, readonly: bool, busy: f
     connection.execute("PRAGMA foreign_keys = ON")
     # What a statement with triggers could have to take back, and tables of sums: small, often made.
     connection.execute("PRAGMA temp_store = MEMORY")
-    # A file made to harm must not run functions or write through views and triggers.
-    connection.execute("PRAGMA trusted_schema = OFF")
     migrate.verify(connection, path)

@@ -257,7 +257,9 @@ def verify(connection: sqlite3.Connection, path: Path) -> None:
     Not the decisions nor what was used: they may be large, and their damage must not keep the
     rules from being used. Costs some 100 ms at 100,000 rules.
     """
-    found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    found = {
+        row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    }
     if not found >= TABLES:
         raise corrupt(path, "cannot use the database", f"no table {sorted(TABLES - found)[0]}")
     for table in _CHECKED:
