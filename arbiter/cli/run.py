@@ -28,8 +28,12 @@ from arbiter.cli.common import (
     sudo_uid,
 )
 from arbiter.cli.settingsfile import read_settings
+from arbiter.protocol import clean
 from arbiter.settings import Backend, Mode, Settings, SettingsError
 from arbiter.startup import Paths, extra_rights
+
+_LONGEST = 8192
+"""Characters of a line of the log."""
 
 
 @click.command()
@@ -113,6 +117,24 @@ def _settings(config: Path, given: dict[str, Any]) -> Settings:
     return made
 
 
+class Formatter(logging.Formatter):
+    """Lines fit for a terminal. Those after the first are set in: no name, and no text of an
+    exception, begins a line that looks like a message of ours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and its traceback."""
+        text = self.formatMessage(_worded(self, record))
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return "\n  ".join(clean(line, _LONGEST) for line in text.split("\n"))
+
+
+def _worded(formatter: logging.Formatter, record: logging.LogRecord) -> logging.LogRecord:
+    record.message = record.getMessage()
+    record.asctime = formatter.formatTime(record)
+    return record
+
+
 @contextlib.contextmanager
 def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
     """Log to stderr, or to a file where the terminal belongs to a prompt."""
@@ -124,7 +146,7 @@ def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
         except OSError as error:
             fail(f"the log in {directory} cannot be written: {error.strerror}")
         click.echo(f"the daemon logs to {directory / 'arbiter.log'}")
-    handler.setFormatter(logging.Formatter("%(asctime)s arbiter: %(levelname)s: %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s arbiter: %(levelname)s: %(message)s"))
     log = logging.getLogger("arbiter")
     log.addHandler(handler)
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
