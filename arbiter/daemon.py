@@ -48,7 +48,7 @@ from arbiter.lifekeeper import LifeKeeper
 from arbiter.linkkeeper import LinkKeeper
 from arbiter.lives import Lives
 from arbiter.memory import Memory, now
-from arbiter.model import Packet, Undecodable
+from arbiter.model import Packet, Peer, Undecodable
 from arbiter.namekeeper import NameKeeper
 from arbiter.pipeline import Pipeline
 from arbiter.policykeeper import PolicyKeeper
@@ -90,7 +90,7 @@ class Daemon:
             self._dispatch,
             paths,
             admins,
-            status=lambda client: self._spawn(self._send_status(client)),
+            status=lambda client, peer: self._spawn(self._send_status(client, peer)),
             changed=lambda client: self._rules.changed(client),
             undo=lambda client, peer, rule: self._rules.undo(client, peer, rule),
             follow=lambda client, peer: self._followers.follow(client, peer),
@@ -369,11 +369,12 @@ class Daemon:
 
     # --- status ------------------------------------------------------------------
 
-    async def _send_status(self, client: int) -> None:
-        status = await self._health.status(self._desk.started, len(self._desk.server.prompts))
+    async def _send_status(self, client: int, peer: Peer) -> None:
+        prompts = len(self._desk.server.prompts)
+        status = await self._health.status(self._desk.started, prompts, peer.admin)
         self._desk.server.send(client, status)
 
-    def _problems(self) -> tuple[str, ...]:
+    def _problems(self, admin: bool) -> tuple[str, ...]:
         """What is wrong now, each with its next step."""
         return (
             *self._settings.problems(),
@@ -382,6 +383,6 @@ class Daemon:
             *self._classes.problems(),
             *self._policies.problems(),
             *self._names.problems(),
-            *self._memory.problems(),
+            *self._memory.problems(admin),
             *self._proofs.problems(),
         )

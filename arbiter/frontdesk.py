@@ -41,7 +41,7 @@ class FrontDesk:
         paths: Paths,
         admins: frozenset[int],
         *,
-        status: Callable[[int], None],
+        status: Callable[[int, Peer], None],
         changed: Callable[[int], None],
         undo: Callable[[int, Peer, int], None],
         follow: Callable[[int, Peer], None],
@@ -178,7 +178,7 @@ class FrontDesk:
             case protocol.Changed():
                 self._changed(client)
             case protocol.Query():
-                self._status(client)
+                self._status(client, peer)
             case protocol.Snooze():
                 self._dispatch(SnoozeWanted(now(), client, peer, message))
             case protocol.Undo(rule):

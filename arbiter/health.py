@@ -23,14 +23,15 @@ log = logging.getLogger("arbiter")
 
 
 class Health:
-    """What is told of a running daemon. `problems` asks every room for its own."""
+    """What is told of a running daemon. `problems` asks every room for its own, as an admin is
+    told of them or (False) as everybody is."""
 
     def __init__(
         self,
         pipeline: Pipeline,
         queue: Queue,
         backend: firewall.Backend,
-        problems: Callable[[], Iterable[str]],
+        problems: Callable[[bool], Iterable[str]],
         records_lost: Callable[[], int],
     ) -> None:
         self._pipeline, self._queue, self._backend = pipeline, queue, backend
@@ -69,7 +70,7 @@ class Health:
         if counters.total != last.total:
             self.packet_came()
 
-    async def status(self, since: float, prompts: int) -> protocol.Status:
+    async def status(self, since: float, prompts: int, admin: bool) -> protocol.Status:
         """All of it. Looks into the kernel, which takes a moment: are the rules what they should
         be? `since`: epoch seconds of the start."""
         try:
@@ -100,5 +101,5 @@ class Health:
             held=len(pipeline.held),
             prompts=prompts,
             counters=counters,
-            problems=(*ruleset, *self._problems(), *self._queue.problems),
+            problems=(*ruleset, *self._problems(admin), *self._queue.problems),
         )

@@ -282,14 +282,13 @@ class Memory:
     """Rules of the store that are not in force because they cannot be read."""
     _bad_profiles: tuple[str, ...] = ()
 
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong with the store now, each with its next step."""
-        return (
-            *self._writer.problems(),
-            *self._outbox.problems(),
-            *self._bad_profiles,
-            *self.unreadable,
-        )
+    def problems(self, admin: bool = True) -> tuple[str, ...]:
+        """What is wrong with the store now, each with its next step. Who is no `admin` is told how
+        many rules and profiles cannot be read, and not what they say: they may be others'."""
+        bad = (*self._bad_profiles, *self.unreadable)
+        if bad and not admin:
+            bad = (f"{len(bad)} rules or profiles cannot be read; which: sudo arbiter status",)
+        return (*self._writer.problems(), *self._outbox.problems(), *bad)
 
     async def close(self) -> None:
         """Write what waits, end the rules of this session, and close."""

@@ -6,6 +6,7 @@ One file although long: a table of what people can get wrong, through one way to
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -416,6 +417,19 @@ def test_a_lifetime_that_only_an_answer_can_have_is_refused(
 ) -> None:
     done = arbiter("rules", "add", f"allow for={lifetime}")
     assert done.code == 2 and f"for={lifetime}" in done.err and "boot or forever" in done.err
+
+
+def test_a_rule_that_cannot_be_read_is_removed_by_the_command_that_is_told(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    assert arbiter("rules", "add", "deny port=1").code == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as hand, hand:
+        hand.execute("UPDATE rules SET line = line || ' prot=1'")
+    listed = arbiter("rules", "list")
+    assert listed.code == 1 and "arbiter rules remove 1" in listed.err
+    removed = arbiter("rules", "remove", "1")
+    assert (removed.code, removed.out) == (0, "removed rule 1: it could not be read\n"), removed
+    assert arbiter("rules", "list").code == 0
 
 
 def test_rules_are_added_listed_replaced_and_removed(arbiter: Callable[..., Done]) -> None:

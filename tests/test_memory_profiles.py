@@ -146,6 +146,8 @@ def test_a_profile_that_cannot_be_read_is_a_problem_of_the_status(tmp_path: Path
     async def scene(half: Half) -> None:
         (problem,) = half.memory.problems()
         assert "'ssid:' of 'home'" in problem
+        (others,) = half.memory.problems(admin=False)
+        assert others.startswith("1 rules or profiles cannot be read") and "ssid" not in others
         half.dispatch(LinksChanged(START, (HOME,)))
         assert half.active == "home"
 

@@ -112,7 +112,10 @@ def test_a_tool_gets_no_variable_and_no_descriptor_of_ours(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     secret = os.open(tmp_path, os.O_RDONLY)
     os.set_inheritable(secret, True)
-    code = "import os, json; print(json.dumps([sorted(os.environ), sorted(os.listdir('/proc/self/fd'))]))"
+    code = """
+import json, os
+print(json.dumps([sorted(os.environ), sorted(os.listdir('/proc/self/fd'))]))
+"""
     try:
         told = probe.run([sys.executable, "-I", "-c", code])
     finally:

@@ -424,6 +424,7 @@ def test_one_unreadable_line_leaves_the_other_rules_in_force(store: Store, path:
     assert [entry.id for entry in store.rules(0.0, BOOT, SESSION)] == [good]
     assert len(store.unreadable) == 1
     assert f"arbiter rules remove {bad}" in store.unreadable[0]
+    assert store.unread == (bad,)
     assert store.unreadable[0].isprintable()
     store.remove(bad, "root", at=1.0)
     store.rules(0.0, BOOT, SESSION)

@@ -158,7 +158,10 @@ def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
     """Remove rules by their ids: all of them, or none if one is not in force."""
     by, uid = person()
     with open_store(db) as store:
-        known = {e.id: e for e in store.rules(time.time(), boot_id(), None)}
+        known = {
+            entry.id: format_rule(entry.rule) for entry in store.rules(time.time(), boot_id(), None)
+        }
+        known |= dict.fromkeys(store.unread, "it could not be read")
         missing = [id for id in dict.fromkeys(ids) if id not in known]
         if missing:
             names = ", ".join(map(str, missing))
@@ -166,7 +169,7 @@ def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
         store.retire(dict.fromkeys(ids), "removed", time.time(), by=by, by_uid=uid, frontend="cli")
     in_force(socket_path)
     for id in dict.fromkeys(ids):
-        click.echo(f"removed rule {id}: {format_rule(known[id].rule)}")
+        click.echo(f"removed rule {id}: {known[id]}")
 
 
 rules.add_command(history)

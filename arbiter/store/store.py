@@ -56,6 +56,7 @@ class Store:
         self.evidence = Evidence(connection, path)
         self.retention = Retention(connection, path)
         self.unreadable: tuple[str, ...] = ()
+        self.unread: tuple[int, ...] = ()
         """Rules that the last `rules` or `sweep` could not read, each with why and next step."""
 
     @classmethod
@@ -239,7 +240,7 @@ class Store:
         left out. A line that cannot be read is left out too, and named in `unreadable`.
         """
         entries: list[Entry] = []
-        bad: list[str] = []
+        bad: dict[int, str] = {}
         with explained(self.path, "cannot read the rules"):
             # Row by row: all rows of 100,000 rules at once would be 40 MB on top of the entries.
             for row in self._db.execute(f"{_IN_FORCE} ORDER BY id"):
@@ -248,11 +249,11 @@ class Store:
                 try:
                     entries.append(rows.entry(row))
                 except ValueError as error:  # RuleError, or the values contradict the line
-                    bad.append(
+                    bad[row[0]] = (
                         f"cannot read rule {row[0]}: {self.path}: {row[1]!r}: {error};"
                         f" make it anew, then: arbiter rules remove {row[0]}"
                     )
-        self.unreadable = tuple(bad)
+        self.unreadable, self.unread = tuple(bad.values()), tuple(bad)
         return entries
 
     def sweep(self, now: float, boot: str, session: str) -> tuple[int, ...]:

@@ -10,12 +10,13 @@ import os
 import pwd
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,29 @@ def test_a_user_reads_the_records_of_its_own_programs_only(arbiter: Arbiter) -> 
         assert read(own, user="*") == ["nobody"]
         own.send(protocol.ReadRecords(8, protocol.RecordFilters(user="root")))
         assert "you see records of nobody's processes" in refused(own, RefusedReason.RIGHT)
+
+
+@pytest.mark.skipif(not REAL_ROOT, reason="KERNEL TEST NOT RUN: a user namespace has no nobody")
+def test_what_a_rule_says_that_cannot_be_read_is_told_to_admins_only(arbiter: Arbiter) -> None:
+    arbiter.add("deny app=/home/ada/private user=root")
+    with closing(sqlite3.connect(arbiter.home / "state" / "arbiter.db")) as hand, hand:
+        hand.execute("UPDATE rules SET line = line || ' prot=1' WHERE line LIKE '%/ada/%'")
+        (bad,) = hand.execute("SELECT id FROM rules WHERE line LIKE '%prot=%'").fetchone()
+
+    def problems(connection: Connection) -> str:
+        connection.send(protocol.Query())
+        reply = connection.receive()
+        assert isinstance(reply, protocol.Status), reply
+        return "\n".join(reply.problems)
+
+    arbiter.add("deny port=1")  # the daemon reads all of them again
+    with client(arbiter) as roots, client(arbiter, nobody=True) as own:
+        assert "/home/ada/private" in problems(roots)
+        told = problems(own)
+        assert "1 rules or profiles cannot be read" in told
+        assert "/home/ada" not in told and "prot" not in told
+    removed = arbiter.command("rules", "remove", str(bad))
+    assert removed.returncode == 0, removed.stderr
 
 
 @pytest.mark.skipif(not REAL_ROOT, reason="KERNEL TEST NOT RUN: a user namespace has no nobody")

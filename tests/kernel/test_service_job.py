@@ -189,6 +189,12 @@ def test_sighup_puts_settings_in_force_and_says_what_it_cannot(
         arbiter.process.send_signal(signal.SIGHUP)
         eventually(lambda: "stay as they are" in "".join(arbiter.status().problems))
         assert arbiter.status().mode == "observe"
+        file.write_text('fallback = "allow"\n')
+        file.chmod(0o666)
+        arbiter.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "others than root may write it" in "".join(arbiter.status().problems))
+        assert (arbiter.status().mode, arbiter.status().fallback) == ("observe", "deny")
+        file.chmod(0o644)
         file.write_text('mode = "enforce"\n')
         arbiter.process.send_signal(signal.SIGHUP)
         eventually(lambda: arbiter.status().problems == ())
