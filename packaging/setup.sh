@@ -1,8 +1,9 @@
 #!/bin/sh
 # setup.sh: install what is missing: Debian packages through apt, a virtual environment, and
 # arbiter in it with its Python packages. Says what it does; does nothing when nothing is missing.
+# `setup.sh vm`: also what only `make test-vm` needs.
 set -eu
-PYTHON=${PYTHON:-python3} VENV=${VENV:-.venv}
+PYTHON=${PYTHON:-python3} VENV=${VENV:-.venv} more=${1:-}
 stamp=$VENV/.arbiter-setup
 
 # Package, and the file or command that shows it is there.
@@ -33,6 +34,10 @@ debian_missing() {
 		chromium-driver chromedriver
 		fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 	END
+	if [ "$more" = vm ]; then
+		command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86
+		PATH=$PATH:/usr/sbin:/sbin command -v depmod >/dev/null || echo kmod
+	fi
 	command -v "$PYTHON" >/dev/null || { echo python3; echo python3-venv; echo python3-dev; return; }
 	# A Python of one's own (pyenv, say) brings its venv and headers; Debian's has them apart.
 	"$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
