@@ -125,6 +125,35 @@ def test_the_command_gets_its_words_as_they_are_and_no_secret(
         assert done.stdout == f"it's|$HOME *|-k 'a b'|none|{patience}|"
 
 
+SKIPPED = """
+import pytest
+
+@pytest.mark.skipif(True, reason="KERNEL TEST NOT RUN: this kernel has no netem")
+def test_marked(): pass
+
+def test_said(): pytest.skip("this kernel or machine lacks nft")
+
+def test_no_lack(): pytest.skip("nft has both families in one transaction")
+"""
+
+
+@pytest.mark.parametrize("stock", ["", VERSION])
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root every kernel test is skipped first")
+def test_what_the_stock_kernel_is_said_to_lack_has_failed(tmp_path: Path, stock: str) -> None:
+    shutil.copy(ROOT / "tests/kernel/conftest.py", tmp_path)
+    (tmp_path / "test_skipped.py").write_text(SKIPPED)
+    argv = [sys.executable, "-m", "pytest", "-q", "-rfEs", "-p", "no:cacheprovider", str(tmp_path)]
+    env = {name: value for name, value in os.environ.items() if name != "CI"}
+    env["STOCK_KERNEL"] = stock
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, cwd=tmp_path)
+    counted = ("1 failed, 1 skipped", "1 error") if stock else ("3 skipped",)
+    assert all(part in done.stdout for part in counted), done.stdout
+    assert done.returncode == bool(stock)
+    if stock:
+        assert f"under kernel {VERSION} it must run: " in done.stdout
+        assert "this kernel has no netem" in done.stdout
+
+
 # --- every end, with a qemu that is none -------------------------------------------------------
 
 
@@ -178,6 +207,13 @@ def test_without_that_kernel_in_apt_it_says_so(tmp_path: Path) -> None:
     code, said = ended(started(tmp_path, tools(tmp_path / "bin", image="other"), "true"))
     assert code == 125
     assert "apt knows no linux-image-amd64" in said
+
+
+def test_a_cache_whose_path_qemu_would_misread_is_refused(tmp_path: Path) -> None:
+    code, said = ended(started(tmp_path / "a,b", tools(tmp_path / "bin"), "true"))
+    assert code == 125
+    assert "a,b/cache/arbiter/vm: set XDG_CACHE_HOME" in said
+    assert not (tmp_path / "a,b").exists()
 
 
 def test_a_download_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:

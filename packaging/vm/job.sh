@@ -1,5 +1,6 @@
+#!/bin/sh
 # Process 1 of the machine from here on: what a system has that has started, and then the command.
-# Before this text stand folder, modules and version; after it, the command's function.
+# machine.py writes job, folder, modules and version before this.
 cd /dev || exit
 mkdir -p pts shm net /lib/modules
 mount -t devpts -o ptmxmode=666 devpts pts

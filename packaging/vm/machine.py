@@ -111,7 +111,8 @@ def run(machine: Machine, command: Sequence[str], seconds: float) -> int:
 def write_job(machine: Machine, command: Sequence[str]) -> None:
     """What init.sh and job.sh go on with, in the machine."""
     kernel, scratch = machine.kernel, machine.scratch
-    where = {"folder": str(Path.cwd()), "modules": str(kernel.modules), "version": kernel.version}
+    where = {"job": str(scratch), "folder": str(Path.cwd())}
+    where |= {"modules": str(kernel.modules), "version": kernel.version}
     lines = [f"{name}={shlex.quote(value)}" for name, value in where.items()]
     (scratch / "job.sh").write_text("\n".join([*lines, (HERE / "job.sh").read_text()]))
     env = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}

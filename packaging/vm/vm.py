@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import sys
@@ -28,7 +29,7 @@ from kernel import NoMachine
 def options(argv: list[str]) -> argparse.Namespace:
     """The command line; argparse says what is wrong with it, and exits with 2."""
     parser = argparse.ArgumentParser("vm", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--minutes", type=float, default=30, help="its time limit (30)")
+    parser.add_argument("--minutes", type=float, default=120, help="its time limit (120)")
     parser.add_argument("--memory", type=int, default=2048, help="MiB (2048)")
     parser.add_argument("--accelerator", choices=["kvm", "tcg"], help="KVM where there is one")
     parser.add_argument("command", nargs="+")
@@ -40,6 +41,9 @@ def main(argv: list[str]) -> int:
     asked = options(argv)
     signal.signal(signal.SIGTERM, terminated)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arbiter" / "vm"
+    if re.search(r'[\s,"]', str(cache)):  # separates words for the kernel, and for qemu
+        print(f"vm: a space, comma or quote in {cache}: set XDG_CACHE_HOME", file=sys.stderr)
+        return 125
     try:
         cache.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix="run-", dir=cache))
