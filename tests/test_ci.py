@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,15 @@ def test_lint_is_not_tried_again(tmp_path: Path) -> None:
     done = ran(tmp_path, failed=0, lint=1)
     assert done.returncode != 0
     assert "again" not in done.stdout
+
+
+def test_what_is_no_utf8_is_told_from_another_process_too(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text((RUN.parent.parent / "tests/conftest.py").read_text())
+    (tmp_path / "test_it.py").write_text(
+        "import sys\ndef test_it():\n"
+        "    sys.stdout.write('a \\udcff')\n    assert '\\udcfe' == 'b'\n"
+    )
+    argv = [sys.executable, "-m", "pytest", "-n", "1", "--rootdir", str(tmp_path), "test_it.py"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert "1 failed" in done.stdout, done.stdout + done.stderr
+    assert "a \\udcff" in done.stdout
