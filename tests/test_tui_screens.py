@@ -123,6 +123,20 @@ def test_the_screen_is_as_it_was_drawn(
     play(part())
 
 
+def test_the_question_fills_its_room_without_waiting_for_a_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its keys are laid out after it was drawn first, and leave it another room then."""
+    monkeypatch.setattr("prompts.tui.app.TICK_SECONDS", 3600)
+
+    async def part() -> None:
+        async with scene(tmp_path, *asks(), followed=told(), size=USUAL) as s:
+            assert len(s.app.asks.words._lines) >= s.app.asks.words.size.height - 2
+            assert "program  /usr/bin/curl" in s.text
+
+    play(part())
+
+
 def test_a_look_at_the_screen_does_not_change_it(tmp_path: Path) -> None:
     """What is below a box is drawn once and kept: it must be drawn as the terminal gets it."""
 

@@ -6,6 +6,7 @@ the terminal prompt: the same words, the same keys, the same guard against hasty
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from textual import events
@@ -54,6 +55,21 @@ def cells(row: Row, now: float) -> list[str | Span]:
     return [who, to, (render.seconds_words(left + 0.999), style)]
 
 
+class Question(Words):
+    """The words of the question: as many as its room holds, so another room asks for others.
+
+    The keys below it may come, go or break into another row: its room is known only after that.
+    """
+
+    def __init__(self, draw: Callable[[], None], *, id: str) -> None:
+        super().__init__(id=id)
+        self._redraw = draw
+
+    def on_resize(self) -> None:
+        """Fill the new room, at once and not with the next tick."""
+        self._redraw()
+
+
 class AsksPane(Pane, can_focus=True):
     """Feeds keys and clicks to the machine, and draws it."""
 
@@ -77,7 +93,7 @@ class AsksPane(Pane, can_focus=True):
             columns, cells, lambda row: row.ask.id, id="asks", empty="nothing waits"
         )
         self.sheet.can_focus = False
-        self.words = Words(id="words")
+        self.words = Question(self.resized, id="words")
         self.taps = [Taps(id=name) for name in ("via", "answers", "choices")]
 
     def compose(self) -> ComposeResult:
