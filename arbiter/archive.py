@@ -20,6 +20,7 @@ from msgspec import Struct, structs
 
 from arbiter.model import Peer
 from arbiter.moments import read_moment
+from arbiter.priority import give_way
 from arbiter.protocol import (
     MAX_MESSAGE,
     DaemonMessage,
@@ -86,7 +87,7 @@ class Archive:
         self._asking: set[int] = set()
         """Clients whose question waits, or is looked up."""
         self._came = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "archive")
+        self._thread = ThreadPoolExecutor(1, "archive", initializer=give_way)
         self._task: asyncio.Task[None] | None = None
 
     def ask(self, client: int, peer: Peer, question: Question) -> None:

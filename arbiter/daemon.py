@@ -52,6 +52,7 @@ from arbiter.model import Packet, Peer, Undecodable
 from arbiter.namekeeper import NameKeeper
 from arbiter.pipeline import Pipeline
 from arbiter.policykeeper import PolicyKeeper
+from arbiter.priority import decide_promptly
 from arbiter.proofkeeper import ProofKeeper
 from arbiter.routeplan import RoutePlan
 from arbiter.rulekeeper import RuleKeeper
@@ -77,14 +78,21 @@ class Daemon:
     """The running arbiter. `run` returns when it is told to stop, with everything undone."""
 
     def __init__(
-        self, settings: Settings, read: Callable[[], Settings], paths: Paths, admins: frozenset[int]
+        self,
+        settings: Settings,
+        read: Callable[[], Settings],
+        paths: Paths,
+        admins: frozenset[int],
+        events: ProcEvents | None,
     ) -> None:
+        """`events` were opened with rights that the daemon has given up since; it closes them."""
         self._settings = SettingsKeeper(settings, read, self._dispatch)
         self.settings, self.paths = settings, paths  # the settings of the start
         self.pipeline = Pipeline(settings)
         self._service = Service(self.pipeline)
         self.pipeline.rules.index.zone = local_zone()
         self._processes = ProcessTable()
+        self._events = events
         self._desk = FrontDesk(
             self.pipeline,
             self._dispatch,
@@ -132,6 +140,7 @@ class Daemon:
         alone = only_here()
         try:
             self._memory = Memory(self.paths.database, self._dispatch, self.settings)
+            decide_promptly()
             self._proofs = ProofKeeper(self.pipeline, self._memory, self._carry_out, self._dispatch)
             try:
                 await self._serve(ready)
@@ -170,10 +179,9 @@ class Daemon:
         await self._rules.start()
         self._lives = LifeKeeper(self._book, self._memory, self._followers)
         await self._lives.begin()
-        events = ProcEvents.open()
-        if events is None:
+        if self._events is None:
             log.info("no process events here: new programs are found by reading /proc")
-        owners = OwnerLookup(self._processes, events=events)
+        owners = OwnerLookup(self._processes, events=self._events)
         self._finder = Finder(owners, self._dispatch, self._spawn)
         self._queue = Queue(
             plan.queue,
@@ -246,8 +254,8 @@ class Daemon:
             if self._tasks:
                 await asyncio.wait(tuple(self._tasks), timeout=5)
             self._finder.close()
-            if events is not None:
-                events.close()
+            if self._events is not None:
+                self._events.close()
             self._processes.close()
             await self._desk.close()
 

@@ -93,6 +93,7 @@ FLOORS = {
     "arbiter.namekeeper": 4,
     "arbiter.accounts": 4,
     "arbiter.memory": 4,
+    "arbiter.priority": 4,
     "arbiter.waker": 4,
     "arbiter.proofkeeper": 4,
     "arbiter.outbox": 4,

@@ -175,6 +175,7 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
     from arbiter.daemon import Daemon
     from arbiter.kernel import rights
     from arbiter.kernel.firewall import FirewallError
+    from arbiter.kernel.procevents import ProcEvents
     from arbiter.kernel.queue import QueueError
     from arbiter.kernel.routes import RouteError
     from arbiter.server import ServerError
@@ -216,7 +217,7 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
             stop.set()
 
         try:
-            await Daemon(settings, read, paths, admins).run(ready, stop)
+            await Daemon(settings, read, paths, admins, events).run(ready, stop)
         finally:
             if held is not None:
                 held.end()
@@ -228,6 +229,9 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
     # Before the daemon's rights are given up, which a prompt and what it starts do not need to.
     held = _HeldPrompt(prompt, paths, asker) if prompt is not None else None
     try:
+        # First: from another network namespace (a container, the lab) their socket is opened in
+        # the machine's, and no right to go there is kept.
+        events = ProcEvents.open()
         rights.confine(extra_rights(paths))
         code = asyncio.run(live())
         click.echo("stopped: nothing of arbiter is left in the kernel; what you decided is kept")

@@ -319,6 +319,8 @@ class Holders:
 
     def _process(self, pid: int) -> int:
         """The process of a thread id; the id itself if it has gone."""
+        if self._events is not None and self._events.saw(pid):
+            return pid
         try:
             with open(f"{self._proc}/{pid}/status", "rb") as file:
                 for line in file:

@@ -183,7 +183,8 @@ class OwnerLookup:
         """The process, if it was the same before and after it was seen to hold the socket.
 
         One `get` is enough if the same process was verified by an earlier look-up: then the
-        descriptor was read between two equal states.
+        descriptor was read between two equal states. While a process is there its pid is no
+        other's, so that the second `get`, of the same one, says whose descriptor was read.
         """
         process = self._processes.get(holder.pid)
         if process is None:
@@ -194,8 +195,6 @@ class OwnerLookup:
                 return None
             again = self._processes.get(holder.pid)
             if again is None or not _same(again, process):
-                return None
-            if self._processes.start_time(holder.pid) != process.start:
                 return None
         self._verified[holder.pid] = process
         self._verified.move_to_end(holder.pid)

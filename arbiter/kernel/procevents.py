@@ -167,6 +167,10 @@ class ProcEvents:
         """Pids of living processes, the last to be born or to change its program first."""
         return reversed(self._newest)
 
+    def saw(self, pid: int) -> bool:
+        """Whether it is one of the newest: then it is a process, and no thread of one."""
+        return pid in self._newest
+
     def parent(self, pid: int) -> int | None:
         """Who forked `pid`, if that was seen."""
         return self._parent.get(pid)

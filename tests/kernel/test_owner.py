@@ -595,9 +595,8 @@ def sock() -> Iterator[socket.socket]:
         Table(None),
         Table(*(facts(start) for start in range(5, 11))),
         Table(*(facts(exe=f"/{name}") for name in "abcdef")),
-        Table(facts(5), start=6),
     ],
-    ids=["gone", "pid used again", "exec", "start differs"],
+    ids=["gone", "pid used again", "exec"],
 )
 def test_a_process_that_changes_under_the_look_up_is_never_named(
     table: Table, sock: socket.socket

@@ -15,6 +15,7 @@ import pytest
 from running import ARBITER, Arbiter, eventually
 
 from arbiter.kernel import rights
+from arbiter.kernel.procevents import ProcEvents
 from arbiter.lab import Lab
 from arbiter.lab.config import SERVER4
 
@@ -103,6 +104,26 @@ def test_no_thread_of_it_and_nothing_that_it_starts_may_more(lab: Lab, tmp_path:
             assert int(thread["CapInh"], 16) == int(thread["CapAmb"], 16) == 0
             assert (held, thread["NoNewPrivs"], thread["Umask"]) == (KEPT, "1", "0027")
     assert (tmp_path / "state" / "arbiter.db").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_no_verdict_waits_for_gives_way(lab: Lab, tmp_path: Path) -> None:
+    with Arbiter(lab, tmp_path, settings=f'audit.json_lines = "{tmp_path}/lines"\n') as arbiter:
+        assert arbiter.process is not None
+        tasks = sorted(Path(f"/proc/{arbiter.process.pid}/task").iterdir())
+        nice = [os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in tasks]
+        own = os.getpriority(os.PRIO_PROCESS, arbiter.process.pid)
+        assert nice.count(own + 10) == 2, "the store's and the sink's"
+
+
+def test_process_events_are_heard_from_another_network_namespace(lab: Lab, tmp_path: Path) -> None:
+    """Without the rights to go there being kept. Else each look-up reads twice as much of /proc."""
+    here = ProcEvents.open()
+    if here is None:
+        pytest.skip("this kernel delivers no process events here")
+    here.close()
+    with Arbiter(lab, tmp_path) as arbiter:
+        assert arbiter.process is not None
+        assert "no process events" not in (arbiter.home / "log").read_text()
 
 
 def test_a_directory_of_somebody_elses_can_be_used(lab: Lab, tmp_path: Path) -> None:

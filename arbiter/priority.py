@@ -1,0 +1,42 @@
+"""Whose turn it is: threads that write and read for people give way to the one that decides.
+
+Niceness is a thread's own in Linux (setpriority(2), C library differences). Without it a thread
+that hashes and encodes a batch of records keeps the CPU for its whole slice, 3 ms and more, while
+a packet waits; with it the thread that wakes up comes first (kernel/sched/fair.c). The
+interpreter's own lock is the other half: who holds it is asked for it after `SWITCH_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+NICE = 10
+"""Added to the niceness that the daemon was given, 19 at most."""
+SWITCH_SECONDS = 0.0005
+"""Python's own is 0.005: as long as twenty verdicts take."""
+BACKGROUND = ("arbiter-store", "arbiter-sink")
+"""Threads that no verdict waits for (but those of `audit.sync`, which wait for the disk)."""
+
+
+def decide_promptly() -> None:
+    """The threads of BACKGROUND that there are give way, and none keeps the interpreter long."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    for thread in threading.enumerate():
+        if thread.name in BACKGROUND and thread.native_id is not None:
+            _give_way(thread.native_id)
+
+
+def give_way() -> None:
+    """The calling thread comes after those that decide."""
+    _give_way(threading.get_native_id())
+
+
+def _give_way(thread: int) -> None:
+    # Anybody may be nicer, so it cannot fail; a thread that has ended needs nothing.
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, nice + NICE))
+    except ProcessLookupError:
+        return
