@@ -719,10 +719,18 @@ def test_the_memo_answers_again_and_stays_small(monkeypatch: pytest.MonkeyPatch)
     for _ in range(3):
         index.lookup(query(), NOW)
         index.lookup(query(app=""), NOW)
-    assert searched == [query(), query(app=""), query(app=""), query(app="")]
+    none = query(app="", processes=())
+    assert searched == [query(processes=()), none, none, none]
+    index.lookup(query(processes=((8, 80),)), NOW)
+    assert len(searched) == 4, "another process of the same program asks the same"
     index.remove(2)
     index.lookup(query(), NOW)
     assert len(searched) == 5
+    index.add(entry(3, "deny app=/usr/bin/curl for=process", process=(8, 80)))
+    for process in ((7, 70), (8, 80)):
+        index.lookup(query(processes=(process,)), NOW)
+    assert searched[5:] == [query(), query(processes=((8, 80),))], "until a rule is one process's"
+    index.remove(3)
     for port in range(3 * MEMO):
         index.lookup(query(port=port), NOW)
         assert len(index._memo) <= MEMO

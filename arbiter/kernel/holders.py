@@ -145,9 +145,10 @@ class Holders:
             tried += 1
             if tried == 8:
                 break
-        newest = self._newest(fresh)
         hints = self._usual.get(uid, (3,))  # the same program again: its descriptor, too
-        for pid in newest:
+        newest: list[int] = []
+        for pid in self._newest(fresh):
+            newest.append(pid)
             for fd in hints:
                 if self._is(pid, fd, target):
                     return self._process(pid), fd
@@ -187,16 +188,17 @@ class Holders:
                     return None
         return None
 
-    def _newest(self, fresh: bool) -> list[int]:
+    def _newest(self, fresh: bool) -> Iterator[int]:
         """The newest processes; without (whole) events, the newest pids, threads among them."""
-        out: list[int] = []
+        known: tuple[int, ...] = ()
         if fresh and self._events is not None:
-            out = list(itertools.islice(self._events.newest(), _MAX_NEWEST))
-        if len(out) < _MAX_NEWEST:
+            known = tuple(itertools.islice(self._events.newest(), _MAX_NEWEST))
+            yield from known
+        if len(known) < _MAX_NEWEST:
             # proc(5): the last field is the pid most recently created.
             last = int(os.pread(self._loadavg, 128, 0).split()[-1])
-            out += range(last, max(1, last - _MAX_DESCENT), -1)
-        return list(dict.fromkeys(out))
+            pids = range(last, max(1, last - _MAX_DESCENT), -1)
+            yield from (pid for pid in pids if pid not in known)
 
     # --- relatives ---
 

@@ -22,6 +22,8 @@ from collections.abc import Hashable, Iterable, Iterator
 from datetime import UTC, tzinfo
 from operator import itemgetter
 
+from msgspec import structs
+
 from arbiter.model import PORT_PROTOS
 from arbiter.rules import explain
 from arbiter.rules.rank import NO_CONTEXT, ONE_PORT, Specificity, rank, specificity
@@ -105,6 +107,8 @@ class Index:
         """(expires, id) of the spans, sorted."""
         self._memo: dict[Query, Entry | None] = {}
         """Answers that hold until something changes, whatever the time is."""
+        self._of_processes = 0
+        """How many entries end with a process. Without one, no answer depends on which asks."""
         self._passing = False
         """Whether the look-up of this moment has met an entry that holds at some times only."""
         for entry in entries:
@@ -131,6 +135,7 @@ class Index:
         self._memo.clear()
         self._entries[entry.id] = entry
         self.spoken.add(entry.rule.host)
+        self._of_processes += entry.process is not None
         if entry.expires is not None:
             bisect.insort(self._expiries, (entry.expires, entry.id))
         id, key = self._place(entry)
@@ -153,6 +158,7 @@ class Index:
             return
         self._memo.clear()
         self.spoken.remove(entry.rule.host)
+        self._of_processes -= entry.process is not None
         if entry.expires is not None:
             del self._expiries[bisect.bisect_left(self._expiries, (entry.expires, id))]
         shape_id, key = self._place(entry)
@@ -235,6 +241,8 @@ class Index:
         does not depend on the time is answered from the memo.
         """
         memo = self._memo
+        if query.processes and not self._of_processes:
+            query = structs.replace(query, processes=())  # a new process of a known program, too
         try:
             return memo[query]
         except KeyError:
