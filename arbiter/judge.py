@@ -56,8 +56,10 @@ def answerer(owner: Owner | NoOwner) -> int | None:
     """
     if isinstance(owner, NoOwner):
         return owner.uid
-    uids = {owner.uid, *(process.uid for process in owner.processes)}
-    return owner.uid if len(uids) == 1 else None
+    for process in owner.processes:
+        if process.uid != owner.uid:
+            return None
+    return owner.uid
 
 
 def query(
@@ -105,12 +107,11 @@ def queries(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE) 
         yield query(packet.flow, packet.hook, context, uid=uid, user=user)
         return
     groups, gids = (owner.groups, owner.gids) if uid is not None else ((), ())
-    holders: dict[tuple[str, tuple[str, ...]], list[Process]] = {}
+    holders: dict[tuple[str, tuple[str, ...]], tuple[tuple[int, int], ...]] = {}
     for process in owner.processes:
-        parents = tuple(ancestor.app.id for ancestor in process.ancestors)
-        holders.setdefault((process.app.id, parents), []).append(process)
-    for (app, parents), found in holders.items():
-        processes = tuple((process.pid, process.start) for process in found)
+        key = process.app.id, tuple([ancestor.app.id for ancestor in process.ancestors])
+        holders[key] = (*holders.get(key, ()), (process.pid, process.start))
+    for (app, parents), processes in holders.items():
         yield query(
             packet.flow, packet.hook, context, app, parents, uid, user, processes, groups, gids
         )
@@ -147,8 +148,8 @@ def join(found: Iterable[Entry | None], older: bool) -> Judgement | None:
         # A TCP connection that began before arbiter did, or whose conntrack entry was lost. Asking
         # would cut the ssh session of the person who is to answer.
         return Judgement(ALLOW, None) if older else None
-    entries.sort(key=lambda entry: entry.rule.decision.action is not Action.ROUTE)
-    return Judgement(entries[0].rule.decision, entries[0])
+    first = next((one for one in entries if one.rule.decision.action is Action.ROUTE), entries[0])
+    return Judgement(first.rule.decision, first)
 
 
 def subject(

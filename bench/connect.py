@@ -16,6 +16,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,6 +25,7 @@ from consumers import (
     AcceptAll,
     Arbiter,
     BenchError,
+    NotStartedError,
     OpenSnitch,
     compiled,
     nobody,
@@ -38,7 +40,7 @@ Results = dict[str, dict[str, list[float]]]
 """Figures of each round, by what was measured and who decided."""
 BARE = "bare kernel"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "arbiter-bench"
-IDLE_SECONDS = 10.0
+SETTLED_SECONDS, IDLE_SECONDS = 5.0, 30.0
 
 
 def consumers(options: argparse.Namespace, folder: Path, program: Path) -> dict[str, Consumer]:
@@ -56,10 +58,11 @@ def consumers(options: argparse.Namespace, folder: Path, program: Path) -> dict[
 
 
 def round_of(
-    bench: Bench, options: argparse.Namespace, pid: int | None
+    bench: Bench, options: argparse.Namespace, pid: int | None, socket: Path | None
 ) -> Iterator[tuple[str, float]]:
-    """All figures of one consumer in one round."""
+    """All figures of one consumer in one round. `socket` is where it takes answers."""
     if options.wakeups and pid is not None:
+        time.sleep(SETTLED_SECONDS)
         yield "wake-ups a minute when idle", wakeups(pid, IDLE_SECONDS)
     for crowd in options.idle:
         with bench.crowd(crowd):
@@ -73,28 +76,45 @@ def round_of(
                 if pid is not None:
                     spent = cpu_seconds(pid) - before
                     yield f"{kind}{beside}, CPU ms for 1000", spent / options.count * 1e6
+    if options.answers and socket is not None:
+        yield "from an answer to the end of connect()", bench.answered(socket, options.count // 5)
     if options.rate:
         yield "flows each second without a loss", bench.rate()
     if pid is not None:
         yield "resident MB", resident(pid)
 
 
-def measured(options: argparse.Namespace) -> Results:
+def measured(options: argparse.Namespace) -> tuple[Results, dict[str, str]]:
+    """All figures, and who could not be measured and why."""
     results: Results = {}
+    failed: dict[str, str] = {}
     cpus = [int(cpu) for cpu in options.cpus.split(",")]
-    with tempfile.TemporaryDirectory() as name, Lab(f"b{os.getpid()}") as lab:
+    # In /tmp every file that anybody makes would wake who watches the folders above its own.
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name, Lab(f"b{os.getpid()}") as lab:
         folder = Path(name)
         program = compiled("work", folder)
         bench = Bench(lab, program, cpus[0])
         who = consumers(options, folder, program)
         with bench.serving():
             for number in range(options.runs):
-                for person, consumer in who.items():
+                for person, consumer in who.copy().items():
                     print(f"round {number + 1} of {options.runs}: {person}", file=sys.stderr)
-                    with consumer(lab, cpus[1]) as pid:
-                        for what, figure in round_of(bench, options, pid):
-                            results.setdefault(what, {}).setdefault(person, []).append(figure)
-    return results
+                    socket = consumer.home / "socket" if isinstance(consumer, Arbiter) else None
+                    bench.forget()
+                    try:
+                        with consumer(lab, cpus[1]) as pid:
+                            for what, figure in round_of(bench, options, pid, socket):
+                                results.setdefault(what, {}).setdefault(person, []).append(figure)
+                    except NotStartedError as error:
+                        print(f"left out: {person}: {error}", file=sys.stderr)
+                        failed[person] = str(error)
+                        del who[person]
+    # One that started in the first rounds only cannot be compared with the bare kernel's rounds.
+    for by_consumer in results.values():
+        for person in failed.keys() & by_consumer.keys():
+            del by_consumer[person]
+    return results, failed
 
 
 def table(results: Results) -> Iterator[str]:
@@ -129,6 +149,9 @@ def main() -> None:
     parser.add_argument(
         "--wakeups", action="store_true", help="also wake-ups while nothing happens"
     )
+    parser.add_argument(
+        "--answers", action="store_true", help="also what an answer takes, of arbiter alone"
+    )
     parser.add_argument("--sync", action="store_true", help="also arbiter with audit.sync")
     parser.add_argument("--without-opensnitch", action="store_true")
     parser.add_argument("--json", action="store_true")
@@ -137,16 +160,18 @@ def main() -> None:
     options.idle = [int(count) for count in options.idle.split(",")]
     options.kinds = options.kinds.split(",")
     try:
-        results = measured(options)
+        results, failed = measured(options)
     except BenchError as error:
         sys.exit(f"bench: {error}")
     if options.json:
         machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "load": os.getloadavg()}
-        print(json.dumps({"machine": machine, "figures": results}, indent=2))
+        print(json.dumps({"machine": machine, "figures": results, "left out": failed}, indent=1))
         return
     print(f"Linux {platform.release()}, {os.cpu_count()} CPUs; microseconds but where it is said")
     for line in table(results):
         print(line)
+    for person, why in failed.items():
+        print(f"\nleft out: {person}: {why}")
 
 
 if __name__ == "__main__":

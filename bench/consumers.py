@@ -30,6 +30,10 @@ class BenchError(Exception):
     """What keeps the benchmark from running, for people."""
 
 
+class NotStartedError(BenchError):
+    """A consumer that does not start, or not in time: the others are measured without it."""
+
+
 def compiled(name: str, folder: Path) -> Path:
     """The program of a C file beside this one."""
     program = folder / name
@@ -50,7 +54,11 @@ def running(process: subprocess.Popen[str]) -> Iterator[int]:
         yield process.pid
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # one that still reads its rules may be deaf
+            process.kill()
+            process.wait()
         if process.stdout is not None:
             process.stdout.close()
 
@@ -120,7 +128,7 @@ class Arbiter:
     @contextlib.contextmanager
     def __call__(self, lab: Lab, cpu: int) -> Iterator[int]:
         argv = ["taskset", "-c", str(cpu), *self._command, "run"]
-        argv += ["--mode", "enforce", "--state", str(self.home), "--config", str(self.home)]
+        argv += ["--mode", "ask", "--state", str(self.home), "--config", str(self.home)]
         argv += ["--socket", str(self.home / "socket")]
         log = (self.home / "log").open("w")
         process = lab.popen(argv, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -204,7 +212,8 @@ class OpenSnitch:
         end = time.monotonic() + WAIT
         while "NFQUEUE" not in lab.run(["iptables", "-t", "mangle", "-S"]).stdout:
             if process.poll() is not None or time.monotonic() > end:
-                raise BenchError(f"OpenSnitch did not start: {log.read_text()[-500:]}")
+                said = log.read_text()[-500:].strip()
+                raise NotStartedError(f"it did not start within {WAIT:.0f} s {said}".strip())
             time.sleep(0.1)
         time.sleep(1)  # it binds its queue before, and reads no more rules
 
@@ -230,4 +239,4 @@ def said(process: subprocess.Popen[str], word: str, who: str) -> None:
     """Wait until a program says that it is ready."""
     assert process.stdout is not None
     if process.stdout.readline() != word:
-        raise BenchError(f"{who} did not start")
+        raise NotStartedError(f"{who} did not start")

@@ -1,11 +1,13 @@
 /* work.c: the programs of the benchmark.
  *   work same N ADDRESS PORT         N times connect() by this process
  *   work fresh N ADDRESS PORT        N times, each by a new process (fork and exec)
+ *   work asked N ADDRESS PORT        as same, but tells when each came back (CLOCK_MONOTONIC)
  *   work udp N ADDRESS PORT          N times a datagram from a new socket, and its echo
- *   work burst N RATE ADDRESS PORT   N datagrams from new sockets, RATE each second
+ *   work burst N RATE ADDRESS PORT   N datagrams from new sockets, RATE each second, and a second
+ *                                    in which the last of them are still open
  *   work serve ADDRESS PORT          accepts and closes; echoes datagrams
  *   work idle N FDS                  N processes that sleep with so many descriptors each
- * The first three print nanoseconds, one line each. */
+ * The first four print nanoseconds, one line each. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -20,6 +22,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#define OPEN 900 /* sockets of a burst that stay open: below the usual limit of descriptors */
 
 extern char **environ;
 
@@ -91,16 +95,21 @@ static void fresh(char *self, char **argv)
 
 static void burst(int n, int rate, const struct sockaddr_in *to)
 {
+	int open[OPEN]; /* whose a datagram is cannot be told once its socket is closed */
 	long due = now();
 
+	memset(open, -1, sizeof open);
 	for (int i = 0; i < n; i++, due += 1000000000L / rate) {
-		int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		int *fd = &open[i % OPEN];
 
+		if (*fd >= 0)
+			close(*fd);
+		*fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 		while (now() < due)
 			;
-		sendto(fd, "q", 1, 0, (const struct sockaddr *)to, sizeof *to);
-		close(fd);
+		sendto(*fd, "q", 1, 0, (const struct sockaddr *)to, sizeof *to);
 	}
+	sleep(1);
 }
 
 static void serve(const struct sockaddr_in *at)
@@ -178,12 +187,13 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	to = address(argv[3], atoi(argv[4]));
-	for (int i = 0, n = atoi(argv[2]); i < n; i++) {
+	for (long took, i = 0, n = atoi(argv[2]); i < n; i++) {
 		if (!strcmp(what, "fresh")) {
 			fresh(argv[0], argv);
 			continue;
 		}
-		printf("%ld\n", strcmp(what, "udp") ? connect_once(&to) : query_once(&to));
+		took = strcmp(what, "udp") ? connect_once(&to) : query_once(&to);
+		printf("%ld\n", strcmp(what, "asked") ? took : now());
 		fflush(stdout);
 	}
 	return 0;

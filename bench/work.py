@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -12,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from answers import Answering
 from consumers import PORT, BenchError, running, said
 
+from arbiter.kernel import conntrack
+from arbiter.kernel.netlink import ack_request
 from arbiter.lab import Lab
 from arbiter.lab.config import SERVER4
 
@@ -57,10 +61,33 @@ class Bench:
             said(process, "up\n", "the crowd of processes")
             yield
 
+    def forget(self) -> None:
+        """No connection of before is known any more: each is a new one for who comes next."""
+
+        def flush() -> None:
+            with conntrack.open_netfilter() as sock:
+                ack_request(sock, conntrack.CT_DELETE, 0, bytes(4), "forgetting connections")
+
+        self.lab.inside(flush)
+
     def latency(self, kind: str, count: int) -> Latency:
         """Of `count` connections: `same`, `fresh` or `udp`, see work.c."""
         times = sorted(int(line) / 1000 for line in self._run(kind, str(count)).split())
         return Latency(statistics.median(times), times[int(len(times) * 0.99)])
+
+    def answered(self, socket: Path, count: int) -> float:
+        """Median microseconds from an answer to the end of connect(), of a program that no rule
+        knows. `socket` is the daemon's."""
+        stranger = self._program.with_name("stranger")
+        if not stranger.exists():
+            shutil.copy(self._program, stranger)
+        with Answering(socket) as prompt:
+            ends = [int(line) for line in self._run("asked", str(count), program=stranger).split()]
+        if len(prompt.at) != len(ends):
+            raise BenchError(f"{len(ends)} connections, and {len(prompt.at)} answers")
+        return statistics.median(
+            end / 1000 - at * 1e6 for at, end in zip(prompt.at, ends, strict=True)
+        )
 
     def rate(self) -> int:
         """The largest of RATES at which no new flow got lost; 0 where some did at the least."""
@@ -86,8 +113,9 @@ class Bench:
 
         return self.lab.inside(ask, "wifi")
 
-    def _run(self, *words: str) -> str:
-        argv = ["taskset", "-c", str(self._cpu), str(self._program), *words, SERVER4, str(PORT)]
+    def _run(self, *words: str, program: Path | None = None) -> str:
+        program = program or self._program
+        argv = ["taskset", "-c", str(self._cpu), str(program), *words, SERVER4, str(PORT)]
         done = self.lab.run(argv, timeout=600)
         if done.returncode:
             raise BenchError(f"the client failed ({' '.join(words)}): {done.stderr.strip()}")
