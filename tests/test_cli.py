@@ -266,6 +266,21 @@ def test_status_is_one_object_with_stable_keys_and_a_table_for_people(
     ]
 
 
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        ("ask", "ask; without an answer: deny"),
+        ("enforce", "enforce; without a rule: deny"),
+        ("observe", "observe; what no rule decides is let go, and recorded"),
+    ],
+)
+def test_the_mode_says_what_becomes_of_what_no_rule_decides(
+    arbiter: Callable[..., Done], daemon: ScriptedDaemon, mode: str, text: str
+) -> None:
+    daemon.status = msgspec.structs.replace(daemon.status, mode=mode, fallback="deny")
+    assert arbiter("status").out.splitlines()[0].split(None, 1)[1] == text
+
+
 # --- answer ---------------------------------------------------------------------------------
 
 

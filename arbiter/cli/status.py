@@ -35,7 +35,7 @@ def _lines(status: protocol.Status) -> list[tuple[str, str]]:
     count = status.counters.get
     lost = count("dropped_full", 0) + count("dropped_socket", 0)
     return [
-        ("mode", f"{status.mode}; without an answer: {status.fallback}"),
+        ("mode", f"{status.mode}; {_otherwise(status)}"),
         ("firewall", f"{status.backend}, queue {status.queue}; absent: {status.when_absent}"),
         ("up", _span(status.uptime)),
         ("rules", str(status.rules)),
@@ -52,6 +52,15 @@ def _lines(status: protocol.Status) -> list[tuple[str, str]]:
         ("queued", f"{count('queued', 0)} packets, {lost} lost by the kernel"),
         ("records", f"{count('records_lost', 0)} lost"),
     ]
+
+
+def _otherwise(status: protocol.Status) -> str:
+    """What becomes of a connection that no rule decides."""
+    if status.mode == Mode.OBSERVE:
+        return "what no rule decides is let go, and recorded"
+    if status.mode == Mode.ENFORCE:
+        return f"without a rule: {status.fallback}"
+    return f"without an answer: {status.fallback}"
 
 
 def _undecided(status: protocol.Status) -> list[tuple[str, str]]:
