@@ -11,7 +11,8 @@
 --     SELECT datetime(time, 'unixepoch', 'localtime'), app, daddr, dport, decision, reason
 --     FROM decisions ORDER BY time DESC LIMIT 20;
 
--- One row per remembered rule. Rows are retired, never deleted: this is the history, too.
+-- One row per remembered rule. Rows are retired: this is the history, too. What retention deletes of
+-- those that have ended, it deletes with their changes (arbiter/store/endedrules.py).
 CREATE TABLE rules (
     id             INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice: records name rules by it
     line           TEXT NOT NULL,     -- the rule, canonical one-line form: the only source of truth
@@ -46,6 +47,8 @@ CREATE TABLE rules (
 CREATE UNIQUE INDEX rules_once ON rules (layer, conditions, ifnull(pid, 0), ifnull(start, 0))
     WHERE retired IS NULL;
 CREATE INDEX rules_app ON rules (app);
+CREATE INDEX rules_retired ON rules (retired) WHERE retired IS NOT NULL; -- what goes
+CREATE INDEX rules_replaced ON rules (replaced_by) WHERE replaced_by IS NOT NULL;
 
 -- One row per change of a rule, in order: for audit, for undo, and for the daemon to see what a
 -- command has changed (ids grow).
@@ -300,9 +303,9 @@ END;
 CREATE TABLE pruned (
     id     INTEGER PRIMARY KEY AUTOINCREMENT,
     time   REAL NOT NULL,             -- when it was deleted
-    what   TEXT NOT NULL,             -- decisions | daily | usage | runs | gaps
+    what   TEXT NOT NULL,             -- of which table; usage_days: added up into months
     before REAL NOT NULL,             -- those of before then, but for what is still needed
-    count  INTEGER NOT NULL,          -- how many
+    count  INTEGER NOT NULL,          -- how many. Old rows of this table are added up, too
     why    TEXT NOT NULL              -- age | size | asked
 ) STRICT;
 
@@ -323,7 +326,8 @@ CREATE TABLE gaps (
 ) STRICT;
 
 -- What was used: one row per day, app, user, link and SIM, counted up while connections run. Bytes
--- are those of IP packets as the link carries them, headers included; see arbiter/usage.py.
+-- are those of IP packets as the link carries them, headers included; see arbiter/usage.py. Of old
+-- months there is one row instead of those of its days: that of its first.
 --     SELECT link, sum(out_bytes + in_bytes) / 1e6 AS MB FROM usage
 --     WHERE day >= date('now', 'localtime', 'start of month') GROUP BY link;
 CREATE TABLE usage (
@@ -389,6 +393,7 @@ CREATE TABLE profile_switches (
     place        TEXT                 -- of the last row: the profile of the bound network that the
     -- machine came onto last, '' for none, NULL where nobody has looked since a person chose
 ) STRICT;
+CREATE INDEX profile_switches_undoes ON profile_switches (undoes) WHERE undoes IS NOT NULL;
 
 -- The usual questions, as views. They read the sums, but for bytes and rules. docs/audit.md has more.
 CREATE VIEW all_sums AS -- `totals` in words

@@ -58,6 +58,10 @@ class Audit(Struct, frozen=True, forbid_unknown_fields=True):
     """The database's size above which the oldest days of records go; 0 for any size."""
     keep_sums_days: int = 1095
     """How long sums by day are kept, and the daemon's runs and gaps; 0 is for ever."""
+    keep_rules_days: int = 1095
+    """How long rules that have ended are kept, with their changes; 0 is for ever."""
+    keep_usage_months: int = 120
+    """How many months of what was used are kept beside the running one; 0 is for ever."""
 
 
 def parse_syslog(text: str) -> SyslogTo:

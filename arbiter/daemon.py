@@ -374,6 +374,7 @@ class Daemon:
         if self._ready:
             keepers = (self._settings, self._links, self._policies, self._names, self._rules)
             self._service.reload(keepers)
+            self._memory.keep(self._settings.settings)
 
     # --- status ------------------------------------------------------------------
 

@@ -56,8 +56,7 @@ class Memory:
         """Raises StoreError."""
         self._dispatch = dispatch
         self._loop = asyncio.get_running_loop()
-        audit = settings.audit
-        keeping = Keeping(audit.keep_days, audit.keep_megabytes, audit.keep_sums_days)
+        keeping = _keeping(settings)
         self.writer = self._writer = Writer(database, told=self._told, keeping=keeping)
         self._outbox = Outbox(settings)
         self._session = uuid.uuid4().hex
@@ -71,6 +70,10 @@ class Memory:
         self._unmarked, self._marked = 0, time.time()
         self._kept = 0
         """How often the pipeline's word on profiles went to the store."""
+
+    def keep(self, settings: Settings) -> None:
+        """What is old is deleted as these settings say, from now on."""
+        self._writer.keep(_keeping(settings))
 
     def _told(self, text: str) -> None:
         """By the writer's thread: something is wrong with the database, or well again."""
@@ -322,3 +325,14 @@ def _tell_checkpoints(made: Future[list[Checkpoint]]) -> None:
 
 def _kept(id: int, report: Report, link: str) -> Kept:
     return Kept(id, views.record_of(report, link))
+
+
+def _keeping(settings: Settings) -> Keeping:
+    audit = settings.audit
+    return Keeping(
+        audit.keep_days,
+        audit.keep_megabytes,
+        audit.keep_sums_days,
+        audit.keep_rules_days,
+        audit.keep_usage_months,
+    )

@@ -154,7 +154,11 @@ AT_START = frozenset(
         "class_bulk",
         "class_background",
         "class_labels",
-        "audit",
+        "audit.sync",
+        "audit.when_unwritten",
+        "audit.json_lines",
+        "audit.journald",
+        "audit.syslog",
     }
 )
 """The settings that count from the next start: what is in the kernel, and its bounds, is made of
@@ -180,6 +184,8 @@ RANGES = MappingProxyType(
         "keep_days": (0, 36_500),
         "keep_megabytes": (0, 100_000_000),
         "keep_sums_days": (0, 36_500),
+        "keep_rules_days": (0, 36_500),
+        "keep_usage_months": (0, 1200),
         "class_labels": (0, classes.MAX_LABEL - len(TrafficClass) + 1),
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import structs
 
@@ -12,6 +13,7 @@ from arbiter.events import Event, SettingsChanged
 from arbiter.memory import now
 from arbiter.settings import AT_START, Settings, SettingsError
 
+AUDIT = "audit."
 log = logging.getLogger("arbiter")
 
 
@@ -38,25 +40,32 @@ class SettingsKeeper:
             self._problems = (f"the settings in force stay as they are: {text}",)
             log.error("%s", self._problems[0])
             return
-        changed = {
-            name: getattr(wanted, name)
-            for name in Settings.__struct_fields__
-            if getattr(wanted, name) != getattr(self.settings, name)
-        }
-        late = sorted(changed.keys() & AT_START)
+        before, after = _each(self.settings), _each(wanted)
+        changed = [name for name in after if after[name] != before[name]]
+        late = sorted(AT_START.intersection(changed))
         self._problems = tuple(
             f"arbiter.toml: {name} has changed and counts from the next start: restart arbiter"
             for name in late
         )
         for problem in self._problems:
             log.warning("%s", problem)
-        live = {name: value for name, value in changed.items() if name not in AT_START}
+        live = {name: after[name] for name in changed if name not in AT_START}
         for name, value in live.items():
-            log.info("setting %s is %s now, was %s", name, value, getattr(self.settings, name))
+            log.info("setting %s is %s now, was %s", name, value, before[name])
         if live:
-            self.settings = structs.replace(self.settings, **live)
+            audit = {n.removeprefix(AUDIT): v for n, v in live.items() if n.startswith(AUDIT)}
+            plain = {name: value for name, value in live.items() if not name.startswith(AUDIT)}
+            kept = structs.replace(self.settings.audit, **audit)
+            self.settings = structs.replace(self.settings, **plain, audit=kept)
             self._dispatch(SettingsChanged(now(), self.settings))
 
     def problems(self) -> tuple[str, ...]:
         """What of the settings is not in force, each with its next step."""
         return self._problems
+
+
+def _each(settings: Settings) -> dict[str, Any]:
+    """Every setting by its name in the file: those of the table as `audit.sync`."""
+    found = structs.asdict(settings)
+    del found["audit"]
+    return found | {AUDIT + name: value for name, value in structs.asdict(settings.audit).items()}

@@ -18,8 +18,10 @@ from auditscene import BEGAN, CURL, record
 from click.testing import CliRunner
 
 from arbiter import cli
+from arbiter.rules import parse
 from arbiter.store import Store, Writer
 from arbiter.store.sums import DAY
+from arbiter.usage import Account, Batch, Used
 
 DAY0 = BEGAN - BEGAN % DAY
 
@@ -82,7 +84,9 @@ def test_pruning_says_what_it_would_do_and_does_it(audit: Run) -> None:
     assert audit("--all", "--json").err == f"arbiter: {note}"
     assert audit("--since", local(2), "--json").err == ""
     again = json.loads(audit("prune", "--older-than", local(2.7), "--json").out)
-    assert again == {"before": DAY0 + 2 * DAY, "records": 0, "deleted": True}
+    assert again == {
+        "before": DAY0 + 2 * DAY, "records": 0, "deleted": True, "usage_before": None, "tables": {},
+    }  # fmt: skip
 
 
 def test_sums_stay_and_say_that_days_are_whole(audit: Run) -> None:
@@ -100,7 +104,37 @@ def test_sums_stay_and_say_that_days_are_whole(audit: Run) -> None:
     assert json.loads(audit("rule", "3", "--json").out)["decision"][0]["connections"] == 8
 
 
+def test_what_else_goes_is_asked_for_by_name(audit: Run, db: Path) -> None:
+    with Store.open(db) as store:
+        for port in (1, 2, 3):
+            rule = store.remember(parse(f"allow port={port}"), by="a", created=DAY0 + port)
+            store.remove(rule.entry.id, "a", at=DAY0 + port + 10)
+        store.add_usage(Batch((Used(Account("/a"), "2001-02-03", 1),)))
+        store.lives.gap(DAY0, DAY0 + 5, 1, "a test")
+    argv = ("prune", "--what", "rules", "--what", "usage", "--older-than", local(2.7))
+    assert audit(*argv, "--dry-run").out.splitlines() == [
+        "2 rules that ended before 2026-11-20 would be deleted",  # records name the third
+        "1 rows of usage of before 2026-10-01 would be deleted",
+    ]
+    told = json.loads(audit(*argv, "--json").out)
+    assert (told["before"], told["records"], told["deleted"]) == (DAY0 + 2 * DAY, 0, True)
+    assert told["usage_before"][8:] == "01"
+    assert told["tables"] == {"rules": 2, "rule_changes": 4, "usage": 1}
+    assert audit(*argv).out == "nothing of rules and usage is older than that\n"
+    assert "1 rows of gaps of before 2026-11-20 are deleted" in (
+        audit("prune", "--what", "sums", "--older-than", local(2.7)).out
+    )
+    assert ids(audit("--json")) == [1, 2, 3, 4, 5, 6, 7, 8]
+    said = audit("verify").out
+    assert "rules: 2 rows of before 2026-11-20" in said
+    assert "usage: 1 rows of before " in said
+    assert audit("verify").code == 0
+
+
 def test_what_cannot_be_asked_is_usage(audit: Run) -> None:
+    none = audit("prune", "--what", "rules")
+    assert (none.code, "give --older-than TIME with it" in none.err) == (2, True)
+    assert audit("prune", "--what", "all", "--older-than", "9d").code == 2
     assert audit("prune", "--older-than", "soon").code == 2
     assert audit("--limit", "3", "prune").code == 2
 
@@ -131,7 +165,14 @@ def test_vacuum_gives_room_back_and_lets_pages_be_given_back_from_then_on(
     with Store.open(db) as store:
         assert store._db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
     assert " became " in audit("vacuum").out
-    assert ids(audit("--json")) == [1, 2, 3, 4, 5, 6, 7, 8]
+    with Store.open(db) as store:  # what is in the log only counts, too
+        store.record(record(DAY0 - BEGAN + n, "allow", "rule") for n in range(300))
+        log = db.with_name(db.name + "-wal").stat().st_size
+        assert log > 100_000
+        sizes = json.loads(audit("vacuum", "--json").out)
+        assert sizes["before"] >= log + 100_000
+        store.retention.vacuum()
+    assert len(ids(audit("--all", "--json"))) == 308
 
 
 def test_pruning_and_a_daemon_that_writes_do_not_lose_each_others_work(db: Path) -> None:

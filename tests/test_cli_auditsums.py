@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from auditscene import BEGAN, CURL, FIREFOX, SYNC, record, store_day
 from click.testing import CliRunner
 
 from arbiter import cli
+from arbiter.auditsettings import Audit
 from arbiter.records import json_list
 from arbiter.rules import parse
-from arbiter.store import Store
+from arbiter.store import Store, migrate
 from arbiter.usage import Account, Batch, Used
 
 PAGE = (Path(__file__).parents[1] / "docs" / "audit.md").read_text()
@@ -207,3 +209,22 @@ def test_every_view_and_table_is_documented(reader: sqlite3.Connection) -> None:
         assert name.startswith("sqlite_") or name in PAGE, f"docs/audit.md does not have {name}"
     for (column,) in reader.execute("SELECT name FROM pragma_table_info('decisions')"):
         assert column in PAGE, f"docs/audit.md does not have {column}"
+
+
+def test_the_page_says_of_each_table_how_long_it_is_kept() -> None:
+    """And names for it only settings that there are, with their defaults."""
+    begin = PAGE.index("## How long records are kept")
+    part = PAGE[begin : PAGE.index("## Replay")]
+    lines = [line.split("|")[1:-1] for line in part.splitlines() if line.startswith("| `")]
+    told = {name: kept for names, _, kept in lines for name in re.findall(r"`(\w+)`", names)}
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(migrate.schema())
+        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        tables = {name for (name,) in db.execute(sql)}
+    assert told.keys() == tables
+    settings = {name for name in Audit.__struct_fields__ if name.startswith("keep_")}
+    assert settings == set(re.findall(r"`(keep_\w+)`", " ".join(told.values())))
+    for name in ("keep_days", "keep_usage_months"):
+        where = re.search(rf"`{name}` \((\d+)\)", part)
+        assert where is not None and int(where[1]) == getattr(Audit(), name)
+    assert Audit().keep_sums_days == Audit().keep_rules_days == 3 * 365, "three years"

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from arbiter import cli
 from arbiter.rules import parse
-from arbiter.store import Kept, Store
+from arbiter.store import Kept, Store, migrate
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_first_broken_record_is_named_with_its_time(db: Path) -> None:
 
 def test_programs_get_stable_keys(db: Path) -> None:
     found = json.loads(run(db, "--json").stdout)
-    assert list(found) == ["intact", "chains", "broken"]
+    assert list(found) == ["intact", "chains", "broken", "pruned"]
     assert (found["intact"], found["broken"]) == (True, [])
     assert list(found["chains"][0]) == [
         "table", "records", "older", "first", "last", "hash", "cleared", "lost", "broken",
@@ -137,7 +137,36 @@ def test_a_database_that_is_not_there_or_none_is_refused(tmp_path: Path) -> None
     (tmp_path / "x.db").write_text("no database" * 500)
     done = run(tmp_path / "x.db")
     assert done.exit_code == 1
+    assert done.stderr.startswith("arbiter: not verified: cannot open the database: ")
     assert "damaged or not a database" in done.stderr
+    done = run(tmp_path / "x.db", "--json")
+    found = json.loads(done.stdout)
+    assert (done.exit_code, list(found), found["intact"]) == (1, ["intact", "error"], None)
+    assert "damaged or not a database" in found["error"]
+
+
+def test_a_database_of_an_older_schema_is_left_as_it_is_and_a_copy_can_be_upgraded(
+    db: Path, tmp_path: Path
+) -> None:
+    """As the error says it."""
+    change(db, "PRAGMA user_version = 9")
+    for index in ("rules_retired", "rules_replaced", "profile_switches_undoes"):
+        change(db, f"DROP INDEX {index}")
+    for argv in ((), ("--json",)):
+        done = run(db, *argv)
+        assert done.exit_code == 1
+        assert f"it has schema 9, older than {migrate.VERSION}" in done.output
+    step = (
+        f"start the daemon once: it upgrades it; or upgrade a copy: sqlite3 {db} '.backup copy.db'"
+    )
+    assert f"{step}, then arbiter audit vacuum --db copy.db" in run(db).stderr
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(db)) as old, closing(sqlite3.connect(copy)) as new:
+        old.backup(new)
+    done = CliRunner().invoke(cli.cli, ["audit", "vacuum", "--db", str(copy)])
+    assert done.exit_code == 0, done.output
+    assert run(copy).exit_code == 0
+    assert run(db).exit_code == 1
 
 
 SHOWN = """
@@ -166,6 +195,7 @@ def test_long_work_shows_its_progress_on_a_terminal_and_only_there(db: Path) -> 
             said = out.read()
         assert program.wait(20) == 0
     assert b"verifying" in shown
+    assert b"checking the sums" in shown
     assert b"hold together" in said
     quiet = subprocess.run(argv, capture_output=True, text=True, timeout=30)
     assert (quiet.returncode, quiet.stderr) == (0, "")

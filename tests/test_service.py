@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 from msgspec import structs
 
+from arbiter.auditsettings import Audit
 from arbiter.events import Event, LinksChanged, Notify, SettingsChanged
 from arbiter.kernel.queue import Counters, Queue
 from arbiter.model import Link, Now
@@ -259,9 +260,13 @@ def test_every_setting_is_either_live_or_of_the_start() -> None:
         "asks_per_user": "100", "asks_total": "1000", "packets_per_flow": "3",
         "packets_held": "100", "ask_ttl": "99.0", "class_interactive": '"ef 0:6"',
         "class_bulk": '"af12 0:2"', "class_background": '"le 0:1"', "class_labels": "50",
-        "audit": "{ sync = true }",
+        "audit.sync": "true", "audit.when_unwritten": '"pass"', "audit.json_lines": '"/x"',
+        "audit.journald": "true", "audit.syslog": '"unix:/x"', "audit.keep_days": "9",
+        "audit.keep_megabytes": "9", "audit.keep_sums_days": "9", "audit.keep_rules_days": "9",
+        "audit.keep_usage_months": "9",
     }  # fmt: skip
-    assert texts.keys() == set(Settings.__struct_fields__)
+    plain = {name for name in Settings.__struct_fields__ if name != "audit"}
+    assert texts.keys() == plain | {f"audit.{name}" for name in Audit.__struct_fields__}
     for name, text in texts.items():
         pipeline = Pipeline(Settings())
         made = SettingsKeeper(Settings(), partial(load, f"{name} = {text}\n", "x"), into(pipeline))

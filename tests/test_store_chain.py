@@ -359,6 +359,8 @@ def test_a_chain_that_was_written_anew_is_told_by_a_checkpoint_here_or_elsewhere
     written_anew(path, 5)
     assert broken(path) == ("checkpoint", "decisions", 6)
     change(path, "DELETE FROM checkpoints")
+    assert broken(path) == ("deleted", "checkpoints", None)
+    change(path, "DELETE FROM sqlite_sequence WHERE name = 'checkpoints'")
     assert verified(path).broken == [], "the whole of it can be forged"
     assert broken(path, kept) == ("checkpoint", "decisions", 6)
 
@@ -371,6 +373,8 @@ def test_a_checkpoint_of_rows_that_were_cut_off_is_told(path: Path) -> None:
     change(path, sql + " WHERE name = 'decisions'")
     assert broken(path) == ("checkpoint", "decisions", 12)
     change(path, "DELETE FROM checkpoints")
+    assert broken(path) == ("deleted", "checkpoints", None)
+    change(path, "DELETE FROM sqlite_sequence WHERE name = 'checkpoints'")
     assert verified(path).broken == []
     assert broken(path, kept) == ("checkpoint", "decisions", 12)
 
@@ -455,6 +459,7 @@ def test_rows_of_an_older_schema_are_told_and_not_proven(path: Path) -> None:
     """As the step to schema 8 leaves them."""
     change(path, "UPDATE decisions SET hash = NULL")
     change(path, "DELETE FROM checkpoints")
+    change(path, "DELETE FROM sqlite_sequence WHERE name = 'checkpoints'")
     begun = "UPDATE chains SET first = 13, last = 12, hash = NULL, count = 0"
     change(path, f"{begun} WHERE name = 'decisions'")
     assert (verified(path).broken, verified(path).chains[0].older) == ([], 12)
@@ -561,6 +566,31 @@ def test_a_table_with_values_of_other_types_is_no_traceback(path: Path) -> None:
     change(path, "CREATE TABLE decisions AS SELECT *, 'x' AS more FROM old")
     change(path, "UPDATE decisions SET id = 'one', hash = 'two', time = 9e999")
     assert broken(path) == ("schema", "decisions", None)
+
+
+@pytest.mark.parametrize("table", ["checkpoints", "runs", "gaps", "profile_switches"])
+def test_rows_without_a_chain_that_are_gone_are_counted(path: Path, table: str) -> None:
+    with Store.open(path) as store:
+        for turn in range(3):
+            store.lives.begin(BEGAN + turn)
+            store.lives.gap(BEGAN, BEGAN, 0, "a test")
+            store.record([record(600 + turn)])
+            store.evidence.checkpoint("day", BEGAN)
+            store.profiles.add(f"p{turn}", (), BEGAN, Author("a"))
+            store.profiles.use(f"p{turn}", BEGAN, Author("a"))
+    assert verified(path).broken == []
+    change(path, f"DELETE FROM {table} WHERE id IN (1, 3)")
+    (found,) = verified(path).broken
+    assert (found.what, found.table) == ("deleted", table)
+    assert found.text == f"{table}: 2 rows are gone that retention has not deleted"
+    told = "INSERT INTO pruned (time, what, before, count, why) VALUES (1, ?, 1, 3, '')"
+    change(path, told, table)
+    (found,) = verified(path).broken
+    assert "1 rows more are there, or were deleted, than ever were given an id" in found.text
+    change(path, "UPDATE pruned SET count = 2")
+    assert verified(path).broken == []
+    change(path, "UPDATE sqlite_sequence SET seq = 'x'")
+    assert {one.what for one in verified(path).broken} == {"deleted"}
 
 
 def test_a_time_without_end_is_none(path: Path) -> None:

@@ -21,9 +21,10 @@ from arbiter.settings import Settings
 from arbiter.store import Store, Writer, tidying
 from arbiter.store.database import WAL_KEPT
 from arbiter.store.filters import Wanted
+from arbiter.store.pruned import pruned_before
 from arbiter.store.retention import Keeping, Plan, asked
 from arbiter.store.rows import Kept
-from arbiter.store.sums import DAY, pruned_before
+from arbiter.store.sums import DAY
 from arbiter.usage import Account, Batch, Used
 
 DAY0 = BEGAN - BEGAN % DAY
@@ -75,7 +76,7 @@ def test_old_records_go_and_their_sums_stay(store: Store) -> None:
 def test_a_span_that_begins_in_a_day_that_went_counts_that_day_whole(store: Store) -> None:
     store.record([at(1.1), at(1.6), at(2.5), at(99)])
     carry_out(store, Plan(DAY0 + 3 * DAY))
-    assert pruned_before(store._db) == DAY0 + 3 * DAY
+    assert pruned_before(store._db, "decisions") == DAY0 + 3 * DAY
     for since, until, count in ((1.5, None, 4), (2.2, 2.7, 1), (1.9, 2.1, 3), (None, 1.2, 2)):
         wanted = Wanted(
             None if since is None else DAY0 + since * DAY,
@@ -105,7 +106,7 @@ def test_the_last_id_is_never_given_twice(store: Store) -> None:
     assert store.lives.begin(NOW) == 5
 
 
-def test_old_runs_gaps_and_sums_go_and_rules_and_usage_stay(store: Store) -> None:
+def test_old_runs_gaps_and_sums_go_and_rules_stay(store: Store) -> None:
     store.lives.begin(DAY0)
     store.lives.end(DAY0 + 5)
     store.lives.begin(NOW)
@@ -115,7 +116,7 @@ def test_old_runs_gaps_and_sums_go_and_rules_and_usage_stay(store: Store) -> Non
     store.sweep(NOW, "", "")
     store.add_usage(Batch((Used(Account("/a", "u", "", ""), "2001-01-01", 1, 1, 1, 1, 1),)))
     store.record([at(1), at(60), at(99)])
-    carry_out(store, store.retention.plan(Keeping(days=0, sums_days=50), NOW))
+    carry_out(store, store.retention.plan(Keeping(0, 0, 50, 0, 0), NOW))
     assert days(store) == [1, 60, 99], "0 keeps records for ever"
     assert rows(store, "SELECT started FROM runs") == [(NOW,)]
     assert rows(store, "SELECT why FROM gaps") == [("to now",)]
@@ -178,7 +179,7 @@ def test_only_what_is_old_goes_and_no_sum_changes(
         )
         sums = rows(store, "SELECT * FROM all_sums ORDER BY 1, 7, 9")
         old = {kept.id: kept for kept in store.records.passing(Wanted())}
-        plan = asked(DAY0 + cut * DAY + 77, store.retention.plan(Keeping(), NOW))
+        plan = asked(DAY0 + cut * DAY + 77, NOW)
         told = store.retention.count(plan)["decisions"]
         carry_out(store, plan)
         left = {kept.id: kept for kept in store.records.passing(Wanted())}

@@ -357,7 +357,7 @@ def version(path: Path) -> int:
     return found
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7, 8, 9])
 def test_records_of_an_earlier_version_are_kept_and_say_less(path: Path, version: int) -> None:
     with Store.open(made(path, version)) as store:
         (record,) = store.decisions()

@@ -11,48 +11,79 @@ import click
 from arbiter.budgets import size_text
 from arbiter.cli.common import db_option, fail, json_option, show_json
 from arbiter.cli.rulestore import open_store
+from arbiter.cli.ruleswords import when
 from arbiter.cli.times import moment
+from arbiter.protocol import clean
 from arbiter.store import Store
+from arbiter.store.pruned import Gone
 from arbiter.store.retention import Keeping, Plan, asked
 from arbiter.store.sums import DAY
 
 SHARE = 2.0
 """After a step the database is left to others for so many times as long."""
+WHAT = ("records", "sums", "rules", "usage")
 
 
 @click.command()
+@click.option(
+    "--what",
+    "what",
+    type=click.Choice(WHAT),
+    multiple=True,
+    default=("records",),
+    show_default=True,
+    help="What is deleted. Repeatable.",
+)
 @click.option(
     "--older-than",
     "before",
     callback=moment,
     metavar="TIME",
-    default=f"{Keeping().days}d",
-    show_default=True,
-    help="Records before then: 90d, 2026-11-19, ...",
+    help=f"What is of before then: 90d, 2026-11-19, ... Of records {Keeping().days}d unless given.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how many.")
 @db_option
 @json_option
-def prune(before: float, dry_run: bool, db: Path, as_json: bool) -> None:
+def prune(
+    what: tuple[str, ...], before: float | None, dry_run: bool, db: Path, as_json: bool
+) -> None:
     """Delete old records; what they add up to stays in the sums.
 
     Whole days (UTC) are deleted. Records of open connections stay, and of what nobody decided the
     last of each kind, for `arbiter rules review`. The daemon may run: it does the same by itself,
-    as `audit.keep_days` says.
+    as `audit.keep_days` and the settings beside it say.
+
+    Of `sums` those by day are deleted, with the daemon's runs, gaps and switches of profiles; of
+    `rules` those that ended before, with their changes, but none that a record names; of `usage`
+    whole months, but never this one nor the one before.
     """
-    plan = asked(before, Plan())
+    if before is None and set(what) != {"records"}:
+        fail("--what: give --older-than TIME with it, as --older-than 365d", 2)
+    now = time.time()
+    plan = asked(now - Keeping().days * DAY if before is None else before, now, what)
     with open_store(db, readonly=dry_run) as store:
-        gone = store.retention.count(plan)["decisions"] if dry_run else _carry_out(store, plan)
-    day = _day(plan.records)
+        gone = store.retention.count(plan) if dry_run else _carry_out(store, plan)
+    gone = {table: count for table, count in gone.items() if count}
+    before_day = max(plan.records, plan.sums, plan.rules)
     if as_json:
-        show_json({"before": plan.records, "records": gone, "deleted": not dry_run})
-    elif dry_run:
-        click.echo(f"{gone} records of before {day} would be deleted; their sums would stay")
-    else:
-        click.echo(f"{gone} records of before {day} are deleted; their sums stay")
+        records = gone.get("decisions", 0)
+        told = {"before": before_day or None, "records": records, "deleted": not dry_run}
+        show_json(told | {"usage_before": plan.usage or None, "tables": gone})
+        return
+    done = "would be deleted" if dry_run else "are deleted"
+    if "records" in what:
+        stay = "; their sums would stay" if dry_run else "; their sums stay"
+        count = gone.pop("decisions", 0)
+        click.echo(f"{count} records of before {_day(plan.records)} {done}{stay}")
+    for table, count in gone.items():
+        rows = "rules that ended" if table == "rules" else f"rows of {table} of"
+        of = plan.usage if table == "usage" else _day(before_day)
+        click.echo(f"{count} {rows} before {of} {done}")
+    if not gone and "records" not in what:
+        click.echo(f"nothing of {' and '.join(what)} is older than that")
 
 
-def _carry_out(store: Store, plan: Plan) -> int:
+def _carry_out(store: Store, plan: Plan) -> dict[str, int]:
     """Step by step, so that the daemon's writing gets its turns."""
     store.retention.begin()
     more = True
@@ -61,7 +92,21 @@ def _carry_out(store: Store, plan: Plan) -> int:
         more = store.retention.step(plan, time.time())
         if more:
             time.sleep(SHARE * (time.monotonic() - started))
-    return store.retention.gone
+    return dict(store.retention.gone)
+
+
+def pruned_text(gone: Gone) -> str:
+    """What retention did to a table, in a line."""
+    rows = f"{gone.count} rows of before {when(gone.before)}"
+    if gone.what == "usage_days":
+        return f"usage: {rows} are added up into months"
+    return f"{clean(gone.what)}: {rows} are deleted"
+
+
+def _file_size(path: Path) -> int:
+    """Bytes of the database, with those in its log that are not in it yet."""
+    log = path.with_name(path.name + "-wal")
+    return path.stat().st_size + (log.stat().st_size if log.exists() else 0)
 
 
 @click.command()
@@ -74,10 +119,10 @@ def vacuum(db: Path, as_json: bool) -> None:
     memory, answers hold for once, and rules must wait. Needs as much room again on the disk.
     """
     with open_store(db) as store:
-        before = store.path.stat().st_size
+        before = _file_size(store.path)
         started = time.monotonic()
         store.retention.vacuum()
-        after = store.path.stat().st_size
+        after = _file_size(store.path)
     took = time.monotonic() - started
     if as_json:
         show_json({"before": before, "after": after, "seconds": round(took, 1)})

@@ -11,15 +11,17 @@ from typing import Any
 import click
 from msgspec import structs
 
+from arbiter.cli.auditprune import pruned_text
 from arbiter.cli.common import db_option, fail, json_option, show_json
-from arbiter.cli.rulestore import open_store
 from arbiter.cli.ruleswords import when
 from arbiter.protocol import clean
-from arbiter.store import Store
+from arbiter.store import Store, StoreError
 from arbiter.store.checkpoints import Point, read_point
 from arbiter.store.verify import Verified
 from arbiter.store.walk import Broken, Checked
 
+ERROR = 2000
+"""Characters of an error that are shown."""
 LONG = 100_000
 """Rows from which on a bar shows the progress: fewer take a second."""
 
@@ -49,11 +51,18 @@ def _point(text: str) -> Point:
 def verify(points: list[Point], db: Path, as_json: bool) -> None:
     """Check that no record and no change of a rule was changed, removed or put in.
 
-    Exit code 0: the evidence is intact; 1: it is not, and the first broken row is named. What this
-    proves, and what only a checkpoint kept elsewhere proves: docs/audit.md.
+    Exit code 0: the evidence is intact; 1: it is not, and the first broken row is named, or it
+    could not be read ("intact" is null in JSON then). What this proves, and what only a checkpoint
+    kept elsewhere proves: docs/audit.md.
     """
-    with open_store(db, readonly=True) as store, _progress(store) as tick:
-        found = store.evidence.verify(points, tick)
+    try:
+        with Store.open(db, readonly=True) as store, _progress(store) as (tick, stage):
+            found = store.evidence.verify(points, tick, stage)
+    except StoreError as error:
+        if as_json:
+            show_json({"intact": None, "error": clean(str(error), ERROR)})
+            sys.exit(1)
+        fail(f"not verified: {clean(str(error), ERROR)}")
     if as_json:
         show_json(_object(found))
     else:
@@ -66,19 +75,29 @@ def verify(points: list[Point], db: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def _progress(store: Store) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where it is a terminal and the work is long."""
+def _progress(store: Store) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
+    """A bar on stderr where it is a terminal and the work is long: it fills with the rows, and
+    then goes to and fro while SQLite checks what nobody can count."""
     size = store.evidence.size()
     if size < LONG or sys.stderr is None or not sys.stderr.isatty():
-        yield lambda rows: None
+        yield lambda rows: None, lambda what: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=size)
-        yield lambda rows: bar.advance(task, rows)
+        task = bar.add_task("verifying", total=size)
+
+        def stage(what: str) -> None:
+            bar.reset(task, start=True, total=None, completed=0, description=f"checking {what}")
+
+        yield lambda rows: bar.advance(task, rows), stage
 
 
 # --- shown ----------------------------------------------------------------------------------
@@ -93,6 +112,8 @@ def _lines(found: Verified, points: list[Point]) -> Iterator[str]:
             yield f"{chain.table}: rows up to {chain.cleared} were cleared away by retention"
         if chain.lost:
             yield f"{chain.table}: {chain.lost} ids have no record, as gaps tell"
+    for gone in found.pruned:
+        yield pruned_text(gone)
     if points and not found.broken:
         yield (
             f"they agree with the {len(points)} checkpoints given"
@@ -120,6 +141,7 @@ def _object(found: Verified) -> dict[str, Any]:
             for chain in found.chains
         ],
         "broken": [_broken(broken) for broken in found.broken],
+        "pruned": [structs.asdict(gone) for gone in found.pruned],
     }
 
 

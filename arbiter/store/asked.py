@@ -12,8 +12,10 @@ from arbiter.records import Running
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.store.checkpoints import Checkpoint
 from arbiter.store.records import LookedUp
+from arbiter.store.retention import Keeping
 from arbiter.store.rows import Author, Remembered
 from arbiter.store.store import Store
+from arbiter.store.tidying import Tidying
 from arbiter.usage import OpenFlow, Used
 
 T = TypeVar("T")
@@ -25,6 +27,13 @@ class Asked(ABC):
     @abstractmethod
     def _submit(self, work: Callable[[Store], T]) -> Future[T]:
         """Have the thread do it, in turn."""
+
+    _tidying: Tidying
+
+    def keep(self, keeping: Keeping) -> None:
+        """What is old is deleted by this from now on."""
+        self._tidying.keep(keeping)
+        self._submit(lambda store: None)  # the thread looks what is due
 
     # --- names ------------------------------------------------------------------------------
 

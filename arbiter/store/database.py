@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sqlite3
 import stat
 import time
@@ -198,7 +199,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, readonly: bool, busy: f
             "cannot read the database",
             path,
             f"it has schema {version}, older than {migrate.VERSION}",
-            "start the daemon once: it upgrades it",
+            "start the daemon once: it upgrades it; or upgrade a copy:"
+            f" sqlite3 {shlex.quote(str(path))} '.backup copy.db',"
+            " then arbiter audit vacuum --db copy.db",
         )
     if not readonly:
         _close_to_others(path)

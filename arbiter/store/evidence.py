@@ -37,7 +37,10 @@ class Evidence:
         return sum(end.last for end in ends if end is not None)
 
     def verify(
-        self, outside: Iterable[Point] = (), tick: Callable[[int], None] = lambda rows: None
+        self,
+        outside: Iterable[Point] = (),
+        tick: Callable[[int], None] = lambda rows: None,
+        stage: Callable[[str], None] = lambda what: None,
     ) -> Verified:
         """Whether it holds, as `verify.verify`."""
-        return verify(self._db, self._path, outside, tick)
+        return verify(self._db, self._path, outside, tick, stage)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from arbiter.store.errors import UnsuitableError
 from arbiter.store.rows import Change
@@ -34,6 +34,8 @@ class Step(Struct, frozen=True):
     changes: tuple[Change, ...]
     undone: bool = False
     """A later step took it back."""
+    whole: bool = True
+    """All its changes are there: retention has deleted none of that time."""
 
     @property
     def undoes(self) -> int | None:
@@ -75,9 +77,9 @@ def again(changes: Iterable[Change]) -> dict[int, int]:
     return {int(match[2]): id for match, id in found if match and match[2]}
 
 
-def steps(changes: Iterable[Change]) -> list[Step]:
+def steps(changes: Iterable[Change], whole_from: float = 0.0) -> list[Step]:
     """The steps that made these changes, in order; `undone` of those that a later one took back
-    and that no later one brought again."""
+    and that no later one brought again, `whole` from this epoch second on."""
     found: list[list[Change]] = []
     for change in changes:
         last = found[-1][-1] if found else None
@@ -91,12 +93,18 @@ def steps(changes: Iterable[Change]) -> list[Step]:
             found[-1].append(change)
         else:
             found.append([change])
-    made = [Step(c[0].id, c[0].time, c[0].by, c[0].by_uid, c[0].frontend, tuple(c)) for c in found]
+    made = [
+        Step(
+            *(c[0].id, c[0].time, c[0].by, c[0].by_uid, c[0].frontend, tuple(c)),
+            whole=c[0].time >= whole_from,
+        )
+        for c in found
+    ]
     undone: set[int] = set()
     for step in reversed(made):
         if step.undoes is not None and step.id not in undone:
             undone.add(step.undoes)
-    return [Step(s.id, s.time, s.by, s.by_uid, s.frontend, s.changes, s.id in undone) for s in made]
+    return [structs.replace(step, undone=step.id in undone) for step in made]
 
 
 def choose(made: Sequence[Step], id: int | None, what: str, path: Path) -> Step:
@@ -112,6 +120,7 @@ def choose(made: Sequence[Step], id: int | None, what: str, path: Path) -> Step:
             step
             for step in reversed(made)
             if step.by_hand
+            and step.whole
             and step.undoes is None
             and not step.undone
             # What it added has ended by itself, all of it: there is nothing to take back.
@@ -120,12 +129,16 @@ def choose(made: Sequence[Step], id: int | None, what: str, path: Path) -> Step:
         found, why = next(able, None), "there is nothing to undo"
     else:
         found, why = next((step for step in made if step.id == id), None), "there is no such step"
+    next_step = "see `arbiter rules history`"
+    if found is not None and not found.whole:
+        found, why = None, "rules that ended then are deleted by now (audit.keep_rules_days)"
+        next_step = "change the rules that are in force: `arbiter rules list`"
     if found is not None and found.undone:
         found, why = None, "it was undone already"
     if found is not None and not found.by_hand:
         found, why = None, "nobody did it: its rules ended by themselves"
     if found is None:
-        raise UnsuitableError(what, path, why, "see `arbiter rules history`")
+        raise UnsuitableError(what, path, why, next_step)
     return found
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x41726274
 """PRAGMA application_id: "Arbt"."""
-VERSION = 9
+VERSION = 10
 """PRAGMA user_version of schema.sql."""
 _CHECKED = ("rules", "rule_changes", "profiles", "profile_networks", "profile_switches")
 TABLES = frozenset(
@@ -44,6 +44,7 @@ STEPS: Mapping[int, str | Callable[[Database], None]] = MappingProxyType(
         6: steps.TO_7,
         7: steps.TO_8,
         8: sumstep.TO_9,
+        9: steps.TO_10,
     }
 )
 """How to get from a version to the next, by the version it starts from; version 1 is the first.

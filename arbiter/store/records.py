@@ -16,6 +16,7 @@ from arbiter.records import Record, read_list, utf8
 from arbiter.store import audit, filters, narrow, rows, sums
 from arbiter.store.errors import explained
 from arbiter.store.filters import Wanted
+from arbiter.store.pruned import pruned_before
 from arbiter.store.rows import Ended, Kept, Missing
 from arbiter.store.sums import Group
 
@@ -100,7 +101,7 @@ class Records:
     def pruned_before(self) -> float:
         """The epoch second before which single records were deleted; 0 for never."""
         with explained(self._path, "cannot read what was pruned"):
-            return sums.pruned_before(self._db)
+            return pruned_before(self._db, "decisions")
 
     def gaps(self, since: float, until: float | None) -> list[Missing]:
         """What is known to be missing of [since, until] in epoch seconds."""

@@ -1,23 +1,27 @@
 """Old rows are deleted in steps, each a short transaction; what they add up to stays in the sums.
 
-Whole days (UTC) go, the oldest ids first. Records of open connections stay, and until the sums of
-their day go so does the last record of each outcome and destination that nobody decided: a review
-reads it. `pruned` says what went, and a checkpoint of the hash chain stands before it.
+Of records whole days (UTC) go, the oldest ids first. Those of open connections stay, and until the
+sums of their day go so does the last record of each outcome and destination that nobody decided: a
+review reads it. `pruned` says what went, and a checkpoint of the hash chain stands before it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
+from collections.abc import Callable, Container
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from arbiter.events import UNDECIDED
-from arbiter.store import checkpoints
+from arbiter.store import checkpoints, endedrules, usagemonths
 from arbiter.store.chain import DECISIONS
 from arbiter.store.errors import explained
+from arbiter.store.pruned import Gone, Notes, fold
 from arbiter.store.sums import DAY, SAME_DESTINATION, SAME_OUTCOME
 from arbiter.store.transaction import writing
 
@@ -34,6 +38,29 @@ _LAST_OF_ITS_KIND = (
     f" WHERE {SAME_OUTCOME}) AND destination = (SELECT destinations.id FROM destinations"
     f" WHERE {SAME_DESTINATION}))"
 )
+_EDGE = (  # the first switch that stays: the active profile is in the last
+    "(SELECT min(ifnull((SELECT min(id) FROM profile_switches WHERE time >= :sums), max(id)),"
+    " max(id)) FROM profile_switches)"
+)
+_SWITCHES = (  # from the first on, so that none seems to be undone no more
+    f"id < {_EDGE} AND id < ifnull((SELECT min(undoes) FROM profile_switches"  # noqa: S608  # ours
+    f" WHERE id >= {_EDGE}), {_EDGE})"
+)
+_CHECKPOINTS = (  # about rows that are cleared away, but for what a row that is there follows
+    f"time < :sums AND last < (SELECT max(newest.last) FROM checkpoints AS newest"  # noqa: S608  # our names
+    f" WHERE newest.chain = checkpoints.chain AND newest.why = '{checkpoints.RETENTION}')"
+    f" AND (why <> '{checkpoints.RETENTION}' OR NOT EXISTS (SELECT 1 FROM decisions"
+    " WHERE chain = 'decisions' AND decisions.id = last + 1) AND NOT EXISTS (SELECT 1"
+    " FROM rule_changes WHERE chain = 'rule_changes' AND rule_changes.id = last + 1))"
+)
+_SUMS = (
+    ("daily", "day, outcome, destination", "day < :sums"),
+    ("runs", "id", "ended < :sums"),
+    ("gaps", "id", "time_to < :sums"),
+    ("profile_switches", "id", _SWITCHES),
+    ("checkpoints", "id", _CHECKPOINTS),
+)
+"""Tables of which rows of before `Plan.sums` go, their keys, and which rows."""
 
 
 class Keeping(Struct, frozen=True):
@@ -44,7 +71,12 @@ class Keeping(Struct, frozen=True):
     megabytes: int = 0
     """Of the database: above it the oldest days of records go, too."""
     sums_days: int = 1095
-    """Sums by day, and the daemon's runs and gaps. Sums for all time stay."""
+    """Sums by day, what was used by day, the daemon's runs and gaps, switches of profiles, and
+    checkpoints of what is cleared away. Sums for all time stay."""
+    rules_days: int = 1095
+    """Rules that have ended, from their end on, with their changes."""
+    usage_months: int = 120
+    """What was used, by month: so many months before the running one."""
 
 
 class Plan(Struct, frozen=True):
@@ -52,8 +84,14 @@ class Plan(Struct, frozen=True):
 
     records: float = 0.0
     sums: float = 0.0
+    rules: float = 0.0
+    """Rules that ended before."""
+    usage_days: str = ""
+    """Days of `usage` before this first of a month are added up into months; "" for none."""
+    usage: str = ""
+    """And months before this one are deleted."""
     why: str = "age"
-    """`age`, `size` or `asked`."""
+    """Of the records: `age` or `size`; of all: `asked`."""
 
 
 class Retention:
@@ -64,9 +102,9 @@ class Retention:
         self._rows = 100
         self._seen = 0  # the id up to which this plan has been carried out
         self._until: int | None = None  # and the one up to which it goes
-        self._note: dict[str, int] = {}  # rows of `pruned` that count up
-        self.gone = 0
-        """Rows that were deleted since `begin`."""
+        self._notes = Notes()
+        self.gone = Counter[str]()
+        """Rows that were deleted since `begin`, as `count` names them."""
 
     def plan(self, keeping: Keeping, now: float) -> Plan:
         """What goes at this epoch second. By size it is one day: ask again when that is done."""
@@ -79,19 +117,31 @@ class Retention:
                     oldest = self._oldest()
                     if oldest is not None and oldest < today:
                         records, why = max(records, _day(oldest) + DAY), "size"
-        return Plan(records, today - keeping.sums_days * DAY if keeping.sums_days else 0.0, why)
+        days, rules = keeping.sums_days, keeping.rules_days
+        sums = today - days * DAY if days else 0.0
+        return Plan(
+            records,
+            sums,
+            today - rules * DAY if rules else 0.0,
+            usagemonths.month_of(sums, now) if days else "",
+            usagemonths.months_back(now, keeping.usage_months) if keeping.usage_months else "",
+            why,
+        )
 
     def begin(self) -> None:
         """The next step is the first of a plan."""
-        self._seen, self._until, self._note, self.gone = 0, None, {}, 0
+        self._seen, self._until, self._notes, self.gone = 0, None, Notes(), Counter()
 
     def count(self, plan: Plan) -> dict[str, int]:
-        """How many rows of each table a plan would delete."""
+        """How many rows of each table a plan would delete; `usage_days`: would add up."""
         out = {}
         with explained(self._path, "cannot count what is old"):
-            for table, where, values in self._goes(plan):
+            for table, where, values in [("decisions", *_records_that_go(plan)), *_sums(plan)]:
                 sql = f"SELECT count(*) FROM {table} WHERE {where}"  # noqa: S608  # our names
                 (out[table],) = self._db.execute(sql, values).fetchone()
+            out["rules"] = endedrules.count(self._db, plan.rules)
+            out["usage_days"] = usagemonths.days(self._db, plan.usage_days)
+            out["usage"] = usagemonths.months(self._db, plan.usage)
         return out
 
     def step(self, plan: Plan, now: float) -> bool:
@@ -147,7 +197,7 @@ class Retention:
                 f"DELETE FROM decisions WHERE id > :seen AND id <= :last AND {where}",  # noqa: S608
                 {**values, "last": last},
             ).rowcount
-            self._tell("decisions", plan.records, gone, plan.why, now)
+            self._tell([Gone("decisions", plan.records, gone)], plan.why, now)
         self._seen = last
         return True
 
@@ -163,43 +213,39 @@ class Retention:
         return int(until or 0)
 
     def _others(self, plan: Plan, now: float) -> bool:
-        for table, where, values in self._goes(plan)[1:]:
-            key = "day, outcome, destination" if table == "daily" else "id"
-            sql = (
-                f"DELETE FROM {table} WHERE ({key}) IN"  # noqa: S608  # our names
-                f" (SELECT {key} FROM {table} WHERE {where} LIMIT :rows)"
-            )
-            with writing(self._db, self._path, "cannot delete old sums", durable=False):
-                gone = self._db.execute(sql, {**values, "rows": self._rows}).rowcount
-                self._tell(table, plan.sums, gone, plan.why, now)
-            if gone:
+        """A step of the first table that has something to go."""
+        rows = self._rows
+        parts: list[tuple[str, Callable[[], list[Gone]]]] = [
+            ("ended rules", partial(endedrules.step, self._db, plan.rules, rows, now)),
+            *(("sums", partial(self._sums_go, plan, table, key)) for table, key, _ in _SUMS),
+            ("days of usage", partial(usagemonths.add_up, self._db, plan.usage_days, rows)),
+            ("months of usage", partial(usagemonths.delete, self._db, plan.usage, rows)),
+        ]
+        for what, part in parts:
+            with writing(self._db, self._path, f"cannot delete old {what}", durable=False):
+                gone = part()
+                self._tell(gone, "asked" if plan.why == "asked" else "age", now)
+            if any(one.count for one in gone):
                 return True
+        if plan.sums:
+            with writing(self._db, self._path, "cannot add up what was deleted", durable=False):
+                fold(self._db, plan.sums)
         return False
 
-    def _goes(self, plan: Plan) -> list[tuple[str, str, dict[str, Any]]]:
-        """Of each table the rows that go."""
-        sums = {"sums": plan.sums}
-        where, values = _records_that_go(plan)
-        return [
-            ("decisions", where, values),
-            ("daily", "day < :sums", sums),
-            ("runs", "ended < :sums", sums),
-            ("gaps", "time_to < :sums", sums),
-        ]
-
-    def _tell(self, table: str, before: float, gone: int, why: str, now: float) -> None:
-        if not gone:
-            return
-        self.gone += gone
-        if table in self._note:
-            sql = "UPDATE pruned SET count = count + ? WHERE id = ?"
-            self._db.execute(sql, (gone, self._note[table]))
-            return
-        cursor = self._db.execute(
-            "INSERT INTO pruned (time, what, before, count, why) VALUES (?, ?, ?, ?, ?)",
-            (now, table, before, gone, why),
+    def _sums_go(self, plan: Plan, table: str, key: str) -> list[Gone]:
+        [(_, where, values)] = [one for one in _sums(plan) if one[0] == table]
+        # All at once of switches, which refer to each other: there are some thousand at most.
+        values["rows"] = -1 if table == "profile_switches" else self._rows
+        sql = (
+            f"DELETE FROM {table} WHERE ({key}) IN"  # noqa: S608  # our names
+            f" (SELECT {key} FROM {table} WHERE {where} LIMIT :rows)"
         )
-        self._note[table] = cursor.lastrowid or 0
+        return [Gone(table, plan.sums, self._db.execute(sql, values).rowcount)]
+
+    def _tell(self, gone: list[Gone], why: str, now: float) -> None:
+        for one in gone:
+            self.gone[one.what] += one.count
+            self._notes.tell(self._db, one, why, now)
 
     def _give_back(self) -> bool:
         """Give free pages back, where the database was made to: auto_vacuum = INCREMENTAL."""
@@ -232,10 +278,23 @@ def _records_that_go(plan: Plan) -> tuple[str, dict[str, Any]]:
     return where, {"before": plan.records, "sums": plan.sums}
 
 
+def _sums(plan: Plan) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(table, where, {"sums": plan.sums}) for table, _, where in _SUMS]
+
+
 def _day(now: float) -> float:
     return now // DAY * DAY
 
 
-def asked(before: float, plan: Plan) -> Plan:
-    """The same, with records before this epoch second by somebody's wish: of whole days."""
-    return structs.replace(plan, records=_day(before), why="asked")
+def asked(before: float, now: float, what: Container[str] = ("records",)) -> Plan:
+    """What is older than an epoch second goes by somebody's wish, of these: `records`, `sums`,
+    `rules`, `usage`. Of whole days, of usage whole months; not the running one and the one before.
+    """
+    day = _day(before)
+    return Plan(
+        records=day if "records" in what else 0.0,
+        sums=day if "sums" in what else 0.0,
+        rules=day if "rules" in what else 0.0,
+        usage=usagemonths.month_of(before, now) if "usage" in what else "",
+        why="asked",
+    )

@@ -316,3 +316,10 @@ CREATE TABLE checkpoints (
 ) STRICT;
 """
 """A hash chain over records and changes of rules: old rows stay as they are, without a hash."""
+
+TO_10 = """
+CREATE INDEX rules_retired ON rules (retired) WHERE retired IS NOT NULL; -- what goes
+CREATE INDEX rules_replaced ON rules (replaced_by) WHERE replaced_by IS NOT NULL;
+CREATE INDEX profile_switches_undoes ON profile_switches (undoes) WHERE undoes IS NOT NULL;
+"""
+"""What SQLite and retention look for where ended rules and old switches of profiles are deleted."""

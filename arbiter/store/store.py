@@ -294,7 +294,7 @@ class Store:
 
     def history(self) -> list[Step]:
         """Every step that changed the rules, in order."""
-        return steps(self.changes())
+        return steps(self.changes(), changes.whole_from(self._db, self.path))
 
     def undo(
         self,
@@ -315,7 +315,7 @@ class Store:
         what = "cannot undo" if step is None else f"cannot undo step {step}"
         with self._write(what, durable=True):
             made = self.changes()
-            chosen = choose(steps(made), step, what, self.path)
+            chosen = choose(self.history(), step, what, self.path)
             author = Author(by, by_uid, frontend)
             return undo.take_back(self._db, self.path, chosen, again(made), now, boot, author)
 
@@ -328,7 +328,7 @@ class Store:
         what = f"cannot take rule {rule} back"
         with self._write(what, durable=True):
             made = self.changes()
-            step = adding(steps(made), rule, None if others else author.by_uid, what, self.path)
+            step = adding(self.history(), rule, None if others else author.by_uid, what, self.path)
             done = undo.take_back(self._db, self.path, step, again(made), now, boot, author)
             lines = {change.rule_id: change.line for change in self.changes(made[-1].id)}
         return tuple(lines[id] for id in done.restored)

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from arbiter.store.filters import OUTCOME, Resolved, Wanted, conditions, inside, resolved
+from arbiter.store.pruned import pruned_before
 
 DAY = 86400
 _MEASURES = "connections, first, last, sent, received"
@@ -96,12 +97,6 @@ def new(db: sqlite3.Connection, since: float, columns: tuple[str, ...], limit: i
     return _groups(db, "totals", columns, limit, f"first >= :since AND NOT EXISTS ({older})", since)
 
 
-def pruned_before(db: sqlite3.Connection) -> float:
-    """The epoch second before which records were deleted; 0 for never. It is where a day began."""
-    (before,) = db.execute("SELECT max(before) FROM pruned WHERE what = 'decisions'").fetchone()
-    return float(before or 0.0)
-
-
 def _source(
     db: sqlite3.Connection, wanted: Wanted, filters: Resolved
 ) -> tuple[str, dict[str, Any]]:
@@ -110,7 +105,7 @@ def _source(
     pairs, values = inside(filters)
     if wanted.since is None and wanted.until is None:
         return f"{_ALL}{pairs}", values
-    kept = pruned_before(db)
+    kept = pruned_before(db, "decisions")
     since = wanted.since if wanted.since is not None else -math.inf
     until = wanted.until if wanted.until is not None else math.inf
     from_day = _whole(since, up=since >= kept)

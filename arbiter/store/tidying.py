@@ -18,14 +18,22 @@ REST = 3.0
 
 
 class Tidying:
-    """The steps of one writer. Not for more than one thread, but `due` and `problems`."""
+    """The steps of one writer. Not for more than one thread, but `keep`, `due` and `problems`."""
 
     def __init__(self, keeping: Keeping | None) -> None:
         self._keeping = keeping
         self.due = math.inf if keeping is None else time.monotonic() + FIRST
         """Monotonic time of the next step; infinity for never."""
         self._plan: Plan | None = None
+        self._by = keeping
+        """What the plan was made by."""
         self._failed = ""
+
+    def keep(self, keeping: Keeping) -> None:
+        """Go by another wish from the next step on, which is due. From any thread."""
+        if keeping != self._keeping:
+            self._keeping = keeping
+            self.due = time.monotonic()
 
     def problems(self) -> list[str]:
         """What is wrong now, for people."""
@@ -38,15 +46,16 @@ class Tidying:
 
     def step(self, store: Store) -> bool:
         """Do a little, and say when to come again. Gives True: the thread goes on."""
-        assert self._keeping is not None, "nothing is ever due"
+        keeping = self._keeping
+        assert keeping is not None, "nothing is ever due"
         started = time.monotonic()
         try:
-            if self._plan is None:
-                self._plan = store.retention.plan(self._keeping, time.time())
+            if self._plan is None or self._by is not keeping:
+                self._plan, self._by = store.retention.plan(keeping, time.time()), keeping
                 store.retention.begin()
             more = store.retention.step(self._plan, time.time())
             if not more and self._plan.why == "size":
-                more = store.retention.gone > 0  # the next day, if it is too large yet
+                more = store.retention.gone["decisions"] > 0  # the next day, if it is too large yet
                 self._plan = None
             self._failed = ""
         except StoreError as error:
@@ -55,5 +64,6 @@ class Tidying:
         if not more:
             self._plan = None
         ended = time.monotonic()
-        self.due = ended + (REST * (ended - started) if more else AGAIN)
+        if self._keeping is keeping:  # else it is due at once
+            self.due = ended + (REST * (ended - started) if more else AGAIN)
         return True

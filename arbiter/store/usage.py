@@ -13,8 +13,9 @@ MAX_INTEGER = (1 << 63) - 1
 """SQLite's largest; a sum that would be more stays there."""
 _FIGURES = ("out_bytes", "in_bytes", "out_packets", "in_packets", "connections")
 _SUMS = ", ".join(f"{n} = min({n}, {MAX_INTEGER} - excluded.{n}) + excluded.{n}" for n in _FIGURES)
-_ADD = (
-    f"INSERT INTO usage (day, app, user, link, sim, {', '.join(_FIGURES)})"  # noqa: S608  # ours
+COLUMNS = f"day, app, user, link, sim, {', '.join(_FIGURES)}"
+ADD = (
+    f"INSERT INTO usage ({COLUMNS})"  # noqa: S608  # names from our code
     f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET {_SUMS}"
 )
 _FLOW_COLUMNS = (
@@ -33,7 +34,7 @@ _FORGET = (
 
 def write(db: sqlite3.Connection, batch: Batch) -> None:
     """Add what was used, keep the new baselines, forget those of flows that are gone."""
-    db.executemany(_ADD, (_used_row(used) for used in batch.used))
+    db.executemany(ADD, (_used_row(used) for used in batch.used))
     db.executemany(_KEEP, (_flow_row(flow) for flow in batch.open))
     db.executemany(_FORGET, (_key_row(key) for key in batch.closed))
 
@@ -47,7 +48,7 @@ def open_flows(db: sqlite3.Connection) -> list[OpenFlow]:
 def usage(db: sqlite3.Connection, since: str, until: str) -> list[Used]:
     """The rows of the days from `since` to before `until`, by day."""
     rows = db.execute(
-        f"SELECT day, app, user, link, sim, {', '.join(_FIGURES)} FROM usage"  # noqa: S608  # same
+        f"SELECT {COLUMNS} FROM usage"  # noqa: S608  # same
         " WHERE day >= ? AND day < ? ORDER BY day, app, user, link, sim",
         (since, until),
     )

@@ -11,9 +11,10 @@ from msgspec import Struct
 
 from arbiter.store import migrate
 from arbiter.store.chain import CHAINS, Chain, end_of
-from arbiter.store.checkpoints import RETENTION, Point, checkpoints
+from arbiter.store.checkpoints import Point, checkpoints
 from arbiter.store.covered import hidden
 from arbiter.store.errors import explained
+from arbiter.store.pruned import Gone, pruned
 from arbiter.store.walk import Broken, Checked, Row, Walk
 
 
@@ -23,6 +24,8 @@ class Verified(Struct, frozen=True):
     chains: tuple[Checked, ...]
     others: tuple[Broken, ...] = ()
     """What does not hold beside the chains."""
+    pruned: tuple[Gone, ...] = ()
+    """What retention says that it deleted, by table: nothing is proven of that."""
 
     @property
     def broken(self) -> list[Broken]:
@@ -35,9 +38,11 @@ def verify(
     path: Path,
     outside: Iterable[Point] = (),
     tick: Callable[[int], None] = lambda rows: None,
+    stage: Callable[[str], None] = lambda what: None,
 ) -> Verified:
     """Check everything, as of one moment. `outside`: checkpoints that were kept elsewhere. `tick`
-    is told of rows that were read. Raises StoreError where the file cannot be read at all."""
+    is told of rows that were read, and then `stage` what is checked at one go: the file, the sums.
+    Raises StoreError where the file cannot be read at all."""
     given = tuple(outside)
     kept = db.text_factory
     with explained(path, "cannot verify the records"):
@@ -49,10 +54,12 @@ def verify(
             if others := tuple(_schema(db)):
                 return Verified((), others)  # no row of such a table says anything
             chains = tuple(_check(db, chain, given, tick) for chain in CHAINS)
-            others = (*_rules(db), *_file(db))
+            stage("the file")
+            others = (*_rules(db), *_gone(db), *_file(db))
             if not any(c.broken is not None for c in chains) and not others:
+                stage("the sums")
                 others = tuple(hidden(db))  # else it is no wonder that they say something else
-            return Verified(chains, others)
+            return Verified(chains, others, tuple(pruned(db)))
         finally:
             db.execute("ROLLBACK")
             db.execute("PRAGMA temp_store = MEMORY")
@@ -98,30 +105,44 @@ def _rows(db: sqlite3.Connection, chain: Chain) -> Iterator[Row]:
 # --- the rules, and the file ----------------------------------------------------------------
 
 _OTHER_LINE = (
-    "SELECT id, created FROM rules WHERE created >= ? AND NOT EXISTS (SELECT 1 FROM rule_changes AS"
-    " made WHERE made.rule_id = rules.id AND change = 'added' AND made.line = rules.line)"
+    "SELECT id, created FROM rules WHERE NOT EXISTS (SELECT 1 FROM rule_changes AS made"
+    " WHERE made.rule_id = rules.id AND change = 'added' AND made.line = rules.line)"
     " ORDER BY id LIMIT 1"
 )
 _OTHER_END = (
-    "SELECT id, created, retired FROM rules WHERE created >= ? AND (retired IS NOT NULL) <> EXISTS"
+    "SELECT id, created, retired FROM rules WHERE (retired IS NOT NULL) <> EXISTS"
     " (SELECT 1 FROM rule_changes AS made WHERE made.rule_id = rules.id AND change = 'retired')"
     " ORDER BY id LIMIT 1"
 )
+_COUNTED = ("checkpoints", "runs", "gaps", "profile_switches")
+"""Tables without a chain that only retention deletes from."""
 
 
 def _rules(db: sqlite3.Connection) -> Iterator[Broken]:
-    """Rules that are not as the changes of rules tell; of those whose changes were cleared away
-    by retention nothing is known."""
-    sql = "SELECT ifnull(max(time), 0) FROM checkpoints WHERE chain = 'rule_changes' AND why = ?"
-    (since,) = db.execute(sql, (RETENTION,)).fetchone()
-    for id, created in db.execute(_OTHER_LINE, (since,)):
+    """Rules that are not as the changes of rules tell: retention leaves a rule all of them."""
+    for id, created in db.execute(_OTHER_LINE):
         why = f"rules: no change says that rule {id} was added with this line: it was changed"
         yield Broken("rule", f"{why}, or put in", "rules", id, created)
-    for id, created, retired in db.execute(_OTHER_END, (since,)):
+    for id, created, retired in db.execute(_OTHER_END):
         told = "is in force, and a change says that it ended"
         if retired is not None:
             told = "has ended, and no change says so"
         yield Broken("rule", f"rules: rule {id} {told}", "rules", id, created)
+
+
+def _gone(db: sqlite3.Connection) -> Iterator[Broken]:
+    """Rows that have no chain, and are fewer than SQLite gave ids less those that retention says
+    it deleted (sqlite.org/autoinc.html: the id of a row that failed is given again)."""
+    told = {gone.what: gone.count for gone in pruned(db)}
+    given = dict(db.execute("SELECT name, CAST(seq AS INTEGER) FROM sqlite_sequence"))
+    for table in _COUNTED:
+        (there,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608  # ours
+        missing = given.get(table, 0) - told.get(table, 0) - there
+        if missing:
+            why = f"{missing} rows are gone that retention has not deleted"
+            if missing < 0:
+                why = f"{-missing} rows more are there, or were deleted, than ever were given an id"
+            yield Broken("deleted", f"{table}: {why}", table)
 
 
 def _file(db: sqlite3.Connection) -> Iterator[Broken]:

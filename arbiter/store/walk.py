@@ -22,7 +22,7 @@ SLACK = 60.0
 
 class Broken(Struct, frozen=True):
     """What does not hold. `what` is one word: changed, missing, inserted, hash, cut, checkpoint,
-    gone, untold, rule, schema, damaged."""
+    gone, untold, rule, deleted, sums, schema, damaged."""
 
     what: str
     text: str
@@ -77,8 +77,9 @@ class Walk:
     ) -> None:
         """`points` are the checkpoints in the database, by row; `given` those kept elsewhere."""
         self._chain, self._end = chain, end
-        cleared = [point for point in points if point.why == RETENTION]
-        self._cleared = cleared[-1] if cleared else None
+        self._anchors = {point.last: point for point in points if point.why == RETENTION}
+        """Rows that retention cleared away: the next one follows their hash."""
+        self._cleared = self._anchors[max(self._anchors)] if self._anchors else None
         self._points: dict[int, list[Point]] = {}
         for point in (*points, *given):
             self._points.setdefault(point.last, []).append(point)
@@ -138,8 +139,8 @@ class Walk:
 
     def _skip_to(self, row: Row) -> None:
         """Of the rows that retention cleared away some stay: open connections, for one. Where the
-        row before such a one is gone, so is the hash that it follows; and the first row behind
-        them follows the checkpoint."""
+        row before such a one is gone, so is the hash that it follows, but for a checkpoint of it;
+        and the first row behind them follows the checkpoint."""
         cleared, newest = self._cleared, self._newest
         if cleared is None or newest is None or newest.id >= cleared.last:
             return
@@ -147,6 +148,9 @@ class Walk:
             self._before, self._counted = cleared.hash, cleared.count
             self._newest = newest._replace(id=cleared.last)
             self.found.cleared = cleared.last
+        elif row.id > newest.id + 1 and (anchor := self._anchors.get(row.id - 1)) is not None:
+            self._before, self._counted = anchor.hash, anchor.count
+            self._newest = newest._replace(id=anchor.last)
         elif row.id > newest.id + 1:
             self._newest, self._counted = None, None
 
@@ -154,9 +158,11 @@ class Walk:
         """Whether a chain may begin with this row: the first there ever was, or the first that
         retention has left."""
         cleared, first = self._cleared, self._end.first
-        if cleared is not None and row.id > cleared.last:
-            self._before, self._counted, first = cleared.hash, cleared.count, cleared.last + 1
-            self.found.cleared = cleared.last
+        behind = cleared is not None and row.id > cleared.last
+        known = cleared if behind else self._anchors.get(row.id - 1)
+        if known is not None:
+            self._before, self._counted, first = known.hash, known.count, known.last + 1
+            self.found.cleared = known.last
         if self._is_after(row, self._before):
             if row.id > first:
                 self._holes.append(_Hole(row.id, row.id - first, -math.inf, row.time))

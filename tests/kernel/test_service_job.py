@@ -18,6 +18,8 @@ from arbiter.kernel import rights
 from arbiter.kernel.procevents import ProcEvents
 from arbiter.lab import Lab
 from arbiter.lab.config import SERVER4
+from arbiter.records import Record
+from arbiter.store import Store
 
 KEPT = sum(1 << rights.CAPABILITIES[name] for name in rights.NEEDED)
 CURL = ("curl", "-sS", "-m", "8", f"http://{SERVER4}/")
@@ -220,6 +222,25 @@ def test_sighup_puts_settings_in_force_and_says_what_it_cannot(
         arbiter.process.send_signal(signal.SIGHUP)
         eventually(lambda: arbiter.status().problems == ())
         assert arbiter.run(*CURL)[0] != 0
+
+
+def test_sighup_puts_in_force_how_long_records_are_kept(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "config" / "arbiter.toml"
+    with Arbiter(lab, tmp_path, settings="audit.keep_days = 0\n") as arbiter:
+        assert arbiter.process is not None
+        with Store.open(tmp_path / "state" / "arbiter.db") as store:
+            old = [Record(time.time() - age * 86400, "deny", "rule") for age in (40, 20, 1)]
+            store.record(old)
+        file.write_text("audit.keep_days = 30\naudit.sync = true\n")
+        arbiter.process.send_signal(signal.SIGHUP)
+        eventually(lambda: len(arbiter.status().problems) == 1)
+        assert "audit.sync has changed and counts from the next" in arbiter.status().problems[0]
+
+        def left() -> int:
+            with Store.open(tmp_path / "state" / "arbiter.db", readonly=True) as store:
+                return len(store.decisions(until=time.time() - 3600))
+
+        eventually(lambda: left() == 2)
 
 
 @pytest.mark.parametrize("when_absent", ["block", "pass"])
