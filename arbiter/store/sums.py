@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -22,9 +22,21 @@ _ADDED = (
     "sum(connections) AS connections, min(first) AS first, max(last) AS last,"
     " CAST(total(sent) AS INTEGER) AS sent, CAST(total(received) AS INTEGER) AS received"
 )
-_ALL = f"SELECT outcome, destination, {_MEASURES} FROM totals WHERE true"  # noqa: S608  # ours
-SHORT = 5 * DAY
-"""Seconds of a span up to which it is quicker to look each of its rows up."""
+_CHOSEN = """
+CREATE TEMP TABLE chosen (
+    outcome INTEGER NOT NULL, destination INTEGER NOT NULL, connections INTEGER NOT NULL,
+    first REAL NOT NULL, last REAL NOT NULL, sent INTEGER NOT NULL, received INTEGER NOT NULL,
+    PRIMARY KEY (outcome, destination)
+) STRICT, WITHOUT ROWID
+"""
+_MOST = 9223372036854775807
+"""SQLite's largest number; a sum that would be more stays there."""
+_MORE = (
+    "ON CONFLICT DO UPDATE SET connections = connections + excluded.connections,"
+    " first = min(first, excluded.first), last = max(last, excluded.last),"
+    f" sent = min(sent, {_MOST} - excluded.sent) + excluded.sent,"
+    f" received = min(received, {_MOST} - excluded.received) + excluded.received"
+)
 _ONE = (  # a record as a row of sums
     "outcomes.id AS outcome, destinations.id AS destination, 1 AS connections, time AS first,"
     " time AS last, ifnull(max(out_bytes, 0), 0) AS sent, ifnull(max(in_bytes, 0), 0) AS received"
@@ -61,12 +73,15 @@ def grouped(
     Reads the sums of all pairs of outcome and destination that the filters let through, of each day
     in the span, and the records at its ends: two days of them at most.
     """
-    source, values = _source(db, wanted, resolved(db, wanted))
-    plain = source == _ALL
-    if not plain:
-        db.execute(f"CREATE TEMP TABLE chosen AS {source}", values)
+    filters = resolved(db, wanted)
+    chosen = "temp.chosen"
     try:
-        chosen = "totals" if plain else "temp.chosen"
+        if wanted.since is None and wanted.until is None and not filters:
+            chosen = "totals"
+        else:
+            db.execute(_CHOSEN)
+            for source, values in _sources(db, wanted, filters):
+                db.execute(f"INSERT INTO temp.chosen {source}", values)  # ours
         db.execute(
             f"CREATE TEMP TABLE few AS SELECT outcome, {_ADDED} FROM {chosen} GROUP BY outcome"  # noqa: S608
         )
@@ -97,57 +112,41 @@ def new(db: sqlite3.Connection, since: float, columns: tuple[str, ...], limit: i
     return _groups(db, "totals", columns, limit, f"first >= :since AND NOT EXISTS ({older})", since)
 
 
-def _source(
+def _sources(
     db: sqlite3.Connection, wanted: Wanted, filters: Resolved
-) -> tuple[str, dict[str, Any]]:
-    """The rows of sums that are wanted, a pair of outcome and destination once, as SQL, and its
-    values."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What adds up to what is wanted, as SQL that gives rows of sums, and its values: the whole
+    days, with each pair of outcome and destination once, and the records at the ends."""
     pairs, values = inside(filters)
     if wanted.since is None and wanted.until is None:
-        return f"{_ALL}{pairs}", values
+        yield f"SELECT outcome, destination, {_MEASURES} FROM totals WHERE true{pairs}", values  # noqa: S608
+        return
     kept = pruned_before(db, "decisions")
     since = wanted.since if wanted.since is not None else -math.inf
     until = wanted.until if wanted.until is not None else math.inf
     from_day = _whole(since, up=since >= kept)
     to_day = _whole(until, up=until < kept)
-    values.update(from_day=from_day, to_day=to_day)
-    # A short span by its index; a long one in the order of the pairs, which needs no sorting.
-    short = to_day - from_day <= SHORT or (to_day == math.inf and from_day > _newest(db) - SHORT)
-    parts = [
-        f"SELECT outcome, destination, {_ADDED} FROM daily"  # noqa: S608  # names from our code
-        f" {'INDEXED BY daily_day' if short else ''}"
-        f" WHERE {'' if short else '+'}day >= :from_day AND {'' if short else '+'}day < :to_day"
-        f"{pairs} GROUP BY outcome, destination"
-    ]
-    ends = [(since, min(from_day, until)), (max(to_day, since), until)]
-    if from_day >= to_day:
-        ends = [(since, until)]
-    where, more = conditions(Wanted(), filters)
-    values.update(more)
-    for number, (begin, end) in enumerate(ends):
-        if begin >= end:
-            continue
-        values.update({f"begin{number}": begin, f"end{number}": end})
-        parts.append(
-            f"SELECT {_ONE} FROM decisions INDEXED BY decisions_time"  # noqa: S608  # same
-            f" CROSS JOIN outcomes ON {SAME_OUTCOME} CROSS JOIN destinations"
-            f" ON {SAME_DESTINATION}"
-            f" WHERE time >= :begin{number} AND time < :end{number}{where}"
+    if from_day < to_day:
+        # Of each pair that was there only the days in the span are read, in the order of `chosen`.
+        yield (
+            f"SELECT daily.outcome, daily.destination, {_ADDED} FROM (SELECT outcome AS o,"  # noqa: S608
+            " destination AS d FROM totals WHERE last >= :from_day AND first < :to_day"
+            f"{pairs}) CROSS JOIN daily ON daily.outcome = o AND daily.destination = d"
+            " WHERE day >= :from_day AND day < :to_day GROUP BY o, d",
+            values | {"from_day": from_day, "to_day": to_day},
         )
-    if len(parts) == 1:
-        return parts[0], values
-    together = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)  # noqa: S608  # same
-    return (
-        f"SELECT outcome, destination, {_ADDED} FROM ({together})"  # noqa: S608  # same
-        " GROUP BY outcome, destination",
-        values,
-    )
-
-
-def _newest(db: sqlite3.Connection) -> float:
-    """The last day there is."""
-    (day,) = db.execute("SELECT max(day) FROM daily").fetchone()
-    return float(day or 0)
+        ends = [(since, from_day), (to_day, until)]
+    else:
+        ends = [(since, until)]
+    where, values = conditions(Wanted(), filters)
+    for begin, end in ends:
+        if begin < end:
+            yield (
+                f"SELECT {_ONE} FROM decisions INDEXED BY decisions_time"  # noqa: S608  # same
+                f" CROSS JOIN outcomes ON {SAME_OUTCOME} CROSS JOIN destinations"
+                f" ON {SAME_DESTINATION} WHERE time >= :begin AND time < :end{where} {_MORE}",
+                values | {"begin": begin, "end": end},
+            )
 
 
 def _whole(time: float, *, up: bool) -> float:
