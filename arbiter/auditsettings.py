@@ -62,6 +62,8 @@ class Audit(Struct, frozen=True, forbid_unknown_fields=True):
     """How long rules that have ended are kept, with their changes; 0 is for ever."""
     keep_usage_months: int = 120
     """How many months of what was used are kept beside the running one; 0 is for ever."""
+    keep_destinations_days: int = 3650
+    """How long sums for all time know where it went what was not seen since; 0 is for ever."""
 
 
 def parse_syslog(text: str) -> SyslogTo:

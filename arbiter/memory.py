@@ -335,4 +335,5 @@ def _keeping(settings: Settings) -> Keeping:
         audit.keep_sums_days,
         audit.keep_rules_days,
         audit.keep_usage_months,
+        audit.keep_destinations_days,
     )

@@ -186,6 +186,7 @@ RANGES = MappingProxyType(
         "keep_sums_days": (0, 36_500),
         "keep_rules_days": (0, 36_500),
         "keep_usage_months": (0, 1200),
+        "keep_destinations_days": (0, 36_500),
         "class_labels": (0, classes.MAX_LABEL - len(TrafficClass) + 1),
     }
 )

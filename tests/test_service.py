@@ -263,7 +263,7 @@ def test_every_setting_is_either_live_or_of_the_start() -> None:
         "audit.sync": "true", "audit.when_unwritten": '"pass"', "audit.json_lines": '"/x"',
         "audit.journald": "true", "audit.syslog": '"unix:/x"', "audit.keep_days": "9",
         "audit.keep_megabytes": "9", "audit.keep_sums_days": "9", "audit.keep_rules_days": "9",
-        "audit.keep_usage_months": "9",
+        "audit.keep_usage_months": "9", "audit.keep_destinations_days": "9",
     }  # fmt: skip
     plain = {name for name in Settings.__struct_fields__ if name != "audit"}
     assert texts.keys() == plain | {f"audit.{name}" for name in Audit.__struct_fields__}

@@ -282,6 +282,72 @@ def test_every_month_that_is_left_has_the_sums_it_had(
         )
 
 
+# --- destinations -----------------------------------------------------------------------------
+
+
+def sums(store: Store, columns: str) -> list[Any]:
+    return rows(
+        store,
+        f"SELECT {columns}, sum(connections), sum(packets), min(first), max(last), sum(sent),"
+        f" sum(received), sum(waited) FROM all_sums GROUP BY {columns}",
+    )
+
+
+def test_sums_for_all_time_forget_where_it_went_and_not_what_it_was(store: Store) -> None:
+    for day, port, sent in ((1, 1, 5), (2, 2, 6), (3, 2, 7), (500, 3, 8), (990, 1, 9)):
+        at = DAY0 - BEGAN + day * DAY
+        store.record([record(at, "allow", "rule", rule_id=4, layer=2, dport=port, out_bytes=sent)])
+    store.record([record(DAY0 - BEGAN + 991 * DAY)])
+    before = sums(store, "app, rule_id")
+    keep = Keeping(days=0, sums_days=0, rules_days=0, usage_months=0, destinations_days=100)
+    carry_out(store, store.retention.plan(keep, NOW))
+    assert sums(store, "dport")[1][:2] == (2, 2), "its records are there"
+    plan = Plan(records=DAY0 + 900 * DAY, sums=DAY0 + 2 * DAY, destinations=DAY0 + 900 * DAY)
+    carry_out(store, plan)
+    assert [row[0] for row in sums(store, "dport")] == [1, 2, 3, 443], "the sums of its day are"
+    plan = Plan(sums=DAY0 + 900 * DAY, destinations=DAY0 + 900 * DAY)
+    assert store.retention.count(plan)["totals"] == 0
+    carry_out(store, plan)
+    assert [row[:2] for row in sums(store, "daddr, dport")] == [
+        ("", 0), ("203.0.113.1", 1), ("203.0.113.1", 443),
+    ]  # fmt: skip
+    assert sums(store, "dport")[0][1:] == (3, 3, DAY0 + 2 * DAY, DAY0 + 500 * DAY, 21, 0, 0.0)
+    assert sums(store, "app, rule_id") == before
+    assert rows(store, "SELECT dport FROM destinations ORDER BY 1") == [(0,), (1,), (443,)]
+    assert store.uses([4], 0.0, NOW).last == {4: DAY0 + 990 * DAY}
+    told = {gone.what: gone.count for gone in pruned(store._db)}
+    assert (told["totals"], told["destinations"]) == (2, 2)
+    assert rows(store, "PRAGMA foreign_keys") == [(1,)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["rule", "observe", "undecodable"]),
+             st.integers(1, 3), st.sampled_from(["open", "closed"])), max_size=20),
+    st.tuples(st.integers(0, 32), st.integers(0, 32), st.integers(0, 32)),
+)  # fmt: skip
+def test_no_sum_of_an_outcome_changes_whatever_goes(
+    tmp_path_factory: pytest.TempPathFactory,
+    made: list[tuple[int, str, int, str]],
+    cuts: tuple[int, int, int],
+) -> None:
+    with Store.open(tmp_path_factory.mktemp("d") / "a.db") as store:
+        for day, why, port, state in sorted(made):
+            at = DAY0 - BEGAN + day * DAY
+            where = {"daddr": "", "dport": 0, "proto": ""} if why == "undecodable" else {}
+            store.record([record(at, "deny", why, state=state, **({"dport": port} | where))])
+        before = sums(store, "reason")
+        one, two, three = (DAY0 + cut * DAY for cut in cuts)
+        carry_out(store, Plan(records=one, sums=two, destinations=three))
+        assert sums(store, "reason") == before
+        late = {(row[0], row[1]) for row in rows(store, "SELECT reason, dport FROM decisions")}
+        assert late <= {
+            (row[0], row[1]) for row in rows(store, "SELECT reason, dport FROM all_sums")
+        }
+        orphans = "SELECT id FROM destinations WHERE id NOT IN (SELECT destination FROM totals)"
+        assert rows(store, orphans) == []
+
+
 # --- switches, checkpoints, and the notes themselves ------------------------------------------
 
 

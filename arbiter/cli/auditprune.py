@@ -21,7 +21,7 @@ from arbiter.store.sums import DAY
 
 SHARE = 2.0
 """After a step the database is left to others for so many times as long."""
-WHAT = ("records", "sums", "rules", "usage")
+WHAT = ("records", "sums", "rules", "usage", "destinations")
 
 
 @click.command()
@@ -55,7 +55,8 @@ def prune(
 
     Of `sums` those by day are deleted, with the daemon's runs, gaps and switches of profiles; of
     `rules` those that ended before, with their changes, but none that a record names; of `usage`
-    whole months, but never this one nor the one before.
+    whole months, but never this one nor the one before. Sums for all time forget the `destinations`
+    of what was not seen since, where no record and no sum by day is left of that.
     """
     if before is None and set(what) != {"records"}:
         fail("--what: give --older-than TIME with it, as --older-than 365d", 2)
@@ -64,7 +65,7 @@ def prune(
     with open_store(db, readonly=dry_run) as store:
         gone = store.retention.count(plan) if dry_run else _carry_out(store, plan)
     gone = {table: count for table, count in gone.items() if count}
-    before_day = max(plan.records, plan.sums, plan.rules)
+    before_day = max(plan.records, plan.sums, plan.rules, plan.destinations)
     if as_json:
         records = gone.get("decisions", 0)
         told = {"before": before_day or None, "records": records, "deleted": not dry_run}
@@ -78,7 +79,8 @@ def prune(
     for table, count in gone.items():
         rows = "rules that ended" if table == "rules" else f"rows of {table} of"
         of = plan.usage if table == "usage" else _day(before_day)
-        click.echo(f"{count} {rows} before {of} {done}")
+        ended_as = done.replace("deleted", "added up") if table == "totals" else done
+        click.echo(f"{count} {rows} before {of} {ended_as}")
     if not gone and "records" not in what:
         click.echo(f"nothing of {' and '.join(what)} is older than that")
 
@@ -100,6 +102,8 @@ def pruned_text(gone: Gone) -> str:
     rows = f"{gone.count} rows of before {when(gone.before)}"
     if gone.what == "usage_days":
         return f"usage: {rows} are added up into months"
+    if gone.what == "totals":
+        return f"totals: {rows} are added up without their destinations"
     return f"{clean(gone.what)}: {rows} are deleted"
 
 

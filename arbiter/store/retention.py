@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from arbiter.events import UNDECIDED
-from arbiter.store import checkpoints, endedrules, usagemonths
+from arbiter.store import checkpoints, endedrules, forgotten, usagemonths
 from arbiter.store.chain import DECISIONS
 from arbiter.store.errors import explained
 from arbiter.store.pruned import Gone, Notes, fold
@@ -77,6 +77,8 @@ class Keeping(Struct, frozen=True):
     """Rules that have ended, from their end on, with their changes."""
     usage_months: int = 120
     """What was used, by month: so many months before the running one."""
+    destinations_days: int = 3650
+    """Where it went what was not seen for so long, in the sums for all time."""
 
 
 class Plan(Struct, frozen=True):
@@ -90,6 +92,8 @@ class Plan(Struct, frozen=True):
     """Days of `usage` before this first of a month are added up into months; "" for none."""
     usage: str = ""
     """And months before this one are deleted."""
+    destinations: float = 0.0
+    """Sums for all time forget the destination of what was seen last before."""
     why: str = "age"
     """Of the records: `age` or `size`; of all: `asked`."""
 
@@ -125,6 +129,7 @@ class Retention:
             today - rules * DAY if rules else 0.0,
             usagemonths.month_of(sums, now) if days else "",
             usagemonths.months_back(now, keeping.usage_months) if keeping.usage_months else "",
+            today - keeping.destinations_days * DAY if keeping.destinations_days else 0.0,
             why,
         )
 
@@ -133,7 +138,7 @@ class Retention:
         self._seen, self._until, self._notes, self.gone = 0, None, Notes(), Counter()
 
     def count(self, plan: Plan) -> dict[str, int]:
-        """How many rows of each table a plan would delete; `usage_days`: would add up."""
+        """How many rows of each table a plan would delete; `usage_days`, `totals`: would add up."""
         out = {}
         with explained(self._path, "cannot count what is old"):
             for table, where, values in [("decisions", *_records_that_go(plan)), *_sums(plan)]:
@@ -141,13 +146,15 @@ class Retention:
                 (out[table],) = self._db.execute(sql, values).fetchone()
             out["rules"] = endedrules.count(self._db, plan.rules)
             out["usage_days"] = usagemonths.days(self._db, plan.usage_days)
+            out["totals"] = forgotten.count(self._db, plan.destinations)
             out["usage"] = usagemonths.months(self._db, plan.usage)
         return out
 
     def step(self, plan: Plan, now: float) -> bool:
         """Delete some rows; False where nothing is left to do. Takes some STEP seconds."""
         started = time.monotonic()
-        more = self._records(plan, now) or self._others(plan, now) or self._give_back()
+        parts = (self._records, self._others, self._destinations)
+        more = any(part(plan, now) for part in parts) or self._give_back()
         took = time.monotonic() - started
         # As many as fit the time, on this machine and with its load.
         self._rows = max(10, min(int(self._rows * min(2.0, STEP / max(took, 1e-4))), 2000))
@@ -232,6 +239,21 @@ class Retention:
                 fold(self._db, plan.sums)
         return False
 
+    def _destinations(self, plan: Plan, now: float) -> bool:
+        if not plan.destinations:
+            return False
+        what = "cannot forget old destinations"
+        with explained(self._path, what):
+            self._db.execute("PRAGMA foreign_keys = OFF")  # see forgotten.step
+        try:
+            with writing(self._db, self._path, what, durable=False):
+                gone = forgotten.step(self._db, plan.destinations, self._rows)
+                self._tell(gone, "asked" if plan.why == "asked" else "age", now)
+        finally:
+            with explained(self._path, what):
+                self._db.execute("PRAGMA foreign_keys = ON")
+        return bool(gone)
+
     def _sums_go(self, plan: Plan, table: str, key: str) -> list[Gone]:
         [(_, where, values)] = [one for one in _sums(plan) if one[0] == table]
         # All at once of switches, which refer to each other: there are some thousand at most.
@@ -288,13 +310,13 @@ def _day(now: float) -> float:
 
 def asked(before: float, now: float, what: Container[str] = ("records",)) -> Plan:
     """What is older than an epoch second goes by somebody's wish, of these: `records`, `sums`,
-    `rules`, `usage`. Of whole days, of usage whole months; not the running one and the one before.
-    """
+    `rules`, `usage`, `destinations`. By whole days; of usage by months, but the last two."""
     day = _day(before)
     return Plan(
         records=day if "records" in what else 0.0,
         sums=day if "sums" in what else 0.0,
         rules=day if "rules" in what else 0.0,
         usage=usagemonths.month_of(before, now) if "usage" in what else "",
+        destinations=day if "destinations" in what else 0.0,
         why="asked",
     )
