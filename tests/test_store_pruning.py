@@ -139,6 +139,26 @@ def test_what_stays_of_the_changes_is_proven_and_what_is_taken_out_is_missed(sto
             copy.unlink()
 
 
+def test_no_checkpoint_stays_that_no_change_follows(store: Store) -> None:
+    """Rules that were made one after the other and ended so: what goes lies between what stays."""
+    made = [add(store, f"allow port={n}", n) for n in range(1, 21)]
+    for place, id in enumerate(made):
+        if id != made[9]:
+            end(store, id, 30 + place)
+    add(store, "allow port=99", 60)
+    carry_out(store, store.retention.plan(KEEP_RULES, NOW))
+    assert ids(store) == [made[9], made[-1] + 1]
+    left = [id for (id,) in rows(store, "SELECT id FROM rule_changes")]
+    points = [one.last for one in store.evidence.checkpoints()]
+    assert points == [id - 1 for id in left]
+    end(store, made[9], 61)
+    add(store, "allow port=98", 62)
+    carry_out(store, Plan(sums=NOW + DAY))
+    assert [one.last for one in store.evidence.checkpoints()] == points, "they are needed"
+    carry_out(store, store.retention.plan(KEEP_RULES, NOW))
+    assert len(store.evidence.checkpoints()) == 2
+
+
 def test_an_undo_never_takes_half_a_step_back(store: Store) -> None:
     gone = add(store, "allow port=1", 1)
     stays = add(store, "deny port=1", 2)
@@ -320,6 +340,23 @@ def test_sums_for_all_time_forget_where_it_went_and_not_what_it_was(store: Store
     assert rows(store, "PRAGMA foreign_keys") == [(1,)]
 
 
+def test_a_destination_stays_as_long_as_anything_goes_there(store: Store) -> None:
+    for day, user in ((1, "alice"), (50, "bob"), (51, "carol")):
+        store.record([record(DAY0 - BEGAN + day * DAY, user=user)])
+    cut = DAY0 + 40 * DAY
+    carry_out(store, Plan(records=cut, sums=cut, destinations=cut))
+    assert [row[:2] for row in sums(store, "user, daddr")] == [
+        ("alice", ""), ("bob", "203.0.113.1"), ("carol", "203.0.113.1"),
+    ]  # fmt: skip
+
+
+def test_while_its_records_are_there_no_destination_is_forgotten(store: Store) -> None:
+    store.record([record(DAY0 - BEGAN + day * DAY, dport=day) for day in range(1, 5)])
+    carry_out(store, Plan(sums=NOW, destinations=NOW))
+    assert rows(store, "SELECT count(*) FROM daily") == [(0,)]
+    assert [row[0] for row in sums(store, "dport")] == [1, 2, 3, 4]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["rule", "observe", "undecodable"]),
@@ -465,3 +502,24 @@ def test_another_wish_is_gone_by_at_once(tmp_path: Path) -> None:
         assert count == 2
     finally:
         writer.close()
+
+
+def test_what_is_half_done_ends_where_somebody_wants_it_kept(store: Store) -> None:
+    now = time.time()
+    store.record(record(now - 200 * DAY - BEGAN, "deny", "rule", dport=n) for n in range(1000))
+    store.record([record(now - BEGAN)])
+    tidy = tidying.Tidying(Keeping(days=90))
+    tidy.step(store)
+    left = rows(store, "SELECT count(*) FROM decisions")
+    assert 1 < left[0][0] < 1001
+    tidy.keep(Keeping(days=90))
+    assert tidy.due > time.monotonic() - 1
+    tidy.keep(Keeping(days=300))
+    assert tidy.due <= time.monotonic()
+    for _ in range(5):
+        tidy.step(store)
+    assert rows(store, "SELECT count(*) FROM decisions") == left
+    tidy.keep(Keeping(days=100))
+    for _ in range(200):
+        tidy.step(store)
+    assert rows(store, "SELECT count(*) FROM decisions") == [(1,)]

@@ -312,3 +312,16 @@ def test_a_span_counts_each_record_once(
     wanted = Wanted(DAY0 + since * DAY, DAY0 + until * DAY)
     found = store.records.grouped(wanted, {"user": ("user",)}, 9)["user"]
     assert sum(group.connections for group in found) == count
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "count"),
+    [(1.5, None, 1), (2.0, None, 1), (2.0, 3.0, 1), (0.5, 2.0, 0), (1.5, 2.5, 1), (2.5, None, 0)],
+)
+def test_what_came_as_a_day_began_is_of_that_day(
+    store: Store, since: float, until: float | None, count: int
+) -> None:
+    store.record([record(DAY0 - BEGAN + 2 * DAY)])
+    wanted = Wanted(DAY0 + since * DAY, None if until is None else DAY0 + until * DAY)
+    found = store.records.grouped(wanted, {"user": ("user",)}, 9)["user"]
+    assert sum(group.connections for group in found) == count
