@@ -125,6 +125,14 @@ def test_what_else_goes_is_asked_for_by_name(audit: Run, db: Path) -> None:
         audit("prune", "--what", "sums", "--older-than", local(2.7)).out
     )
     assert ids(audit("--json")) == [1, 2, 3, 4, 5, 6, 7, 8]
+    history = CliRunner().invoke(cli.cli, ["rules", "history", "--json", "--db", str(db)])
+    assert [(s["step"], s["whole"]) for s in json.loads(history.stdout)] == [(5, False), (6, False)]
+    assert "rules that had ended before 2026-11-2" in history.stderr
+    history = CliRunner().invoke(cli.cli, ["rules", "history", "--last", "1", "--db", str(db)])
+    assert history.stderr == ""
+    undo = CliRunner().invoke(cli.cli, ["rules", "undo", "6", "--db", str(db)])
+    assert undo.exit_code == 1
+    assert "rules that ended then are deleted by now (audit.keep_rules_days)" in undo.stderr
     said = audit("verify").out
     assert "rules: 2 rows of before 2026-11-20" in said
     assert "usage: 1 rows of before " in said

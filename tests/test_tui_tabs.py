@@ -354,7 +354,8 @@ def test_the_last_step_is_the_one_that_undo_would_take() -> None:
         return {"step": id, "undone": False, "undoes": None, "changes": changes} | more
 
     undo = step(4, "undo of step 3", undoes=3)
-    steps = [step(1), step(2), step(3, undone=True), undo, step(5, "expired")]
+    cut = step(6, whole=False)
+    steps = [step(1), step(2, whole=True), step(3, undone=True), undo, step(5, "expired"), cut]
     found = last_step(steps)
     assert found is not None
     assert found["step"] == 2

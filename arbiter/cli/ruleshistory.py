@@ -40,8 +40,14 @@ def history(count: int, everything: bool, full: bool, db: Path, as_json: bool) -
     Of a step that changed many rules alike the first few are shown, and how many they are.
     """
     with open_store(db, readonly=True) as store:
-        steps = store.history()
+        steps, before = store.history(), store.records.pruned_before("rules")
     shown = steps if everything else steps[-count:]
+    if before and len(shown) == len(steps):
+        click.echo(
+            f"arbiter: rules that had ended before {when(before)} are deleted, with their changes"
+            " (audit.keep_rules_days)",
+            err=True,
+        )
     if as_json:
         show_json([_object(step) for step in shown])
     elif not shown:
@@ -125,6 +131,7 @@ def _object(step: Step) -> dict[str, object]:
         "frontend": step.frontend,
         "undone": step.undone,
         "undoes": step.undoes,
+        "whole": step.whole,
         "changes": [
             {"change": c.change, "reason": c.reason, "rule_id": c.rule_id, "rule": c.line}
             for c in step.changes

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from arbiter.records import utf8
 from arbiter.store.chain import RULE_CHANGES, extend
-from arbiter.store.errors import explained
-from arbiter.store.pruned import pruned_before
 from arbiter.store.rows import Author
 
 _INSERT_CHANGE = (
@@ -49,10 +47,3 @@ def log(
     values = (at, id, change, utf8(reason), utf8(author.by), author.by_uid, frontend, line)
     [(made, hash)] = extend(db, path, RULE_CHANGES, [(None, *values)])
     db.execute(_INSERT_CHANGE, (made, *values, hash))
-
-
-def whole_from(db: sqlite3.Connection, path: Path) -> float:
-    """The epoch second from which on every change is there; 0 for all there ever were. Raises
-    StoreError."""
-    with explained(path, "cannot read the changes of rules"):
-        return pruned_before(db, "rules")

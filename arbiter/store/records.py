@@ -98,10 +98,10 @@ class Records:
         with explained(self._path, "cannot read the decisions"):
             return figures(self._db, since, until, top, why, done)
 
-    def pruned_before(self) -> float:
-        """The epoch second before which single records were deleted; 0 for never."""
+    def pruned_before(self, table: str = "decisions") -> float:
+        """The epoch second before which rows of a table were deleted; 0 for never."""
         with explained(self._path, "cannot read what was pruned"):
-            return pruned_before(self._db, "decisions")
+            return pruned_before(self._db, table)
 
     def gaps(self, since: float, until: float | None) -> list[Missing]:
         """What is known to be missing of [since, until] in epoch seconds."""

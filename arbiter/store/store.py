@@ -294,7 +294,7 @@ class Store:
 
     def history(self) -> list[Step]:
         """Every step that changed the rules, in order."""
-        return steps(self.changes(), changes.whole_from(self._db, self.path))
+        return steps(self.changes(), self.records.pruned_before("rules"))
 
     def undo(
         self,

@@ -64,12 +64,14 @@ def cells(row: Row, _: float) -> list[str | Span]:
 
 
 def last_step(history: list[Row]) -> Row | None:
-    """The step that undo would take back: the newest that nobody took back, and no undo itself."""
+    """The step that undo would take back: the newest that nobody took back, that is no undo
+    itself, and of which nothing was deleted."""
     by_hand = {"remembered", "replaced", "removed", "imported"}  # `arbiter rules history --json`
     for step in reversed(history):
         changes = step.get("changes", [])
         mine = any(change.get("reason") in by_hand for change in changes)
-        if mine and not step.get("undone") and step.get("undoes") is None:
+        able = not step.get("undone") and step.get("undoes") is None
+        if mine and able and step.get("whole", True):
             return step
     return None
 
