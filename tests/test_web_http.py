@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import pwd
@@ -18,7 +19,7 @@ import pytest
 from scripted_daemon import ask_to
 from webconsole import Console, Daemon, eventually
 
-from arbiter.protocol import Answer, Away, Choice, Follow, Snooze
+from arbiter.protocol import Answer, Away, Choice, Follow, Snooze, SumRecords
 from prompts.web.app import FILES
 from prompts.web.callers import IN_ALL, PER_USER, uid_of
 from prompts.web.gate import HEADERS
@@ -275,6 +276,28 @@ def test_a_port_that_is_taken_is_told_and_a_free_one_is_used(tmp_path: Path) -> 
         again = Console(tmp_path / "s", "--port", port)
         assert again.port == int(port)
         assert again.end() == (0, "")
+    finally:
+        daemon.close()
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["the page waits", "the page is gone"])
+def test_it_ends_in_peace_while_a_page_waits_for_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    daemon = Daemon(tmp_path / "s")
+    monkeypatch.setattr(daemon.scripted, "_read", lambda message, writer: None)  # it never replies
+    console = Console(tmp_path / "s")
+    try:
+        console.login()
+        page = http.client.HTTPConnection("127.0.0.1", console.port, timeout=30)
+        headers = {"Host": console.host, "Origin": console.origin, "Cookie": console.cookie}
+        headers |= {"Content-Type": "application/json", "X-Arbiter-Key": console.key}
+        page.request("POST", "/api/app/records", json.dumps({"id": "/usr/bin/curl"}), headers)
+        eventually(lambda: daemon.received(SumRecords))
+        if gone:
+            page.close()
+        assert console.end() == (0, "")
+        page.close()
     finally:
         daemon.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Coroutine
+from typing import TypeVar
 
 import msgspec
 
@@ -30,6 +31,8 @@ PAGE = 100
 """Records of one page."""
 LAST, MAX_LINES = 20, 30
 """Records, and lines of sums, on an app's page."""
+
+T = TypeVar("T")
 
 
 class Desk:
@@ -104,8 +107,8 @@ class Desk:
         """Records, from the daemon. Raises RequestError with what it says."""
         try:
             if isinstance(request, requests.Audit):
-                return await self._audit(request)
-            return await self._app_records(request)
+                return await self._while_there(self._audit(request))
+            return await self._while_there(self._app_records(request))
         except ClientError as error:
             raise RequestError(tidy(error.text)) from error
 
@@ -138,15 +141,22 @@ class Desk:
     async def run(self, *argv: str) -> Done:
         """`arbiter …`, unless the console ends before it does: that raises RequestError."""
         async with self._commands_at_once:
-            command = asyncio.create_task(self._commands.run(*argv))
-            ended = asyncio.create_task(self._ended.wait())
-            await asyncio.wait({command, ended}, return_when=asyncio.FIRST_COMPLETED)
+            return await self._while_there(self._commands.run(*argv))
+
+    async def _while_there(self, work: Coroutine[None, None, T]) -> T:
+        """What `work` gives. Raises RequestError where the console ends before: nobody reads what
+        the daemon replies then, and a page would keep the console from ending."""
+        task = asyncio.create_task(work)
+        ended = asyncio.create_task(self._ended.wait())
+        try:
+            await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # the page may be gone, too
             ended.cancel()
-            if command.done():
-                return command.result()
-            command.cancel()
-            await asyncio.wait({command})
-            raise RequestError("the console ends")
+            done = task.done() or not task.cancel()
+        if done:
+            return task.result()
+        await asyncio.wait({task})
+        raise RequestError("the console ends")
 
     # --- to and from the daemon -------------------------------------------------------------
 
