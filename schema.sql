@@ -97,7 +97,7 @@ CREATE TABLE decisions (
     by_user  TEXT NOT NULL,
     frontend TEXT NOT NULL,
     waited   REAL NOT NULL,           -- seconds
-    count    INTEGER NOT NULL,
+    count    INTEGER NOT NULL,        -- packets of it that came before the kernel had its verdict
     note     TEXT NOT NULL,
     link     TEXT NOT NULL DEFAULT '', -- where it left; '' for nowhere, or a route that is no link
     -- what its rules were held against besides: `arbiter explain --record` asks them again
@@ -115,8 +115,8 @@ CREATE TABLE decisions (
     in_bytes    INTEGER,
     out_packets INTEGER,
     in_packets  INTEGER,
-    hash        BLOB                  -- of the columns from id to profile and of the row before: see
-    -- `chains`. NULL where the row is older than the chain
+    hash        BLOB                  -- of the columns from id to profile, but for count, and of the row
+    -- before: see `chains`. NULL where the row is older than the chain
 ) STRICT;
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);
@@ -254,9 +254,12 @@ CREATE TRIGGER decisions_added AFTER INSERT ON decisions BEGIN
         received = min(received, 9223372036854775807 - excluded.received) + excluded.received,
         waited = waited + excluded.waited;
 END;
-CREATE TRIGGER decisions_completed AFTER UPDATE OF out_bytes, in_bytes ON decisions
-WHEN NEW.out_bytes IS NOT OLD.out_bytes OR NEW.in_bytes IS NOT OLD.in_bytes BEGIN
+CREATE TRIGGER decisions_completed AFTER UPDATE OF out_bytes, in_bytes, count ON decisions
+WHEN NEW.out_bytes IS NOT OLD.out_bytes OR NEW.in_bytes IS NOT OLD.in_bytes
+    OR NEW.count <> OLD.count BEGIN
     UPDATE daily SET
+        packets = min(max(packets - max(OLD.count, 0), 0),
+            9223372036854775807 - max(NEW.count, 0)) + max(NEW.count, 0),
         sent = min(max(sent - ifnull(max(OLD.out_bytes, 0), 0), 0),
             9223372036854775807 - ifnull(max(NEW.out_bytes, 0), 0))
             + ifnull(max(NEW.out_bytes, 0), 0),

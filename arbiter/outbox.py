@@ -74,7 +74,7 @@ class Outbox:
         ended = [
             partial(_ended, one, now, self._open.pop(one.id, None))
             for one in progress
-            if one.state is not State.OPEN
+            if one.state in (State.CLOSED, State.UNKNOWN)
         ]
         if ended:
             for sink in self.sinks:

@@ -58,7 +58,8 @@ class Record(Struct, frozen=True):
     waited: float = 0.0
     """Seconds that the packet was held."""
     count: int = 1
-    """Packets that this record stands for."""
+    """Packets that this record stands for: those of its flow that came before the kernel had the
+    verdict, as a retransmit or datagrams sent at once do. Only the first of them is described."""
     note: str = ""
     link: str = ""
     """The link it left over; "" where it did not leave, or over a default route that is no link."""
@@ -100,13 +101,14 @@ class Progress(Struct, frozen=True):
     nothing new."""
 
     id: int
-    state: State
+    state: State | None = None
     replied: float | None = None
     closed: float | None = None
     out_bytes: int | None = None
     in_bytes: int | None = None
     out_packets: int | None = None
     in_packets: int | None = None
+    count: int | None = None
 
 
 class Running(Struct, frozen=True):

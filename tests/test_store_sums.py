@@ -275,7 +275,7 @@ def test_an_older_database_gets_its_sums_from_the_records_it_has(tmp_path: Path)
                 assert shown[0] == shown[1]
                 assert len(shown[0]) == 3 + 2 * turn
             for one in (upgraded, new):
-                one.lives.complete([Progress(1, State.CLOSED, out_bytes=100)])
+                one.lives.complete([Progress(1, State.CLOSED, out_bytes=100, count=2 + turn)])
                 one.record([record(5), record(6, app="/another")])
 
 

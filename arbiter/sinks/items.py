@@ -108,7 +108,7 @@ def _only(progress: Progress) -> Record:
         time=0.0,
         decision="",
         reason="",
-        state=progress.state.value,
+        state=progress.state or "",
         out_bytes=progress.out_bytes,
         in_bytes=progress.in_bytes,
     )

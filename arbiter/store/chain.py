@@ -1,7 +1,7 @@
 """The hash chain over decision records and changes of rules: what a row's hash covers, and its end.
 
 A hash is the byte FORMAT and 16 bytes of SHA-256 over a MessagePack array: the hash of the row
-before (nil for the first), the table's name, and the row's columns. MessagePack because each value
+before (nil for the first), the table's name, and the row's columns that the format covers. MessagePack because each value
 carries its type and length, so that no two rows read the same, and every language can write it:
 integers and texts in their shortest form, REAL as a float64. docs/audit.md says it for others.
 """
@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 
 from msgspec import Struct, msgpack
 
 from arbiter.store.errors import UnstorableError
 from arbiter.store.rows import Value
 
-FORMAT = 1
-"""What a hash covers, and how. Older rows keep theirs: a column more is another format."""
+FORMAT = 2
+"""What a hash covers, and how. Older rows keep theirs: a column more or less is another format."""
+FORMATS: Mapping[int, frozenset[str]] = MappingProxyType({1: frozenset(), 2: frozenset({"count"})})
+"""The formats that there are, and what of a chain's columns each leaves out: packets may join a
+record after it was written."""
 _LENGTH = 16
 _encode = msgpack.Encoder().encode
 
@@ -29,7 +34,7 @@ class Chain(Struct, frozen=True):
 
     table: str
     columns: tuple[str, ...]
-    """What is covered, in this order; the id first. Texts, but for the two sets below."""
+    """What some format covers, in this order; the id first. Texts, but for the two sets below."""
     integers: frozenset[str]
     reals: frozenset[str]
 
@@ -67,10 +72,18 @@ class End(Struct, frozen=True):
     count: int
 
 
-def row_hash(chain: Chain, before: bytes | None, values: Sequence[Value]) -> bytes:
+def row_hash(
+    chain: Chain, before: bytes | None, values: Sequence[Value], format: int = FORMAT
+) -> bytes:
     """The hash of a row, given as values of `chain.columns` as the database has them."""
-    digest = hashlib.sha256(_encode((before, chain.table, *values))).digest()
-    return bytes((FORMAT,)) + digest[:_LENGTH]
+    covered = _COVERED[chain.table, format](values)
+    digest = hashlib.sha256(_encode((before, chain.table, *covered))).digest()
+    return bytes((format,)) + digest[:_LENGTH]
+
+
+def format_of(hash: bytes | None) -> int | None:
+    """The format of a hash; None where it has none that is known here."""
+    return hash[0] if hash and hash[0] in FORMATS else None
 
 
 def as_stored(chain: Chain, values: Sequence[Value]) -> list[Value]:
@@ -87,6 +100,13 @@ def as_stored(chain: Chain, values: Sequence[Value]) -> list[Value]:
     return found
 
 
+_COVERED = {
+    (chain.table, format): itemgetter(
+        *(place for place, name in enumerate(chain.columns) if name not in left_out)
+    )
+    for chain in CHAINS
+    for format, left_out in FORMATS.items()
+}
 _KINDS = {
     chain.table: tuple(
         int if name in chain.integers else float if name in chain.reals else str

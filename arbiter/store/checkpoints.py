@@ -7,7 +7,7 @@ import sqlite3
 
 from msgspec import Struct
 
-from arbiter.store.chain import FORMAT, Chain, end_of
+from arbiter.store.chain import FORMAT, Chain, end_of, format_of
 
 START, STOP, DAY, RECORDS, RETENTION = "start", "stop", "day", "records", "retention"
 _TEXT = re.compile(r"(decisions|rule_changes):([0-9]{1,18}):([0-9a-f]{34})", re.ASCII)
@@ -41,8 +41,9 @@ def read_point(text: str) -> Point:
     if found is None:
         raise ValueError("it is not TABLE:ID:HASH, as the journal has it")
     point = Point(found[1], int(found[2]), bytes.fromhex(found[3]))
-    if point.hash[0] != FORMAT:
-        raise ValueError(f"its hash has format {point.hash[0]}, and this arbiter knows {FORMAT}")
+    if format_of(point.hash) is None:
+        known = f"this arbiter knows none above {FORMAT}"
+        raise ValueError(f"its hash has format {point.hash[0]}, and {known}")
     return point
 
 

@@ -18,7 +18,8 @@ from arbiter.store.transaction import writing
 
 KILLED = "arbiter was killed, or the machine went down: its last second or so was not written"
 _COMPLETE = (
-    "UPDATE decisions SET state = :state, closed = :closed, replied = ifnull(replied, :replied),"
+    "UPDATE decisions SET state = ifnull(:state, state), closed = ifnull(:closed, closed),"
+    " replied = ifnull(replied, :replied), count = ifnull(:count, count),"
     " out_bytes = ifnull(:out_bytes, out_bytes), in_bytes = ifnull(:in_bytes, in_bytes),"
     " out_packets = ifnull(:out_packets, out_packets), in_packets = ifnull(:in_packets, in_packets)"
     " WHERE id = :id"

@@ -321,5 +321,30 @@ TO_10 = """
 CREATE INDEX rules_retired ON rules (retired) WHERE retired IS NOT NULL; -- what goes
 CREATE INDEX rules_replaced ON rules (replaced_by) WHERE replaced_by IS NOT NULL;
 CREATE INDEX profile_switches_undoes ON profile_switches (undoes) WHERE undoes IS NOT NULL;
+DROP TRIGGER decisions_completed;
+CREATE TRIGGER decisions_completed AFTER UPDATE OF out_bytes, in_bytes, count ON decisions
+WHEN NEW.out_bytes IS NOT OLD.out_bytes OR NEW.in_bytes IS NOT OLD.in_bytes
+    OR NEW.count <> OLD.count BEGIN
+    UPDATE daily SET
+        packets = min(max(packets - max(OLD.count, 0), 0),
+            9223372036854775807 - max(NEW.count, 0)) + max(NEW.count, 0),
+        sent = min(max(sent - ifnull(max(OLD.out_bytes, 0), 0), 0),
+            9223372036854775807 - ifnull(max(NEW.out_bytes, 0), 0))
+            + ifnull(max(NEW.out_bytes, 0), 0),
+        received = min(max(received - ifnull(max(OLD.in_bytes, 0), 0), 0),
+            9223372036854775807 - ifnull(max(NEW.in_bytes, 0), 0))
+            + ifnull(max(NEW.in_bytes, 0), 0)
+    WHERE day = CAST(max(0, min(OLD.time, 1e11)) / 86400 AS INTEGER) * 86400
+        AND outcome = (
+            SELECT id FROM outcomes WHERE app = OLD.app AND exe = OLD.exe AND user = OLD.user
+            AND uid IS OLD.uid
+            AND decision = OLD.decision AND reason = OLD.reason AND rule_id IS OLD.rule_id
+            AND layer IS OLD.layer AND by_user = OLD.by_user AND frontend = OLD.frontend
+            AND link = OLD.link)
+        AND destination = (
+            SELECT id FROM destinations WHERE daddr = OLD.daddr AND dport = OLD.dport
+            AND proto = OLD.proto AND names = OLD.names);
+END;
 """
-"""What SQLite and retention look for where ended rules and old switches of profiles are deleted."""
+"""What SQLite and retention look for where ended rules and old switches of profiles are deleted; and
+a record may come to stand for more packets after it was written, and so do its sums."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from arbiter.store.chain import FORMAT, Chain, End, row_hash
+from arbiter.store.chain import FORMATS, Chain, End, format_of, row_hash
 from arbiter.store.checkpoints import RETENTION, Checkpoint, Point
 from arbiter.store.rows import Value
 
@@ -174,13 +174,12 @@ class Walk:
         return False
 
     def _is_after(self, row: Row, before: bytes | None) -> bool:
-        if row.hash is None or row.hash[:1] != bytes((FORMAT,)):
-            return False
-        return self._hash(row, before) == row.hash
+        format = format_of(row.hash)
+        return format is not None and self._hash(row, before, format) == row.hash
 
-    def _hash(self, row: Row, before: bytes | None) -> bytes | None:
+    def _hash(self, row: Row, before: bytes | None, format: int) -> bytes | None:
         try:
-            return row_hash(self._chain, before, row.values)
+            return row_hash(self._chain, before, row.values, format)
         except UnicodeEncodeError:
             return None  # bytes that are no text, which arbiter never writes
 
@@ -196,9 +195,10 @@ class Walk:
             span = f"{newest + 1} to {row.id - 1}"
             why = f"does not follow: what was before it ({span}) is missing, or it was changed"
             return self._broken("missing", row, why)
-        true = self._hash(row, self._before)
-        if true is not None and following is not None and self._is_after(following, true):
-            return self._broken("hash", row, "is as it was, and has another hash")
+        for format in FORMATS:
+            true = self._hash(row, self._before, format)
+            if true is not None and following is not None and self._is_after(following, true):
+                return self._broken("hash", row, "is as it was, and has another hash")
         return self._broken("changed", row, "was changed: its hash is that of something else")
 
     def _at_point(self, row: Row) -> Broken | None:
