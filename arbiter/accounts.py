@@ -155,6 +155,10 @@ class Accounts:
         self._ledger.opened(packet.flow, account)
         self._open.set()
 
+    def listen(self) -> None:
+        """Hear of every connection that has ended by now."""
+        self._watch.drain()
+
     async def _run(self) -> None:
         while True:
             await self._open.wait()

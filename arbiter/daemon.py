@@ -177,7 +177,10 @@ class Daemon:
             self._memory, self.pipeline.rules.index, self._spawn, self._desk.server.send
         )
         await self._rules.start()
-        self._lives = LifeKeeper(self._book, self._memory, self._followers)
+        self._lives = LifeKeeper(
+            self._book, self._memory, self._followers, lambda: self._accounts.listen()
+        )
+        self._proofs.know(self._lives.joined)
         await self._lives.begin()
         if self._events is None:
             log.info("no process events here: new programs are found by reading /proc")

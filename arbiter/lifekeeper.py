@@ -4,11 +4,11 @@ of it. In the loop."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from arbiter.events import Report
 from arbiter.followers import Followers
-from arbiter.lives import Lives, progress
+from arbiter.lives import Life, Lives, progress
 from arbiter.memory import Memory
 from arbiter.usage import Counted
 
@@ -16,8 +16,12 @@ from arbiter.usage import Counted
 class LifeKeeper:
     """Follows the connections of `lives`."""
 
-    def __init__(self, lives: Lives, memory: Memory, followers: Followers) -> None:
+    def __init__(
+        self, lives: Lives, memory: Memory, followers: Followers, listen: Callable[[], None]
+    ) -> None:
+        """`listen` has every end told that the kernel knows of by now."""
         self._lives, self._memory, self._followers = lives, memory, followers
+        self._listen = listen
 
     async def begin(self) -> None:
         """A run begins: what the last one left open is followed again. Raises StoreError."""
@@ -31,12 +35,24 @@ class LifeKeeper:
 
     def decided(self, report: Report, link: str) -> None:
         """A decision was made, for a connection that leaves over this link, if any. On the hot
-        path: four look-ups without followers."""
+        path: five look-ups without followers."""
+        if (first := self.joined(report, link)) is not None:
+            first.count += 1
+            self._memory.joined(progress(first))
+            return
         id = self._memory.report(report, link)
         life, before = self._lives.decided(id, report, link)
         if before is not None:
             self._memory.complete([progress(before)])
         self._followers.decided(life, before)
+
+    def joined(self, report: Report, link: str) -> Life | None:
+        """The connection that this packet is of, if that was decided already."""
+        life = self._lives.joined(report, link)
+        if life is None or not report.verdict.passes:
+            return life
+        self._listen()  # if that one has ended meanwhile, this is another on the same ports
+        return self._lives.joined(report, link)
 
     def reading(self, counted: Sequence[Counted]) -> Iterator[None]:
         """All counters there are, in steps; see Lives.reading."""

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from arbiter.events import Report
-from arbiter.model import Flow, Packet
+from arbiter.model import Flow, Owner, Packet
 from arbiter.records import Progress, Running, State
-from arbiter.usage import STEP, UNSEEN, Counted, figures, older
+from arbiter.usage import CLOCKS, STEP, UNSEEN, Counted, figures, older
 
 MAX_LIVES = 65_536
 """Connections kept; the oldest are given up first: nobody knows their end."""
@@ -25,6 +25,9 @@ MAX_SHOWN = 8192
 """Of them the newest are kept with all that is known of them; the others only for their record."""
 MAX_REFUSED = 256
 """The last that were refused; they have no counters and no end."""
+ON_ITS_WAY = 5.0
+"""Seconds for which what follows a connection's first packet may have been queued before the kernel
+had the verdict; as GRACE in given.py."""
 
 
 class Life(Struct, gc=False, eq=False):
@@ -38,13 +41,16 @@ class Life(Struct, gc=False, eq=False):
     """What was decided; None where that is too long ago."""
     link: str = ""
     """The link it leaves over; "" for none, or for a default route that is no link."""
-    state: State = State.OPEN
+    state: State | None = State.OPEN
+    """None for one that was refused."""
     figures: tuple[int, int, int, int] | None = None
     """Bytes out and in, packets out and in, as `usage.on_wire` counts them; None before conntrack
     told any."""
     replied: float | None = None
     """Epoch seconds by which a packet had come back."""
     closed: float | None = None
+    count: int = 1
+    """Its packets that came before the kernel had the verdict; see `joined`."""
     unseen: int = 0
     """Looks at the counters in a row without it."""
 
@@ -80,6 +86,7 @@ class Lives:
         self._lives: OrderedDict[Flow, Life] = OrderedDict()
         self._shown: OrderedDict[int, Life] = OrderedDict()
         self._refused: deque[Life] = deque(maxlen=MAX_REFUSED)
+        self._of_refused: OrderedDict[Flow, Life] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._lives)
@@ -89,12 +96,29 @@ class Lives:
         given_up = (self._begin(one.flow, Life(one.id, one.time)) for one in running)
         return [life for life in given_up if life is not None]
 
+    def joined(self, report: Report, link: str) -> Life | None:
+        """The connection that is decided already and that this packet is of, too: it came before
+        the kernel had the verdict, and has the same. None for a new one. On the hot path."""
+        packet = report.packet
+        if not isinstance(packet, Packet):
+            return None
+        lives = self._lives if report.verdict.passes else self._of_refused
+        life = lives.get(packet.flow)
+        if life is None or life.report is None or life.link != link:
+            return None
+        return life if together(life.report, report) else None
+
     def decided(self, id: int, report: Report, link: str) -> tuple[Life, Life | None]:
         """A new connection, and an older one that it ends or pushes out. On the hot path."""
         life = Life(id, report.wall - report.waited, report, link)
         packet = report.packet
         if not report.verdict.passes or not isinstance(packet, Packet):
+            life.state = None
             self._refused.append(life)
+            if isinstance(packet, Packet):
+                self._of_refused[packet.flow] = life
+                if len(self._of_refused) > MAX_REFUSED:
+                    self._of_refused.popitem(last=False)
             return life, None
         self._shown[id] = life
         if len(self._shown) > MAX_SHOWN:
@@ -158,8 +182,45 @@ class Lives:
 
 def progress(life: Life) -> Progress:
     """What a connection has come to, for its record."""
-    counters = life.figures or (None,) * 4
-    return Progress(life.id, life.state, life.replied, life.closed, *counters)
+    out_bytes, in_bytes, out_packets, in_packets = life.figures or (None,) * 4
+    return Progress(
+        life.id,
+        life.state,
+        life.replied,
+        life.closed,
+        out_bytes,
+        in_bytes,
+        out_packets,
+        in_packets,
+        count=life.count if life.count > 1 else None,
+    )
+
+
+def together(first: Report, later: Report) -> bool:
+    """Whether two packets are of one connection, by one decision: the later one came before the
+    kernel had the verdict on the first, and got the same.
+
+    What passes is one connection as soon as conntrack has it, whatever decided its later packets.
+    What is refused is never there: each try is one of its own, but for those that wait together.
+    """
+    if not (
+        isinstance(first.packet, Packet)
+        and isinstance(later.packet, Packet)
+        and first.packet.flow == later.packet.flow
+        and first.verdict == later.verdict
+        and first.decision == later.decision
+        and _holder(later) in (None, _holder(first))  # None: its socket is closed by now
+    ):
+        return False
+    came, since = later.wall - later.waited, first.wall - first.waited
+    if first.verdict.passes:
+        return since - CLOCKS <= came <= first.wall + ON_ITS_WAY
+    return first.reason == later.reason and since - CLOCKS <= came <= first.wall
+
+
+def _holder(report: Report) -> tuple[int, int] | None:
+    owner = report.owner
+    return (owner.processes[0].pid, owner.processes[0].start) if isinstance(owner, Owner) else None
 
 
 def follows(report: Report) -> bool:

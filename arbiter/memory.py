@@ -63,7 +63,7 @@ class Memory:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._change: int | None = None
         """The newest change of a rule that was read."""
-        self._made: list[Made] = []
+        self._made: dict[int, Made] = {}
         self._known: dict[int, int] = {}
         """Of packets whose report is next: the ids of their records."""
         self._next = 1
@@ -216,8 +216,16 @@ class Memory:
         if not self._made:
             asyncio.get_running_loop().call_later(FLUSH, self._flush)
         make = partial(_kept, id, report, link)
-        self._made.append(Made(id, make, follows(report), written=known > 0))
+        self._made[id] = Made(id, make, follows(report), written=known > 0)
         return id
+
+    def joined(self, progress: Progress) -> None:
+        """A connection that was reported has one packet more."""
+        made = self._made.get(progress.id)
+        if made is not None and not made.written:
+            made.count = progress.count or 1
+        else:
+            self.complete([progress])
 
     # With `audit.sync` the record of a packet comes before its report.
 
@@ -250,9 +258,9 @@ class Memory:
 
     def _flush(self) -> None:
         """Hand the reports over. Turning them into text is the writer thread's work."""
-        made, self._made = self._made, []
-        self._outbox.decided(made)
-        for one in made:
+        made, self._made = self._made, {}
+        self._outbox.decided(made.values())
+        for one in made.values():
             if not one.written:
                 self._writer.record(one)
         self._unmarked += len(made)

@@ -28,7 +28,7 @@ Make = Callable[[], Kept]
 class Made:
     """A record that is made at most once, in the thread that wants it first."""
 
-    __slots__ = ("_kept", "_make", "follows", "id", "written")
+    __slots__ = ("_kept", "_make", "count", "follows", "id", "written")
 
     def __init__(self, id: int, make: Make, follows: bool, written: bool = False) -> None:
         self.id, self._make = id, make
@@ -37,11 +37,16 @@ class Made:
         """Whether it will have an end."""
         self.written = written
         """Whether it is in the database already."""
+        self.count = 1
+        """Packets that it stands for; changed only until it is handed over."""
 
     def __call__(self) -> Kept:
         """The record. Two threads at once may make it twice, which does no harm."""
         if self._kept is None:
-            self._kept = self._make()
+            kept = self._make()
+            if self.count > 1:
+                kept = Kept(kept.id, structs.replace(kept.record, count=self.count))
+            self._kept = kept
         return self._kept
 
 

@@ -36,17 +36,24 @@ class ProofKeeper:
         self._refuses = audit.when_unwritten is WhenUnwritten.DENY
         self._pipeline, self._memory = pipeline, memory
         self._carry_out, self._dispatch = carry_out, dispatch
+        self._joined: Callable[[Report, str], object] = lambda report, link: None
         self._proofs = Proofs(audit.when_unwritten)
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._problem = ""
 
+    def know(self, joined: Callable[[Report, str], object]) -> None:
+        """`joined` gives the connection that a packet is of, if that was decided already: then it
+        has its record."""
+        self._joined = joined
+
     def hold(self, effects: list[Effect]) -> list[Effect]:
         """What of these is to be done now. On the hot path."""
         if not self._on:
             return effects
-        rest = self._proofs.hold(effects, now(), self._pipeline.settings.writing)
+        seconds = self._pipeline.settings.writing
+        rest = self._proofs.hold(effects, now(), seconds, self._known)
         if len(rest) != len(effects):
             self._idle.clear()
             self._write()
@@ -72,6 +79,9 @@ class ProofKeeper:
                 lambda done: loop.call_soon_threadsafe(self._written, done)
             )
         self._arm()
+
+    def _known(self, report: Report) -> bool:
+        return self._joined(report, self._link(report)) is not None
 
     def _link(self, report: Report) -> str:
         packet = report.packet
@@ -113,7 +123,7 @@ class ProofKeeper:
 
     def _give(self, given: Iterable[Given]) -> None:
         for one in given:
-            if one.id:
+            if one.id and not one.joined:
                 self._memory.known(one.report.packet.id, one.id)
             self._carry_out([one.verdict, one.report, *one.then])
 

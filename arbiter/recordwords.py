@@ -105,5 +105,7 @@ def _reasons(record: Record) -> Iterator[str]:
         yield THEN.get(record.reason, record.reason)
     if record.waited >= 1:
         yield f"it waited {record.waited:.0f} s"
+    if record.count > 1:
+        yield f"for {record.count} packets"
     if record.note:
         yield record.note

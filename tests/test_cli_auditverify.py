@@ -50,7 +50,7 @@ def test_an_intact_database_says_where_its_chains_have_come_to(db: Path) -> None
     first, second = done.stdout.splitlines()
     assert first == f"decisions: 6 rows, 1 to 6, hold together; now at {point(db)}"
     assert second.startswith(
-        "rule_changes: 1 rows, 1 to 1, hold together; now at rule_changes:1:01"
+        "rule_changes: 1 rows, 1 to 1, hold together; now at rule_changes:1:02"
     )
     done = run(db, "--checkpoint", point(db), "--checkpoint", second.split()[-1])
     assert done.exit_code == 0
@@ -122,7 +122,7 @@ def test_hostile_words_of_the_database_are_cleaned(db: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "why"),
-    [("decisions", "is not TABLE:ID:HASH"), (f"decisions:1:02{'0' * 32}", "has format 2"),
+    [("decisions", "is not TABLE:ID:HASH"), (f"decisions:1:03{'0' * 32}", "has format 3"),
      ("\x1b[0m", "is not TABLE:ID:HASH")],
 )  # fmt: skip
 def test_what_is_no_checkpoint_is_a_usage_error(db: Path, given: str, why: str) -> None:

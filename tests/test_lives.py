@@ -8,13 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from playbook import SERVER6, START, owner, packet
+from playbook import SERVER6, START, owner, packet, process
 
 from arbiter import lives, views
 from arbiter.events import Reason, Report
 from arbiter.judge import Context
 from arbiter.lives import Life, Lives, progress
-from arbiter.model import ACCEPTED, ALLOW, DENIED, DENY, DROPPED, Undecodable, Verdict
+from arbiter.model import (
+    ACCEPTED,
+    ALLOW,
+    DENIED,
+    DENY,
+    DROPPED,
+    Action,
+    Decision,
+    NoOwner,
+    NoOwnerReason,
+    Undecodable,
+    Verdict,
+)
 from arbiter.records import Progress, Running, State
 from arbiter.usage import STEP, UNSEEN, Counted
 
@@ -272,3 +284,85 @@ def test_the_message_says_who_where_and_why() -> None:
     bad = Report(START.wall, Undecodable(1, "short"), None, DENY, Reason.UNDECODABLE)
     unread = views.connection_message(Lives().decided(1, bad, "")[0])
     assert (unread.app, unread.source, unread.destination.address) == (None, "", "")
+
+
+# --- several packets of one connection ------------------------------------------------------
+
+
+def later(first: Report, came: float, decided: float, **fields: Any) -> Report:
+    """Another packet of its flow: it came and was decided so many seconds after the first was."""
+    wall = first.wall + decided
+    return replace(first, packet=packet(2, sport=1), wall=wall, waited=decided - came, **fields)
+
+
+def joins(first: Report, other: Report, link: str = "") -> bool:
+    book = Lives()
+    life, _ = book.decided(5, first, "")
+    found = book.joined(other, link)
+    assert found is None or found is life
+    return found is not None
+
+
+@pytest.mark.parametrize("verdict", [ACCEPTED, DENIED, DROPPED])
+def test_packets_that_wait_together_and_get_one_verdict_are_one_connection(
+    verdict: Verdict,
+) -> None:
+    first = report(verdict=verdict)
+    assert joins(first, later(first, came=-1.5, decided=0.0))
+    assert joins(first, later(first, came=0.0, decided=3.0))
+    assert not joins(first, replace(later(first, -1.5, 0.0), packet=packet(2, sport=2)))
+    assert not joins(first, replace(later(first, -1.5, 0.0), packet=Undecodable(2, "short")))
+    assert not joins(first, later(first, -1.5, 0.0), link="lte")
+    assert not joins(first, later(first, came=-9.0, decided=-5.0)), "somebody set the clock back"
+    other = replace(process(), start=process().start + 1)
+    assert not joins(first, later(first, -1.5, 0.0, owner=owner(other))), "another program's"
+    assert joins(first, later(first, -1.5, 0.0, owner=NoOwner(NoOwnerReason.CLOSED)))
+
+
+def test_another_verdict_or_decision_is_another_record() -> None:
+    first = report()
+    assert not joins(first, later(first, -1.0, 0.0, verdict=DENIED, decision=DENY))
+    assert not joins(first, later(first, -1.0, 0.0, verdict=Verdict(ACCEPTED.kind, 1 << 24)))
+    assert not joins(first, later(first, -1.0, 0.0, decision=Decision(Action.ROUTE, ("any",))))
+    denied = report(verdict=DENIED)
+    assert not joins(denied, later(denied, -1.0, 0.0, verdict=ACCEPTED, decision=ALLOW))
+    assert not joins(denied, later(denied, -1.0, 0.0, reason=Reason.DEADLINE))
+
+
+def test_what_was_on_its_way_joins_and_a_later_try_does_not() -> None:
+    """The kernel queues packets until it has the verdict; what it refuses it never knows."""
+    first = report()
+    assert joins(first, later(first, came=0.01, decided=0.02, reason=Reason.ANSWER))
+    assert joins(first, later(first, came=lives.ON_ITS_WAY, decided=9.0))
+    assert not joins(first, later(first, came=lives.ON_ITS_WAY + 0.1, decided=9.0))
+    denied = report(verdict=DENIED)
+    assert not joins(denied, later(denied, came=0.01, decided=0.02))
+
+
+def test_after_its_end_the_same_ports_are_another_connection() -> None:
+    book, first = Lives(), report()
+    book.decided(5, first, "")
+    book.ended(counted(), NOW)
+    assert book.joined(later(first, 0.0, 0.1), "") is None
+    book.restore([Running(7, NOW, packet(1, sport=1).flow)])
+    assert book.joined(later(first, 0.0, 0.1), "") is None, "nobody knows what was decided"
+
+
+def test_its_count_goes_into_its_record() -> None:
+    book = Lives()
+    life, _ = book.decided(5, report(), "")
+    assert progress(life).count is None, "as it was written"
+    life.count = 3
+    assert progress(life) == Progress(5, State.OPEN, count=3)
+    denied, _ = book.decided(6, report(sport=2, verdict=DENIED), "")
+    denied.count = 2
+    assert progress(denied) == Progress(6, None, count=2), "it has no state"
+
+
+def test_the_refused_are_forgotten_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lives, "MAX_REFUSED", 2)
+    book = Lives()
+    made = [report(sport=sport, verdict=DENIED) for sport in (1, 2, 3)]
+    for id, one in enumerate(made):
+        book.decided(id, one, "")
+    assert [book.joined(one, "") is not None for one in made] == [False, True, True]

@@ -53,6 +53,48 @@ def test_a_verdict_waits_for_its_record_and_what_comes_meanwhile_is_one_batch() 
     assert made.next_due() is None
 
 
+def again(*ids: int, rules: tuple[str, ...] = ("allow app=/usr/bin/curl",)) -> list[Effect]:
+    """Packets of one flow, one after the other."""
+    play = Playbook(*rules)
+    for id in ids:
+        play.queue(id, CURL, sport=1)
+    return [each for each in play.effects if isinstance(each, SetVerdict | Report)]
+
+
+def test_packets_of_one_connection_wait_for_one_record_and_go_together() -> None:
+    made = proofs()
+    made.hold(again(1), START, 5.0)
+    assert numbered(made) == [1]
+    made.hold(again(2, 3), Now(START.mono + 1, START.wall + 1), 5.0)
+    made.hold(again(4, rules=("deny port=443",)), START, 5.0)
+    assert made.next_due() == START.mono + 5.0
+    given = made.written()
+    assert told(given) == [(1, ACCEPTED, 1), (2, ACCEPTED, 1), (3, ACCEPTED, 1)]
+    assert [one.joined for one in given] == [False, True, True]
+    assert numbered(made, 2) == [4], "another decision is another record"
+    made.written()
+    made.hold(again(5), START, 5.0)
+    assert numbered(made, 3) == [5], "nothing of its connection waits any more"
+
+
+def test_packets_of_one_connection_are_refused_together_where_the_disk_fails() -> None:
+    for fails in ("failed", "overdue"):
+        made = proofs()
+        made.hold(again(1, 2), START, 5.0)
+        numbered(made)
+        given = made.failed("no space") if fails == "failed" else made.overdue(LATER.mono)
+        assert told(given) == [(1, DENIED, 0), (2, DENIED, 0)]
+        assert not any(one.joined for one in given)
+        assert made.next_due() is None
+
+
+def test_a_packet_of_a_connection_that_has_its_record_waits_for_nothing() -> None:
+    made = proofs()
+    effects = [*again(1), *decided(2)]
+    assert made.hold(effects, START, 5.0, lambda report: report.packet.id == 1) == effects[:2]
+    assert numbered(made) == [2]
+
+
 def test_without_its_record_nothing_goes_and_the_record_says_so() -> None:
     made = proofs()
     made.hold([*decided(1), *decided(2, who=WGET)], START, 5.0)

@@ -125,7 +125,10 @@ class Promise(RuleBasedStateMachine):
             if passes and self.when is WhenUnwritten.DENY:
                 assert one.id in self.on_disk, "it passed before its record was there"
             self.announced += len(one.then)
-            if not one.id:
+            if one.joined:
+                assert one.id in self.on_disk, "there is a record of its connection"
+                self.records[id] += 1
+            elif not one.id:
                 self.records[id] += 1
                 assert one.report.note, "a record that came late says so"
 

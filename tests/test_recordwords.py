@@ -9,9 +9,10 @@ import pytest
 from auditscene import DAY, FIREFOX
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from arbiter.protocol import Records, Sums
-from arbiter.recordwords import KEYS, as_object
+from arbiter.recordwords import KEYS, as_object, why
 from prompts import recordwords
 from prompts.web import recordviews
 
@@ -37,6 +38,11 @@ def test_who_where_and_why_are_words() -> None:
     assert recordwords.target({"proto": "udp", "daddr": "2001:db8::7", "dport": 53}) == (
         "[2001:db8::7]:53/udp"
     )
+
+
+def test_a_record_that_stands_for_more_packets_says_for_how_many() -> None:
+    assert why(structs.replace(DAY[0], count=3)).endswith("was observe; for 3 packets")
+    assert "packets" not in why(DAY[0])
 
 
 def test_the_rule_that_decided_is_what_the_filter_takes() -> None:

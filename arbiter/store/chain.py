@@ -1,9 +1,10 @@
 """The hash chain over decision records and changes of rules: what a row's hash covers, and its end.
 
 A hash is the byte FORMAT and 16 bytes of SHA-256 over a MessagePack array: the hash of the row
-before (nil for the first), the table's name, and the row's columns that the format covers. MessagePack because each value
-carries its type and length, so that no two rows read the same, and every language can write it:
-integers and texts in their shortest form, REAL as a float64. docs/audit.md says it for others.
+before (nil for the first), the table's name, and the row's columns that the format covers.
+MessagePack because each value carries its type and length, so that no two rows read the same, and
+every language can write it: integers and texts in their shortest form, REAL as a float64.
+docs/audit.md says it for others.
 """
 
 from __future__ import annotations
