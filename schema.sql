@@ -6,8 +6,8 @@
 -- `PRAGMA user_version` is that VERSION: with another application_id arbiter does not touch it.
 --
 -- Times are seconds since the epoch (REAL). Texts that a process chose are valid UTF-8: bytes that
--- were not are written as \udcXX (PEP 383 surrogates, escaped). Reading never blocks the daemon
--- (write-ahead log), so that any SQLite program may look:
+-- were not are written as \udcXX, and a backslash that would begin such letters as \udc5c. Reading
+-- never blocks the daemon (write-ahead log), so that any SQLite program may look:
 --     SELECT datetime(time, 'unixepoch', 'localtime'), app, daddr, dport, decision, reason
 --     FROM decisions ORDER BY time DESC LIMIT 20;
 
@@ -115,8 +115,8 @@ CREATE TABLE decisions (
     in_bytes    INTEGER,
     out_packets INTEGER,
     in_packets  INTEGER,
-    hash        BLOB                  -- of the columns from id to profile, but for count, and of the row
-    -- before: see `chains`. NULL where the row is older than the chain
+    hash        BLOB                  -- of id to profile but count, and of the row before: see `chains`
+    -- NULL where the row is older than the chain
 ) STRICT;
 CREATE INDEX decisions_time ON decisions (time);
 CREATE INDEX decisions_app ON decisions (app, time);

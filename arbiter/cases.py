@@ -85,7 +85,7 @@ def of_row(row: tuple[object, ...], groups: Groups) -> Case:
         ruled,
         reason in _ASKED,
         str(link),
-        _shared(str(note), app),
+        _shared(from_utf8(str(note)), app),
         _SHARED in str(note),
         app,
         from_utf8(record.user),

@@ -15,7 +15,7 @@ from arbiter.model import Flow
 class Record(Struct, frozen=True):
     """One decided connection, as words and numbers; a row of table `decisions`.
 
-    Texts that a process chose may hold anything; the store escapes what is not valid UTF-8.
+    Texts that a process chose are spelt by `utf8`; the store sees to it that all are valid.
     """
 
     time: float
@@ -121,28 +121,55 @@ class Running(Struct, frozen=True):
 
 
 def json_list(texts: Iterable[str]) -> str:
-    """A JSON array in ASCII. Lossless: a lone surrogate (PEP 383) is its own escape in JSON."""
-    return json.dumps(list(texts), ensure_ascii=True)
+    """A JSON array in ASCII, of texts as `utf8` spells them: any program may read it."""
+    return json.dumps([utf8(text) for text in texts], ensure_ascii=True)
 
 
 def read_list(array: str) -> tuple[str, ...]:
-    """The texts of a JSON array. Raises ValueError for anything else."""
+    """The texts that `json_list` was given. Raises ValueError for what is no array of texts."""
+    return tuple(map(from_utf8, spelt_list(array)))
+
+
+def spelt_list(array: str) -> tuple[str, ...]:
+    """The same texts as they are spelt in it. Raises ValueError."""
     found: object = json.loads(array)
     if not (isinstance(found, list) and all(isinstance(text, str) for text in found)):
         raise ValueError("it is no list of texts")
     return tuple(found)
 
 
+_BYTE = re.compile(r"\\udc(?=5c|[89a-f][0-9a-f])")
+_SPELT = re.compile(r"\\udc(5c|[89a-f][0-9a-f])")
+
+
 def utf8(text: str) -> str:
-    r"""`text` as valid UTF-8: a lone surrogate, which is an undecodable byte, becomes `\udcXX`."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "backslashreplace").decode()
+    r"""`text` as valid UTF-8, so that `from_utf8` reads it back.
+
+    A byte that is no UTF-8, which is a lone surrogate here (PEP 383), is spelt `\udcXX`; and so is
+    the backslash, `\udc5c`, of a text that could be taken for such a spelling.
+    """
+    if "\\" in text:
+        text = _BYTE.sub(r"\\udc5cudc", text)
+    return valid(text)
 
 
-_ESCAPED = re.compile(r"\\udc[89a-f][0-9a-f]")
+def spelt(text: str) -> str:
+    """A text that somebody typed, as itself or as it is spelt, in the spelling of records."""
+    return utf8(from_utf8(text))
+
+
+def valid(text: str) -> str:
+    r"""`text` with lone surrogates as `\udXXX`; what `utf8` gave stays as it is."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def from_utf8(text: str) -> str:
-    r"""What `utf8` was given, unless that had the six letters `\udcXX` in it, and no byte."""
-    return _ESCAPED.sub(lambda found: chr(int(found[0][2:], 16)), text)
+    """What `utf8` was given."""
+    if "\\" not in text:
+        return text
+    return _SPELT.sub(_read, text)
+
+
+def _read(found: re.Match[str]) -> str:
+    byte = int(found[1], 16)
+    return chr(byte + 0xDC00) if byte > 0x7F else chr(byte)

@@ -12,7 +12,7 @@ from typing import Any
 from arbiter.budgets import size_text
 from arbiter.events import Reason
 from arbiter.protocol import clean
-from arbiter.records import Record, from_utf8, read_list
+from arbiter.records import Record, spelt_list
 
 _FIELDS = {("by_user" if name == "by" else name): name for name in Record.__struct_fields__}
 KEYS = ("id", *_FIELDS)
@@ -50,7 +50,7 @@ def as_object(id: int, record: Record) -> dict[str, Any]:
 def texts(array: str) -> list[str] | None:
     """The texts of a JSON array, cleaned; None where it is not as arbiter writes it."""
     try:
-        return [clean(text) for text in read_list(array)]
+        return [clean(text) for text in spelt_list(array)]
     except (ValueError, RecursionError):
         return None
 
@@ -62,7 +62,7 @@ def sentence(id: int, record: Record) -> str:
 
 def app(record: Record) -> str:
     """Whose connection it was, or why that is nobody's."""
-    return from_utf8(record.app) or f"({record.no_owner or 'nobody'})"
+    return record.app or f"({record.no_owner or 'nobody'})"
 
 
 def decided(record: Record) -> str:
@@ -94,7 +94,7 @@ def why(record: Record) -> str:
 
 
 def _reasons(record: Record) -> Iterator[str]:
-    by = from_utf8(record.by)
+    by = record.by
     if record.reason == Reason.RULE and record.rule_id is not None and record.rule_id > 0:
         yield f"rule {record.rule_id}" + (f" by {by}" if by else "")
     elif record.reason == Reason.RULE:

@@ -24,7 +24,7 @@ from arbiter.model import (
 )
 from arbiter.policyfiles import AdviceBook
 from arbiter.protocol import clean
-from arbiter.records import Record, State, json_list
+from arbiter.records import Record, State, json_list, utf8
 from arbiter.rules import conditions, format_decision, format_rule, scope_of
 from arbiter.rules.names import shown_name
 from arbiter.ways import Ways
@@ -244,19 +244,24 @@ def _no_owner(owner: Owner | NoOwner) -> str:
 
 
 def _app(app: App, room: Room) -> protocol.AppView:
-    return protocol.AppView(clean(app.id, room.path), app.kind.value, clean(app.name, MAX_NAME))
+    return protocol.AppView(_said(app.id, room.path), app.kind.value, _said(app.name, MAX_NAME))
+
+
+def _said(text: str, limit: int) -> str:
+    """What a process chose, spelt as in records, and fit to be shown."""
+    return clean(utf8(text[: limit + 1]), limit)
 
 
 def _process(process: Process, room: Room, cwd: str) -> protocol.ProcessView:
-    argv = [clean(arg, room.arg) for arg in process.argv[: room.args]]
+    argv = [_said(arg, room.arg) for arg in process.argv[: room.args]]
     if len(process.argv) > room.args:
         argv.append("…")
     return protocol.ProcessView(
         pid=process.pid,
         app=_app(process.app, room),
-        exe=clean(process.exe, room.path),
+        exe=_said(process.exe, room.path),
         argv=tuple(argv),
-        cwd=clean(cwd, room.path),
+        cwd=_said(cwd, room.path),
         parents=tuple(_app(ancestor.app, room) for ancestor in process.ancestors[: room.parents]),
         note=clean(process.note, room.path),
     )
@@ -278,16 +283,18 @@ def record_of(report: Report, link: str = "") -> Record:
         )
     owner = report.owner
     if owner is not None:
-        fields.update(uid=owner.uid, user=owner.user)
+        fields.update(uid=owner.uid, user=utf8(owner.user))
     if isinstance(owner, Owner):
         fields.update(_owner_fields(owner))
     elif isinstance(owner, NoOwner):
-        fields.update(no_owner=_no_owner(owner))
+        fields.update(no_owner=utf8(_no_owner(owner)))
     rule = report.rule
     if rule is not None:
-        fields.update(rule_id=rule.id, layer=int(rule.layer), by=rule.by, frontend=rule.frontend)
+        fields.update(
+            rule_id=rule.id, layer=int(rule.layer), by=utf8(rule.by), frontend=utf8(rule.frontend)
+        )
     if report.by is not None:
-        fields.update(by=report.by.user, frontend=report.by.frontend)
+        fields.update(by=utf8(report.by.user), frontend=utf8(report.by.frontend))
     return Record(
         time=report.wall,
         decision=format_decision(report.decision),
@@ -295,7 +302,7 @@ def record_of(report: Report, link: str = "") -> Record:
         hook=packet.hook.value,
         outdev=packet.outdev,
         waited=report.waited,
-        note="; ".join(text for text in (report.note, _whose(owner), _shared(owner)) if text),
+        note=utf8("; ".join(part for part in (report.note, _whose(owner), _shared(owner)) if part)),
         link=link,
         names=json_list(report.context.names),
         sims=json_list(report.context.sims),
@@ -324,11 +331,11 @@ def _shared(owner: Owner | NoOwner | None) -> str:
 def _owner_fields(owner: Owner) -> dict[str, object]:
     process = owner.processes[0]
     return {
-        "app": process.app.id,
+        "app": utf8(process.app.id),
         "app_kind": process.app.kind.value,
         "pid": process.pid,
         "start": process.start,
-        "exe": process.exe,
+        "exe": utf8(process.exe),
         "argv": json_list(process.argv),
         "parents": json_list(ancestor.app.id for ancestor in process.ancestors),
     }

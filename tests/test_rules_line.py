@@ -90,7 +90,7 @@ CANONICAL = [
     ("deny host=0.0.0.0/0 proto=89", Rule(DENY, host=Network(bytes(4), 0), proto=89)),
     ("allow proto=icmpv6 hook=forward", Rule(ALLOW, proto=58, hook=Hook.FORWARD)),
     ('allow app="/opt/My App/x"', Rule(ALLOW, app="/opt/My App/x")),
-    (r'allow app="a\"b\\c\n\x1b#\u{202e}\u{dcff}"', Rule(ALLOW, app='a"b\\c\n\x1b#\u202e\udcff')),
+    (r'allow app="a\"b\\c\n\x1b#\u{202e}\udcff"', Rule(ALLOW, app='a"b\\c\n\x1b#\u202e\udcff')),
     ("allow app=/home/é/日本=x", Rule(ALLOW, app="/home/é/日本=x")),
     (
         "allow class=bulk app=/usr/bin/rsync",
@@ -142,7 +142,7 @@ CANONICAL = [
     ("allow network=gateway:02:00:5e:10:00:0a", Rule(ALLOW, network="gateway:02:00:5e:10:00:0a")),
     ("allow network=sim:894301234567890123", Rule(ALLOW, network="sim:894301234567890123")),
     ('allow network="ssid:Café \\"1\\""', Rule(ALLOW, network='ssid:Café "1"')),
-    (r'allow network="ssid:\x00\u{dcff}\u{202e}"', Rule(ALLOW, network="ssid:\0\udcff\u202e")),
+    (r'allow network="ssid:\x00\udcff\u{202e}"', Rule(ALLOW, network="ssid:\0\udcff\u202e")),
     ("allow network=ssid:" + "é" * 16, Rule(ALLOW, network="ssid:" + "é" * 16)),
     ("allow network=ssid:gateway:x", Rule(ALLOW, network="ssid:gateway:x")),
 ]
@@ -182,6 +182,7 @@ def test_a_canonical_line_and_its_rule_are_the_same_both_ways(line: str, rule: R
         ("allow host=ＥＸＡＭＰＬＥ。org", "allow host=example.org"),  # noqa: RUF001
         (r'allow host="mu\u{308}nchen.de"', "allow host=xn--mnchen-3ya.de"),
         (r'allow app="\u{61}\x62\u{00063}"', "allow app=abc"),
+        (r'allow app="/\u{dcff}\udcFE"', r'allow app="/\udcff\udcfe"'),
         ("allow for=60s", "allow for=1m"),
         ("allow for=90s", "allow for=90s"),
         ("allow for=1h30m", "allow for=90m"),
@@ -434,6 +435,7 @@ ERRORS = [
     (r'allow app="\q"', 11, "an escape is", r"\\"),
     (r'allow app="/a\xff"', 13, "an escape is", r"\\"),
     (r'allow app="\u{110000}"', 11, "an escape is", r"\\"),
+    (r'allow app="\udc7f"', 11, "an escape is", r"\\"),
     ('allow "/a"', 6, "only values are quoted", ""),
     ("allow app=/a\x1b[2J", 12, "U+001B", r"\x1b"),
     ("allow app=/a\n", 12, "U+000A", r"\n"),

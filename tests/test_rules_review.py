@@ -226,7 +226,7 @@ def test_each_destination_by_itself_if_that_is_asked_for(
 def test_what_no_program_is_known_of_is_proposed_only_if_asked_for(
     arbiter: Callable[..., Done], tmp_path: Path
 ) -> None:
-    store_week(tmp_path / "a.db", record("", "192.0.2.5", 51820, proto="udp", count=7))
+    store_week(tmp_path / "a.db", *[record("", "192.0.2.5", 51820, proto="udp")] * 7)
     done = arbiter("rules", "review", "--json")
     assert all(" app=" in one["line"] for one in json.loads(done.out))
     assert "of 7 connections nobody knew the program; --no-owner" in done.err
@@ -248,7 +248,7 @@ def test_with_several_persons_rules_are_for_whom_it_was_seen_of(
 def test_what_cannot_be_read_is_counted_and_said(
     arbiter: Callable[..., Done], tmp_path: Path
 ) -> None:
-    store_week(tmp_path / "a.db", record("/x", "nowhere", 80, count=2))
+    store_week(tmp_path / "a.db", *[record("/x", "nowhere", 80)] * 2)
     done = arbiter("rules", "review", "--json")
     assert "2 connections left out: their records are not as arbiter writes them" in done.err
     assert len(json.loads(done.out)) == len(NARROW)

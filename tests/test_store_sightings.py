@@ -58,7 +58,7 @@ def told(
 
 def test_alike_connections_are_one_sighting_with_its_counts(tmp_path: Path) -> None:
     records = [record(7.0), record(5.0, "deny", "deadline", count=3), record(6.0)]
-    assert told(tmp_path, *records) == [Sighting(QUERY, 5, 3, 5.0, 7.0)]
+    assert told(tmp_path, *records) == [Sighting(QUERY, 3, 1, 5.0, 7.0)], "not their packets"
 
 
 def test_what_a_rule_may_tell_apart_stays_apart(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_a_time_and_an_app_narrow_it(tmp_path: Path) -> None:
 def test_a_record_that_makes_no_rule_is_counted_and_said(
     tmp_path: Path, field: str, value: Any
 ) -> None:
-    found = told(tmp_path, record(), record(count=4, **{field: value}))
+    found = told(tmp_path, record(), *[record(count=4, **{field: value})] * 2)
     (bad,) = [one for one in found if isinstance(one, Unreadable)]
-    assert bad.count == 4
+    assert bad.count == 2
     assert len(found) == 2
 
 
@@ -146,7 +146,7 @@ def test_no_rule_for_a_user_is_made_where_a_socket_was_of_several(tmp_path: Path
 
 def test_counts_that_no_connection_ever_had_do_not_end_the_reading(tmp_path: Path) -> None:
     (one,) = told(tmp_path, *(record(count=(1 << 63) - 1) for _ in range(3)))
-    assert one.count == (1 << 63) - 1
+    assert one.count == 3
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,7 +17,6 @@ from arbiter.cli.rulestore import open_store
 from arbiter.cli.ruleswords import when
 from arbiter.cli.times import moment
 from arbiter.protocol import clean
-from arbiter.records import from_utf8
 from arbiter.rules import RuleError, format_rule
 from arbiter.store import Store
 from arbiter.store.groupwords import DESTINATION, GROUPS, group_object
@@ -161,7 +160,7 @@ def _show(found: dict[str, list[Group]]) -> None:
 
 
 def _row(group: Group) -> tuple[str, ...]:
-    texts = (from_utf8(str(value)) for value in group.values if value not in (None, "", 0))
+    texts = (str(value) for value in group.values if value not in (None, "", 0))
     sums = (str(group.connections), str(group.denied))
     sizes = (size_text(group.sent), size_text(group.received))
     return (" ".join(texts) or "(none)", *sums, *sizes, when(group.last))

@@ -21,11 +21,16 @@ def quoted(name: str) -> str:
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """`text` fit to be shown: control, bidi and other invisible characters become U+FFFD.
+    r"""`text` fit to be shown: control, bidi and other invisible characters become U+FFFD.
 
-    Lone surrogates (undecodable bytes of a path, PEP 383) do too. Longer text is cut, visibly.
+    Lone surrogates (undecodable bytes of a path, PEP 383) become `\udcXX`, as in records. Longer
+    text is cut, visibly.
     """
-    if len(text) > limit:
+    cut = len(text) > limit
+    text = text[:limit]
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    if cut or len(text) > limit:
         text = text[: limit - 1] + "…"
     if text.isascii() and text.isprintable():
         return text

@@ -4,10 +4,12 @@
     word    = KEY | KEY "=" value
     value   = bare | DQUOTE *(char | escape) DQUOTE
     escape  = \\" | \\\\ | \\n | \\r | \\t | \\xHH (below 80) | \\u{H...}
+            | \\udcHH (a byte, 80 to ff)
 
 A bare value holds printable characters except blanks and `" # \\`. What is written is always
 printable ASCII or printable Unicode (`str.isprintable`), whatever the value holds: control and
-bidi characters, and lone surrogates (undecodable bytes of a path, PEP 383), are escaped.
+bidi characters, and lone surrogates (undecodable bytes of a path, PEP 383), are escaped; these as
+records spell them (`records.utf8`).
 """
 
 from __future__ import annotations
@@ -73,7 +75,10 @@ _BLANK = re.compile(r"[ \t]*")
 _KEY = re.compile(r"[^ \t=\"#\\]*")
 _BARE = re.compile(r"[^ \t\"#\\]*")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_ESCAPE = re.compile(r"\\(?:([\"\\nrt])|x([0-7][0-9a-fA-F])|u\{([0-9a-fA-F]{1,6})\})")
+_ESCAPE = re.compile(
+    r"\\(?:([\"\\nrt])|x([0-7][0-9a-fA-F])|u\{([0-9a-fA-F]{1,6})\}"
+    r"|u(dc[89a-fA-F][0-9a-fA-F]))"
+)
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 _WRITTEN = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
@@ -150,9 +155,10 @@ def _unescape(text: str, position: int) -> str:
     while (slash := text.find("\\", at)) >= 0:
         out.append(text[at:slash])
         match = _ESCAPE.match(text, slash)
-        code = int(match[2] or match[3] or "0", 16) if match else 0
+        code = int(match[2] or match[3] or match[4] or "0", 16) if match else 0
         if match is None or code > 0x10FFFF:
-            what = 'an escape is \\" \\\\ \\n \\r \\t \\x00 to \\x7f or \\u{0} to \\u{10ffff}'
+            what = 'an escape is \\" \\\\ \\n \\r \\t \\x00 to \\x7f, \\u{0} to \\u{10ffff},'
+            what += " or \\udc80 to \\udcff"
             raise RuleError(what, position + slash, text[slash : slash + 4], "\\\\")
         out.append(_LETTERS[match[1]] if match[1] else chr(code))
         at = match.end()
@@ -174,6 +180,8 @@ def escaped(value: str) -> str:
 
 def _coded(char: str) -> str:
     code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\u{code:x}"
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{{{code:x}}}"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from arbiter.records import utf8
+from arbiter.records import spelt
 from arbiter.store import rows
 from arbiter.store.filters import (
     DESTINATION,
@@ -78,7 +78,7 @@ def after(db: sqlite3.Connection, wanted: Wanted, id: int, limit: int = -1) -> l
 def _test(one: Filter) -> Callable[[Any], bool]:
     if one.values is None:
         return one.test or (lambda _: False)
-    stored = frozenset(utf8(v) if isinstance(v, str) else v for v in one.values)
+    stored = frozenset(spelt(v) if isinstance(v, str) else v for v in one.values)
     return stored.__contains__
 
 

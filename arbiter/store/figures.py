@@ -14,7 +14,6 @@ from msgspec import Struct
 
 from arbiter.events import Reason
 from arbiter.protocol import clean
-from arbiter.records import from_utf8
 from arbiter.report.values import (
     Answers,
     Day,
@@ -189,4 +188,4 @@ def figures(
 
 
 def _clean(value: Any) -> Any:
-    return clean(from_utf8(value), LIMIT) if isinstance(value, str) else value
+    return clean(value, LIMIT) if isinstance(value, str) else value

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from arbiter.records import utf8
+from arbiter.records import spelt
 
 Value = str | int
 Resolved = tuple[tuple[str, tuple[Value, ...]], ...]
@@ -73,7 +73,7 @@ def resolved(db: sqlite3.Connection, wanted: Wanted) -> Resolved:
         those: Iterable[Value] = one.values if one.values is not None else ()
         if one.test is not None:
             those = filter(one.test, distinct(db, one.column))
-        stored = dict.fromkeys(utf8(v) if isinstance(v, str) else v for v in those)
+        stored = dict.fromkeys(spelt(v) if isinstance(v, str) else v for v in those)
         out.append((one.column, tuple(stored)))
     if wanted.uid is not None:
         out.append(("uid", (wanted.uid,)))

@@ -9,7 +9,7 @@ import socket
 
 from arbiter.events import Reason
 from arbiter.model import proto_name
-from arbiter.records import from_utf8, read_list
+from arbiter.records import read_list, spelt
 from arbiter.rules import RuleError, parse
 from arbiter.rules.rule import Address, Domain, Name, Network, Rule, ScopeName, is_number, plain
 from arbiter.rules.scopes import scope_of
@@ -67,7 +67,8 @@ def wanted_by(
 def _app(app: str | None) -> Filter | None:
     if app is None or "*" in app or not app or "/" in app or ":" in app:
         return _text("app", app)
-    return Filter("app", test=lambda id: re.split("[/:]", id)[-1] == app or id == app)
+    name = spelt(app)
+    return Filter("app", test=lambda id: name in (re.split("[/:]", id)[-1], id))
 
 
 def _text(column: str, text: str | None) -> Filter | None:
@@ -75,8 +76,9 @@ def _text(column: str, text: str | None) -> Filter | None:
         return None
     if "*" not in text:
         return Filter(column, (text,))
-    match = re.compile(fnmatch.translate(text.replace("[", "[[]").replace("?", "[?]"))).match
-    return Filter(column, test=lambda value: match(from_utf8(value)) is not None)
+    pattern = spelt(text).replace("[", "[[]").replace("?", "[?]")
+    match = re.compile(fnmatch.translate(pattern)).match
+    return Filter(column, test=lambda value: match(value) is not None)
 
 
 def _host(text: str | None) -> Filter | None:

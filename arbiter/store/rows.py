@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from arbiter.records import Record, utf8
+from arbiter.records import Record, utf8, valid
 from arbiter.rules.line import conditions, format_decision, format_rule, parse
 from arbiter.rules.rule import Entry, Layer, LifetimeKind, Rule
 
@@ -222,7 +222,7 @@ def _truth(value: int | None) -> bool | None:
 def storable(value: Value) -> Value:
     """A value that SQLite takes, as near to it as it can be."""
     if isinstance(value, str):
-        return utf8(value)
+        return valid(value)
     if isinstance(value, int):
         return max(-(1 << 63), min(value, (1 << 63) - 1))  # SQLite's INTEGER
     if isinstance(value, float) and not math.isfinite(value):

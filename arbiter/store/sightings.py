@@ -21,11 +21,7 @@ _FIELDS = (
 )
 _SAME = f"{', '.join(_FIELDS)}, instr(note, :several) > 0"
 """All that a rule may be held against: what agrees in it is decided alike."""
-_SUMS = (
-    "CAST(total(count) AS INTEGER),"
-    " CAST(total(CASE decision WHEN 'deny' THEN count ELSE 0 END) AS INTEGER), min(time), max(time)"
-)
-"""`sum` would fail for counts that no connection ever had, and which somebody has written there."""
+_SUMS = "count(*), count(*) FILTER (WHERE decision = 'deny'), min(time), max(time)"
 _REASONS = ", ".join(f"'{reason.value}'" for reason in UNDECIDED)
 _SELECT = f"SELECT {_SUMS}, {_SAME} FROM decisions"  # noqa: S608  # names from our code
 _WHERE = f"WHERE reason IN ({_REASONS})"

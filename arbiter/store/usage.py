@@ -6,7 +6,7 @@ import sqlite3
 from typing import Any
 
 from arbiter.model import Flow
-from arbiter.records import utf8
+from arbiter.records import from_utf8, utf8
 from arbiter.usage import Account, Batch, Counted, Key, OpenFlow, Used
 
 MAX_INTEGER = (1 << 63) - 1
@@ -52,7 +52,7 @@ def usage(db: sqlite3.Connection, since: str, until: str) -> list[Used]:
         " WHERE day >= ? AND day < ? ORDER BY day, app, user, link, sim",
         (since, until),
     )
-    return [Used(Account(*row[1:5]), row[0], *row[5:]) for row in rows]
+    return [Used(_account(row[1:5]), row[0], *row[5:]) for row in rows]
 
 
 def _used_row(used: Used) -> tuple[str | int, ...]:
@@ -62,6 +62,10 @@ def _used_row(used: Used) -> tuple[str | int, ...]:
 
 def _account_row(account: Account) -> tuple[str, str, str, str]:
     return utf8(account.app), utf8(account.user), utf8(account.link), utf8(account.sim)
+
+
+def _account(texts: tuple[str, ...]) -> Account:
+    return Account(*map(from_utf8, texts))
 
 
 def _key_row(key: Key) -> tuple[int | bytes, ...]:
@@ -93,4 +97,4 @@ def _flow(row: tuple[Any, ...]) -> OpenFlow:
         in_packets=in_packets,
         started=started,
     )
-    return OpenFlow(Account(*row[12:]), entry)
+    return OpenFlow(_account(row[12:]), entry)
