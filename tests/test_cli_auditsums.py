@@ -104,6 +104,8 @@ def test_a_summary_takes_filters_and_a_length(audit: Run) -> None:
     assert counts(ask(audit, "summary", "--app", "curl")["app"], "app") == {CURL: 3}
     said = audit("summary", "--app", "/none").out
     assert said.startswith("no record is as asked\nmissing: 7 records, ")
+    times = re.findall(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:([0-9]{2})", said)
+    assert times == ["40", "50"], "a gap of ten seconds has two ends"
 
 
 def test_an_app_shows_where_it_went_and_as_what(audit: Run) -> None:

@@ -20,6 +20,7 @@ from arbiter.cli.rulesmachine import Machine
 from arbiter.records import json_list
 from arbiter.rules import Here
 from arbiter.store import Store
+from arbiter.store.retention import Plan
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "report"
 SPAN = ("--since", "2026-11-01", "--until", "2026-11-15")
@@ -130,6 +131,24 @@ def test_without_a_form_it_is_markdown_of_thirty_days(report: Run) -> None:
     assert "Records begin only on 2026-10-29" in done.out
     assert "do not reach back" in done.out
     assert report("--markdown").out == done.out
+
+
+def test_what_is_left_as_sums_is_told_with_them(report: Run, tmp_path: Path) -> None:
+    whole = json.loads(report(*SPAN, "--json").out)
+    with Store.open(tmp_path / "a.db") as store:
+        store.retention.begin()
+        while store.retention.step(Plan(SINCE + 5 * 86400), UNTIL):
+            pass
+    left = json.loads(report(*SPAN, "--json").out)
+    assert left["summed"] == SINCE + 5 * 86400
+    assert left | {"summed": None} == whole
+    assert "Before 2026-11-06 00:00 only daily sums are kept" in report(*SPAN).out
+    done = CliRunner().invoke(
+        cli.cli, ["audit", "summary", "--json", *SPAN, "--db", str(tmp_path / "a.db")]
+    )
+    sums = json.loads(done.stdout)["decision"]
+    assert sum(one["connections"] for one in sums) == left["totals"]["connections"]
+    assert sum(one["denied"] for one in sums) == left["totals"]["denied"]
 
 
 def test_lists_are_cut_and_say_so(report: Run) -> None:

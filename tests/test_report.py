@@ -23,6 +23,11 @@ from arbiter.rules import Entry, Finding, FindingKind, Layer, parse
 EVIL = "</table><script>alert(1)</script>\"'&amp;|`[x](javascript:1)*_~$\\\n# h"
 
 
+def at(epoch: float, form: str = "", /) -> str:
+    """An epoch second, as it is."""
+    return str(epoch)
+
+
 def report(**more: Any) -> Report:
     return Report(0.0, 86400.0, 86400.0, "/x/a.db", 20, 0.0, **more)
 
@@ -132,7 +137,7 @@ def test_bars_stay_inside_and_stand_on_each_other(pairs: list[tuple[int, int]]) 
 
 
 def test_a_chart_has_words_for_who_does_not_see_it() -> None:
-    page = as_html(document(full("lte"), str))
+    page = as_html(document(full("lte"), at))
     found = parsed(page)
     charts = [attrs for tag, attrs in found.tags if tag == "svg" and attrs.get("role") == "img"]
     assert len(charts) == 2
@@ -145,7 +150,7 @@ def test_a_chart_has_words_for_who_does_not_see_it() -> None:
 
 def test_of_many_days_months_have_a_bar() -> None:
     days = tuple(day(f"2026-{month:02}-{d:02}") for month in (1, 2, 3, 4) for d in range(1, 29))
-    (section, *_) = document(report(days=days), str).sections
+    (section, *_) = document(report(days=days), at).sections
     assert section.bars is not None
     assert section.bars.labels == ("2026-01", "2026-02", "2026-03", "2026-04")
     assert section.bars.series[0].values == (28, 28, 28, 28)
@@ -153,7 +158,7 @@ def test_of_many_days_months_have_a_bar() -> None:
 
 def test_links_beyond_the_colours_are_added_up() -> None:
     carried = tuple(Carried("2026-11-01", f"link{n}", 100 - n) for n in range(12))
-    section = document(report(carried=carried), str).sections[0]
+    section = document(report(carried=carried), at).sections[0]
     assert section.bars is not None
     names = [one.name for one in section.bars.series]
     assert names == [*(f"link{n}" for n in range(6)), "others"]
@@ -165,14 +170,14 @@ def test_links_beyond_the_colours_are_added_up() -> None:
 
 @given(st.text(max_size=60).map(clean) | st.just(EVIL))
 def test_no_text_becomes_markup(name: str) -> None:
-    plain, evil = (parsed(as_html(document(full(n), str))) for n in ("name", name))
+    plain, evil = (parsed(as_html(document(full(n), at))) for n in ("name", name))
     assert [tag for tag, _ in evil.tags] == [tag for tag, _ in plain.tags]
     allowed = [{k: v for k, v in attrs.items() if k != "content"} for _, attrs in plain.tags]
     assert [{k: v for k, v in a.items() if k != "content"} for _, a in evil.tags] == allowed
 
 
 def test_the_page_loads_nothing_and_runs_nothing() -> None:
-    page = as_html(document(full("x"), str))
+    page = as_html(document(full("x"), at))
     found = parsed(page)
     assert not {tag for tag, _ in found.tags} & {
         "script",
@@ -191,7 +196,7 @@ def test_the_page_loads_nothing_and_runs_nothing() -> None:
 
 
 def test_headings_and_tables_can_be_walked() -> None:
-    found = parsed(as_html(document(full("x"), str)))
+    found = parsed(as_html(document(full("x"), at)))
     levels = [tag for tag, _ in found.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == "h1"
     assert set(levels[1:]) == {"h2"}
@@ -209,7 +214,7 @@ def test_headings_and_tables_can_be_walked() -> None:
 
 @given(st.text(max_size=60) | st.just(EVIL))
 def test_a_cell_stays_a_cell(name: str) -> None:
-    plain, evil = (as_markdown(document(full(clean(n)), str)).split("\n") for n in ("x", name))
+    plain, evil = (as_markdown(document(full(clean(n)), at)).split("\n") for n in ("x", name))
     assert len(plain) == len(evil)
     for one, other in zip(plain, evil, strict=True):
         bare = re.sub(r"\\.", "", other)
@@ -269,15 +274,15 @@ def test_each_kind_of_finding_has_its_place() -> None:
 
 
 def test_what_is_missing_and_what_it_cost_is_told_at_the_top() -> None:
-    tiles = dict(document(full("x"), str).tiles)
+    tiles = dict(document(full("x"), at).tiles)
     assert tiles["records missing"] == "unknown"
     assert tiles["cost"] == "1.50 EUR"
     two = report(gaps=(Gap(0, 1, 5, "x"), Gap(0, 1, None, "x")))
-    assert dict(document(two, str).tiles)["records missing"] == "5 or more"
-    assert dict(document(report(), str).tiles)["records missing"] == "0"
+    assert dict(document(two, at).tiles)["records missing"] == "5 or more"
+    assert dict(document(report(), at).tiles)["records missing"] == "0"
 
 
 def test_nothing_is_new_where_records_begin_in_the_span() -> None:
-    titles = {s.id: s.texts for s in document(report(), str).sections}
+    titles = {s.id: s.texts for s in document(report(), at).sections}
     assert "do not reach back" in titles["new"][0]
     assert "None was found." in titles["risks"]

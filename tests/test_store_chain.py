@@ -418,6 +418,8 @@ def test_a_checkpoint_of_rows_that_were_cut_off_is_told(path: Path) -> None:
 def test_a_checkpoint_counts_its_rows(path: Path) -> None:
     change(path, "UPDATE checkpoints SET count = count + 1 WHERE chain = 'decisions'")
     assert broken(path) == ("checkpoint", "decisions", 6)
+    (first, *_) = verified(path).broken
+    assert "the checkpoint of 2026-11-18 11:06:44 UTC (start)" in first.text
 
 
 def test_a_chain_without_its_end_is_broken(path: Path) -> None:

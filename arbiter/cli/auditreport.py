@@ -150,6 +150,7 @@ def _report(
             database=clean(str(db)),
             top=top,
             recorded=found.recorded,
+            summed=found.summed,
             carried=_carried(used),
             costs=tuple(_costs(used, prices)),
             risks=risky[:top],
@@ -163,7 +164,7 @@ def _report(
 def _made(found: Figures, report: Report) -> Report:
     """The report with the figures of the records."""
     fields = msgspec.structs.asdict(found)
-    del fields["recorded"], fields["beyond"]
+    del fields["recorded"], fields["summed"], fields["beyond"]
     fields["days"] = _filled(found.days, report)
     return msgspec.structs.replace(report, **fields)
 

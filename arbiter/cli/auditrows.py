@@ -15,7 +15,7 @@ import click
 
 from arbiter.budgets import size_text
 from arbiter.cli.common import table
-from arbiter.cli.ruleswords import when
+from arbiter.cli.ruleswords import instant
 from arbiter.recordwords import KEYS, app, as_object, decided, sentence, to, why
 from arbiter.store import Kept
 
@@ -85,14 +85,14 @@ def show_table(found: Iterable[Kept]) -> None:
 def show_sentences(found: Iterable[Kept]) -> None:
     """A line each, for whoever follows."""
     for kept in found:
-        click.echo(f"{when(kept.record.time)} {sentence(kept.id, kept.record)}")
+        click.echo(f"{instant(kept.record.time)} {sentence(kept.id, kept.record)}")
 
 
 def _row(kept: Kept) -> tuple[str, ...]:
     record = kept.record
     sums = (_size(record.out_bytes), _size(record.in_bytes))
     words = (app(record), to(record), decided(record), record.state, *sums, why(record))
-    return (str(kept.id), when(record.time), *words)
+    return (str(kept.id), instant(record.time), *words)
 
 
 def _size(count: int | None) -> str:

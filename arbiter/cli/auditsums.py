@@ -14,7 +14,7 @@ from arbiter.cli.auditfilters import filter_options, wanted_by
 from arbiter.cli.auditprune import whole_days_note
 from arbiter.cli.common import db_option, fail, json_option, show_json, table
 from arbiter.cli.rulestore import open_store
-from arbiter.cli.ruleswords import when
+from arbiter.cli.ruleswords import instant, when
 from arbiter.cli.times import moment
 from arbiter.protocol import clean
 from arbiter.rules import RuleError, format_rule
@@ -57,7 +57,7 @@ def summary(top: int, db: Path, as_json: bool, **filters: Any) -> None:
 def missing_text(gap: Missing) -> str:
     """How many records are missing, of when, and why."""
     count = "an unknown number of" if gap.count is None else str(gap.count)
-    return f"{count} records, {when(gap.since)} to {when(gap.until)}: {clean(gap.why)}"
+    return f"{count} records, {instant(gap.since)} to {instant(gap.until)}: {clean(gap.why)}"
 
 
 @click.command()

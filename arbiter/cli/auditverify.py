@@ -13,7 +13,7 @@ from msgspec import structs
 
 from arbiter.cli.auditprune import pruned_text
 from arbiter.cli.common import db_option, fail, json_option, show_json
-from arbiter.cli.ruleswords import when
+from arbiter.cli.ruleswords import instant
 from arbiter.protocol import clean
 from arbiter.store import Store, StoreError
 from arbiter.store.checkpoints import Point, read_point
@@ -121,7 +121,7 @@ def _lines(found: Verified, points: list[Point]) -> Iterator[str]:
             else ("they agree with the checkpoint given")
         )
     for broken in found.broken:
-        at = f" (of {when(broken.time)})" if broken.time is not None else ""
+        at = f" (of {instant(broken.time)})" if broken.time is not None else ""
         yield f"BROKEN, {broken.what}: {clean(broken.text)}{at}"
 
 

@@ -9,10 +9,15 @@ from arbiter.protocol import clean
 from arbiter.rules import Rule, format_host, shown_host
 
 
-def when(epoch: float) -> str:
+def instant(epoch: float) -> str:
+    """The same to the second: for evidence."""
+    return when(epoch, "%Y-%m-%d %H:%M:%S")
+
+
+def when(epoch: float, form: str = "%Y-%m-%d %H:%M") -> str:
     """A time of the calendar, local."""
     try:
-        return datetime.fromtimestamp(epoch).astimezone().strftime("%Y-%m-%d %H:%M")
+        return datetime.fromtimestamp(epoch).astimezone().strftime(form)
     except (ValueError, OverflowError, OSError):  # no day of the calendar: show what is stored
         return f"{epoch:g}"
 

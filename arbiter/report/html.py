@@ -19,7 +19,7 @@ from arbiter.report.style import STYLE
 
 SHORT = 15
 """Rows up to which a table stays on one sheet of paper."""
-_TIME = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}")
+_TIME = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}(:[0-9]{2})?")
 """As `when` writes one: it stays on one line."""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from typing import Protocol
 
 from arbiter.budgets import size_text
 from arbiter.report.parts import Bars, Cell, Document, Section, Series, Table
@@ -13,7 +14,15 @@ MAX_DAYS = 92
 """Days that have a bar each; of more, months have one."""
 MAX_LINKS = 7
 """Links that have a colour each; those that carried less are one."""
-When = Callable[[float], str]
+SECONDS = "%Y-%m-%d %H:%M:%S"
+"""How strftime(3) writes a time to the second."""
+
+
+class When(Protocol):
+    """Writes an epoch second, to the minute if nothing else is asked for."""
+
+    def __call__(self, epoch: float, form: str = ..., /) -> str:
+        """`form` as strftime(3) reads it."""
 
 
 def document(report: Report, when: When) -> Document:
@@ -33,6 +42,11 @@ def _opening(report: Report, when: When) -> Iterator[str]:
         yield "There are no records in this database."
     elif report.recorded > report.since:
         yield f"Records begin only on {when(report.recorded)}."
+    if report.summed is not None:
+        yield (
+            f"Before {when(report.summed)} only daily sums are kept: their days are those of UTC,"
+            " and the first of them is counted whole."
+        )
     yield from report.notes
 
 
@@ -260,10 +274,15 @@ def _executables(report: Report, when: When) -> Section | None:
 
 def _missing(report: Report, when: When) -> Section | None:
     gaps = tuple(
-        (when(gap.since), when(gap.until), "unknown" if gap.count is None else gap.count, gap.why)
+        (
+            when(gap.since, SECONDS),
+            when(gap.until, SECONDS),
+            "unknown" if gap.count is None else gap.count,
+            gap.why,
+        )
         for gap in report.gaps
     )
-    off = tuple((when(since), when(until)) for since, until in report.off)
+    off = tuple((when(since, SECONDS), when(until, SECONDS)) for since, until in report.off)
     found = _section(
         "missing",
         "What is missing",

@@ -170,7 +170,10 @@ class Report(Struct, frozen=True):
     database: str
     top: int
     recorded: float | None
-    """From when on there are records; None for none."""
+    """From when on there are records, or what they added up to; None for none."""
+    summed: float | None = None
+    """Before this epoch second only sums by day are kept, in days of UTC; None where the span does
+    not reach there."""
     totals: Totals = Totals()
     days: tuple[Day, ...] = ()
     carried: tuple[Carried, ...] = ()

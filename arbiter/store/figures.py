@@ -1,11 +1,14 @@
 """The figures of a report: sums over the records of a span. Called by Records.
 
 The records are read once, into a temporary table of what is the same in all that a figure speaks
-of, with how often; all figures are sums over that. Raises sqlite3.Error.
+of, with how often; all figures are sums over that. Of days whose records were deleted it gets the
+sums by day, which are those of UTC, and the first of them is taken whole, as in sums.py. Raises
+sqlite3.Error.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +28,8 @@ from arbiter.report.values import (
     NewDestination,
     Totals,
 )
+from arbiter.store.pruned import pruned_before
+from arbiter.store.sums import DAY
 
 LIMIT = 300
 """Characters of a text that somebody chose."""
@@ -33,15 +38,24 @@ _HOST = (
     " daddr)"
 )
 _SAME = (
-    f"date(time, 'unixepoch', 'localtime') AS day, app, exe, {_HOST} AS host, daddr, dport, proto,"
-    " decision, reason, rule_id, by_user, frontend"
+    f"app, exe, {_HOST} AS host, daddr, dport, proto, decision, reason, rule_id, by_user, frontend"
 )
 _CHOSEN = (
-    f"CREATE TEMP TABLE chosen AS SELECT {_SAME}, count(*) AS n, min(time) AS first,"  # noqa: S608
-    " max(time) AS last, total(out_bytes) AS sent, total(in_bytes) AS received,"
+    "CREATE TEMP TABLE chosen AS SELECT date(time, 'unixepoch', 'localtime') AS day,"  # noqa: S608
+    f" {_SAME}, count(*) AS n, min(time) AS first, max(time) AS last,"
+    " total(out_bytes) AS sent, total(in_bytes) AS received,"
     " total(waited) AS waited FROM decisions INDEXED BY decisions_time"
-    " WHERE time >= :since AND time < :until GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
+    " WHERE time >= max(:since, :kept) AND time < :until"
+    " GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
 )
+_SUMMED = (
+    f"INSERT INTO temp.chosen SELECT date(day, 'unixepoch'), {_SAME}, connections, first, last,"  # noqa: S608
+    " sent, received, waited FROM daily INDEXED BY daily_day"
+    " CROSS JOIN outcomes ON outcomes.id = outcome"
+    " CROSS JOIN destinations ON destinations.id = destination"
+    " WHERE day >= :since AND day < min(:until, :kept)"
+)
+_RECORDED = "SELECT min(first) FROM daily WHERE day = (SELECT min(day) FROM daily)"
 _UNANSWERED = ", ".join(
     f"'{reason.value}'" for reason in (Reason.DEADLINE, Reason.UNATTENDED, Reason.OVERFLOW)
 )
@@ -83,7 +97,10 @@ _EXECUTABLES = (
     " AND app IN (SELECT app FROM temp.chosen WHERE exe <> ''"
     " GROUP BY app HAVING min(exe) < max(exe)) GROUP BY app, exe ORDER BY app, since"
 )
-_BEFORE = "SELECT 1 FROM decisions AS old WHERE old.app = went.app AND old.time < :since"
+_BEFORE = (
+    "SELECT 1 FROM outcomes AS made CROSS JOIN totals AS old ON old.outcome = made.id"
+    " WHERE made.app = went.app AND old.first < :since"
+)
 _KNOWN = (  # by the address: of what a program did before there may be a million records
     "SELECT 1 FROM destinations AS place CROSS JOIN totals AS old ON old.destination = place.id"
     " CROSS JOIN outcomes AS made ON made.id = old.outcome WHERE place.daddr = went.daddr"
@@ -113,6 +130,7 @@ class Figures(Struct, frozen=True):
     """What the records of a span add up to; lists are cut, `beyond` counts what is left out."""
 
     recorded: float | None
+    summed: float | None
     totals: Totals
     days: tuple[Day, ...]
     apps: tuple[Group, ...]
@@ -141,9 +159,13 @@ def figures(
 ) -> Figures:
     """Of [since, until) in epoch seconds. `why(reason, rule, by)` says why something was decided;
     `done` is called after each step."""
-    span = {"since": since, "until": until}
+    kept = pruned_before(db, "decisions")
+    summed = kept if since < kept else None
+    if summed is not None:
+        since = math.floor(since / DAY) * DAY
+    span = {"since": since, "until": until, "kept": kept}
     beyond: dict[str, int] = {}
-    (recorded,) = db.execute("SELECT min(time) FROM decisions").fetchone()
+    (recorded,) = db.execute(_RECORDED).fetchone()
 
     def rows(sql: str, name: str = "") -> Iterator[tuple[Any, ...]]:
         """Cleaned; of a list with a name the first `top`, and how many more there are."""
@@ -157,9 +179,12 @@ def figures(
     db.execute(_CHOSEN, span)
     done()
     try:
+        if summed is not None:
+            db.execute(_SUMMED, span)
         fresh = recorded is not None and recorded < since
         return Figures(
             recorded=recorded,
+            summed=summed,
             totals=Totals(*next(rows(_TOTALS))),
             days=tuple(Day(*row) for row in rows(_DAYS)),
             apps=tuple(Group(*row) for row in rows(_APPS, "apps")),

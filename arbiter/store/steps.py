@@ -346,5 +346,5 @@ WHEN NEW.out_bytes IS NOT OLD.out_bytes OR NEW.in_bytes IS NOT OLD.in_bytes
             AND proto = OLD.proto AND names = OLD.names);
 END;
 """
-"""What SQLite and retention look for where ended rules and old switches of profiles are deleted; and
-a record may come to stand for more packets after it was written, and so do its sums."""
+"""What SQLite and retention look for where ended rules and old switches of profiles are deleted. A
+record may come to stand for more packets after it was written, and so do its sums."""

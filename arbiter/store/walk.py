@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from itertools import chain as joined
 from itertools import pairwise
 from typing import NamedTuple
@@ -262,7 +263,14 @@ class Walk:
         return None
 
 
+def _utc(epoch: float) -> str:
+    try:
+        return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"epoch second {epoch:g}"  # no day of the calendar
+
+
 def _called(point: Point) -> str:
     if isinstance(point, Checkpoint):
-        return f"the checkpoint of epoch second {point.time:.0f} ({point.why})"
+        return f"the checkpoint of {_utc(point.time)} ({point.why})"
     return "the checkpoint that was given"
