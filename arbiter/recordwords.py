@@ -11,8 +11,8 @@ from typing import Any
 
 from arbiter.budgets import size_text
 from arbiter.events import Reason
-from arbiter.protocol import clean
-from arbiter.records import Record, spelt_list
+from arbiter.protocol import MAX_TEXT, clean
+from arbiter.records import Record, spelt_list, utf8
 
 _FIELDS = {("by_user" if name == "by" else name): name for name in Record.__struct_fields__}
 KEYS = ("id", *_FIELDS)
@@ -45,6 +45,11 @@ def as_object(id: int, record: Record) -> dict[str, Any]:
         else:
             values[key] = clean(value) if isinstance(value, str) else value
     return values
+
+
+def said(text: str, limit: int = MAX_TEXT) -> str:
+    """What a process chose, as it is: spelt as in records, and fit to be shown."""
+    return clean(utf8(text[: limit + 1]), limit)
 
 
 def texts(array: str) -> list[str] | None:

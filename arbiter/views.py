@@ -25,6 +25,7 @@ from arbiter.model import (
 from arbiter.policyfiles import AdviceBook
 from arbiter.protocol import clean
 from arbiter.records import Record, State, json_list, utf8
+from arbiter.recordwords import said
 from arbiter.rules import conditions, format_decision, format_rule, scope_of
 from arbiter.rules.names import shown_name
 from arbiter.ways import Ways
@@ -244,24 +245,19 @@ def _no_owner(owner: Owner | NoOwner) -> str:
 
 
 def _app(app: App, room: Room) -> protocol.AppView:
-    return protocol.AppView(_said(app.id, room.path), app.kind.value, _said(app.name, MAX_NAME))
-
-
-def _said(text: str, limit: int) -> str:
-    """What a process chose, spelt as in records, and fit to be shown."""
-    return clean(utf8(text[: limit + 1]), limit)
+    return protocol.AppView(said(app.id, room.path), app.kind.value, said(app.name, MAX_NAME))
 
 
 def _process(process: Process, room: Room, cwd: str) -> protocol.ProcessView:
-    argv = [_said(arg, room.arg) for arg in process.argv[: room.args]]
+    argv = [said(arg, room.arg) for arg in process.argv[: room.args]]
     if len(process.argv) > room.args:
         argv.append("…")
     return protocol.ProcessView(
         pid=process.pid,
         app=_app(process.app, room),
-        exe=_said(process.exe, room.path),
+        exe=said(process.exe, room.path),
         argv=tuple(argv),
-        cwd=_said(cwd, room.path),
+        cwd=said(cwd, room.path),
         parents=tuple(_app(ancestor.app, room) for ancestor in process.ancestors[: room.parents]),
         note=clean(process.note, room.path),
     )

@@ -259,7 +259,8 @@ def following(db: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def follow(*argv: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "arbiter", "audit", "--follow", *argv, "--db", str(db)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
         return started[-1]
 
     yield follow
@@ -301,3 +302,20 @@ def test_following_goes_on_in_the_same_form(
             "/new → 203.0.113.1 port 443 tcp",
             "allow over wifi, no rule decided it, and the mode was observe\n",
         ]
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_following_ends_aloud_where_its_file_is_another_one(
+    db: Path, following: Callable[..., subprocess.Popen[str]], how: str
+) -> None:
+    process = following("--limit", "1")
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    db.rename(db.with_name("old.db"))
+    if how == "replaced":
+        Store.open(db).close()
+    assert process.wait(20) == 1
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert "was removed, or is another file now" in said
+    assert said.endswith("start the command again\n")

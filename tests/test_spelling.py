@@ -123,3 +123,13 @@ def test_commands_tell_the_same_and_find_it_by_what_they_tell(tmp_path: Path, na
         (one,) = json.loads(run(db, "--json", "--app", name))
     assert f"{told}  " in run(db, "summary")
     assert told in {one["app"] for one in json.loads(run(db, "summary", "--json"))["app"]}
+
+
+def test_what_explains_a_record_spells_it_alike(tmp_path: Path) -> None:
+    told, db = utf8(r"/tmp/\udcff"), tmp_path / "a.db"
+    with Store.open(db) as store:
+        store.record([record(0, app=told, exe=told, argv=json_list([r"/tmp/\udcff"]))])
+    argv = ["explain", "--record", "last", "--db", str(db), "--config", str(tmp_path)]
+    assert f"of {told} (pid 42)" in CliRunner().invoke(cli, argv).stdout
+    (found,) = json.loads(CliRunner().invoke(cli, [*argv, "--json"]).stdout)
+    assert (found["query"]["app"], found["apps"]) == (told, [told])

@@ -28,7 +28,9 @@ from arbiter.cli.auditsums import app_, diff, rule_, summary
 from arbiter.cli.auditverify import verify
 from arbiter.cli.common import db_option, fail, json_option
 from arbiter.cli.rulestore import open_store
-from arbiter.store import Kept, Store
+from arbiter.protocol import clean
+from arbiter.store import Kept, MissingError, Store
+from arbiter.store.database import OpenFile
 from arbiter.store.filters import Wanted
 
 LOOK = 0.5
@@ -77,11 +79,12 @@ def audit(
     show: Show = show_sentences if follow else show_table
     show = show_array if as_json else show_lines if as_lines else show_csv if as_csv else show
     with open_store(db, readonly=True) as store, contextlib.suppress(KeyboardInterrupt):
-        last = store.records.last()
+        file, last = OpenFile(db), store.records.last()
         seen = _list(store, wanted, None if everything else limit, show)
         if follow:
             seen = max(seen, last.id if last is not None else 0)
-            _follow(store, wanted, seen, partial(show_csv, head=False) if as_csv else show)
+            show = partial(show_csv, head=False) if as_csv else show
+            _follow(store, wanted, seen, show, file)
 
 
 audit.add_command(summary, "summary")
@@ -123,9 +126,17 @@ def _list(store: Store, wanted: Wanted, limit: int | None, show: Show) -> int:
     return highest
 
 
-def _follow(store: Store, wanted: Wanted, seen: int, show: Show) -> None:
+def _follow(store: Store, wanted: Wanted, seen: int, show: Show, file: OpenFile) -> None:
+    """Until Ctrl-C, or until another file is in the place: nothing more comes to this one."""
     while True:
         time.sleep(LOOK)
         found = store.records.after(wanted, seen)
         show(found)
         seen = max((kept.id for kept in found), default=seen)
+        try:
+            file.check()
+        except MissingError:
+            fail(
+                f"{clean(str(store.path))} was removed, or is another file now: what was followed"
+                " ends here; start the command again"
+            )

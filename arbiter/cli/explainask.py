@@ -23,6 +23,7 @@ from arbiter.policystate import read_policies
 from arbiter.protocol import clean
 from arbiter.questions import Answer, Question, answer, misses, otherwise, otherwise_text
 from arbiter.records import read_list
+from arbiter.recordwords import said
 from arbiter.rules import Entry, Index, Query, format_decision, format_rule, shown_name
 from arbiter.settings import Mode, Settings, SettingsError, ShippedPolicies
 from arbiter.store import Store
@@ -161,7 +162,7 @@ class Rules:
                 "after": other.deadline,
                 "unattended": other.unattended and format_decision(other.unattended),
             },
-            "apps": [clean(one.app) for one in found.question.queries],
+            "apps": [said(one.app) for one in found.question.queries],
             "not_decided": None,
             "way": None,
             "record": None,
@@ -173,12 +174,12 @@ def query_object(question: Question, asked: Query) -> dict[str, Any]:
     """What was asked of the rules."""
     flow = question.flow
     return {
-        "app": clean(asked.app),
-        "parents": [clean(parent) for parent in asked.parents],
+        "app": said(asked.app),
+        "parents": [said(parent) for parent in asked.parents],
         "pids": [pid for pid, _ in asked.processes],
         "no_owner": clean(question.no_owner) or None,
         "uid": asked.uid,
-        "user": clean(asked.user),
+        "user": said(asked.user),
         "groups": [clean(group) for group in asked.groups],
         "proto": proto_name(flow.proto),
         "from": address_text(flow.saddr) if flow.saddr else None,
@@ -207,8 +208,8 @@ def owner_text(answer: Answer) -> str:
     if not asked.app:
         return f"without a program: {clean(answer.question.no_owner)}"
     pids = ", ".join(str(pid) for pid, _ in asked.processes)
-    user = clean(asked.user, 64) or "unknown"
-    return f"of {clean(asked.app, 200)} (pid {pids or 'unknown'}), user {user}"
+    user = said(asked.user, 64) or "unknown"
+    return f"of {said(asked.app, 200)} (pid {pids or 'unknown'}), user {user}"
 
 
 def names_text(names: Iterable[str]) -> str:
@@ -223,7 +224,7 @@ def shared(found: Answer) -> str:
     count = len(found.question.queries)
     if count == 1:
         return ""
-    about = clean(found.query.app, 200)
+    about = said(found.query.app, 200)
     return f"{count} programs hold its socket and each must be allowed, this is about {about}"
 
 

@@ -53,6 +53,7 @@ from arbiter.model import (
 from arbiter.namefiles import NameFiles
 from arbiter.protocol import clean
 from arbiter.questions import Answer, Question, exempt, first_packet, of_packet
+from arbiter.recordwords import said
 from arbiter.rules import format_decision
 from arbiter.store import Kept, Store
 from arbiter.ways import NEVER, Ways
@@ -190,7 +191,7 @@ def _doubt(processes: Iterable[Process]) -> None:
         if process.app.kind is AppKind.FOREIGN and os.geteuid() != 0:
             note(
                 f"process {process.pid} may have another app for arbiter than "
-                f"{clean(process.app.id, 200)}, as you may not see all of it: repeat it with sudo"
+                f"{said(process.app.id, 200)}, as you may not see all of it: repeat it with sudo"
             )
 
 
@@ -289,7 +290,7 @@ def _process(pid: int) -> Process:
 
 def _who(process: Process) -> str:
     user = clean(user_name(process.uid), 64)
-    return f"{clean(process.app.id, 200)} (pid {process.pid}, user {user})"
+    return f"{said(process.app.id, 200)} (pid {process.pid}, user {user})"
 
 
 # --- one connection -------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from arbiter.cli.replayrules import Tried
 from arbiter.cli.rules import rule_object
 from arbiter.cli.ruleswords import when
 from arbiter.protocol import clean
-from arbiter.recordwords import THEN
+from arbiter.recordwords import THEN, said
 from arbiter.replay import Difference, Kind, Outcome, Result
 from arbiter.rules import Entry, FindingKind, Layer, check, format_rule, shown_name
 from arbiter.store.rows import Missing
@@ -64,7 +64,7 @@ def _row(one: Difference) -> tuple[str, ...]:
     more = ", ..." if one.count > SHOWN_RECORDS else ""
     would = f"{one.would} ({one.rule.called if one.rule is not None else 'no rule'})"
     was = f"{one.was} ({THEN.get(one.was_by, one.was_by)})"
-    app = one.app or "(nobody)"
+    app = said(one.app) or "(nobody)"
     return (str(one.count), app, _to(one), was, would, when(one.last), f"{records}{more}")
 
 
@@ -192,8 +192,8 @@ def _key(kind: Kind) -> str:
 
 def _place(one: Case | Difference) -> dict[str, Any]:
     return {
-        "app": clean(one.app),
-        "user": clean(one.user),
+        "app": said(one.app),
+        "user": said(one.user),
         "host": clean(shown_name(one.host)),
         "port": one.dport,
         "proto": clean(one.proto),

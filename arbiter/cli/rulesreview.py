@@ -33,6 +33,7 @@ from arbiter.kernel.procfs import user_groups
 from arbiter.policyfiles import entries as of_files
 from arbiter.policystate import read_policies
 from arbiter.records import utf8
+from arbiter.recordwords import said
 from arbiter.rules import Entry, Index, Query, format_host, format_rule
 from arbiter.rules.propose import Proposal, propose
 from arbiter.rules.seen import Program, Sighting, programs, tally
@@ -182,8 +183,8 @@ def _object(program: Program, proposal: Proposal) -> dict[str, object]:
     """A proposal as JSON: stable keys, epoch seconds."""
     found = tally(proposal.seen)
     return {
-        "app": protocol.clean(program.app),
-        "users": [protocol.clean(user) for user in program.users],
+        "app": said(program.app),
+        "users": [said(user) for user in program.users],
         "line": format_rule(proposal.rule),
         "summary": proposal.summary,
         "covers": found.count,
