@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from arbiter.events import Report
-from arbiter.model import Flow, Owner, Packet
+from arbiter.events import Reason, Report
+from arbiter.model import DROPPED, Flow, Owner, Packet
 from arbiter.records import Progress, Running, State
 from arbiter.usage import CLOCKS, STEP, UNSEEN, Counted, figures, older
 
@@ -201,7 +201,8 @@ def together(first: Report, later: Report) -> bool:
     kernel had the verdict on the first, and got the same.
 
     What passes is one connection as soon as conntrack has it, whatever decided its later packets.
-    What is refused is never there: each try is one of its own, but for those that wait together.
+    What is refused is never there: each try is one of its own, but for those that wait together,
+    and for those that found no room, one after the other, which nobody decided.
     """
     if not (
         isinstance(first.packet, Packet)
@@ -215,7 +216,9 @@ def together(first: Report, later: Report) -> bool:
     came, since = later.wall - later.waited, first.wall - first.waited
     if first.verdict.passes:
         return since - CLOCKS <= came <= first.wall + ON_ITS_WAY
-    return first.reason == later.reason and since - CLOCKS <= came <= first.wall
+    crowded = first.verdict == DROPPED and first.reason is Reason.OVERFLOW
+    end = first.wall + (ON_ITS_WAY if crowded else 0.0)
+    return first.reason is later.reason and since - CLOCKS <= came <= end
 
 
 def _holder(report: Report) -> tuple[int, int] | None:

@@ -339,6 +339,16 @@ def test_what_was_on_its_way_joins_and_a_later_try_does_not() -> None:
     assert not joins(denied, later(denied, came=0.01, decided=0.02))
 
 
+def test_what_finds_no_room_is_one_record_for_a_while() -> None:
+    """A flood of one flow is not thousands of records."""
+    first = replace(report(verdict=DROPPED), reason=Reason.OVERFLOW, waited=0.0, owner=None)
+    assert joins(first, later(first, came=4.9, decided=4.9))
+    assert not joins(first, later(first, came=5.1, decided=5.1))
+    assert not joins(first, later(first, came=1.0, decided=1.0, reason=Reason.EXITED))
+    denied = replace(first, verdict=DENIED)
+    assert not joins(denied, later(denied, came=1.0, decided=1.0)), "it got the fallback"
+
+
 def test_after_its_end_the_same_ports_are_another_connection() -> None:
     book, first = Lives(), report()
     book.decided(5, first, "")

@@ -192,3 +192,17 @@ for _ in range(20):
         assert code_ == 0, output
         found = records(arbiter, "--port", "7")
         assert [(one["count"], one["state"]) for one in found] == [(1, "closed")] * 20
+
+
+def test_a_burst_that_finds_no_room_to_wait_is_two_records(clean_lab: Lab, tmp_path: Path) -> None:
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        program = arbiter.program(*python(BURST, SERVER4, "100"))
+        eventually(lambda: arbiter.asks() and arbiter.ask()["waiting"] == 16)
+        eventually(lambda: arbiter.counter("by_overflow") == 84)
+        arbiter.answer("allow", "--for", "once")
+        assert program.stdout is not None
+        assert program.stdout.read(13) == "sent\nanswered"
+        found = records(arbiter, "--port", "7")
+        told = [(one["reason"], one["decision"], one["count"]) for one in found]
+        assert told == [("overflow", "deny", 84), ("answer", "allow", 16)]
+        intact(arbiter)
