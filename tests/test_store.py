@@ -757,6 +757,23 @@ def test_a_user_without_the_right_to_write_is_told_and_may_still_read(public: Pa
 
 
 @needs_root
+def test_a_copy_with_its_log_in_a_place_that_cannot_be_written_says_what_to_do(
+    public: Path,
+) -> None:
+    """After a crash the newest records are in the log, and SQLite wants to make an index of it."""
+    path, copy = public / "arbiter.db", public / "copy"
+    copy.mkdir(mode=0o755)
+    with Store.open(path) as store:
+        add(store, "allow port=1")
+        for end in ("", "-wal"):
+            (copy / f"arbiter.db{end}").write_bytes(Path(f"{path}{end}").read_bytes())
+    said = python(OPEN, str(copy / "arbiter.db"), "ro", "nobody").stdout
+    assert said.startswith("NoPermissionError cannot open the database: ")
+    assert f"arbiter.db-wal, which is read only where {copy} can be written" in said
+    assert f"copy both: cp '{copy}/arbiter.db' '{copy}/arbiter.db-wal' DIRECTORY" in said
+
+
+@needs_root
 def test_a_file_system_mounted_read_only_can_be_read_and_the_error_says_so(path: Path) -> None:
     with Store.open(path) as store:
         add(store, "allow port=1")

@@ -118,10 +118,20 @@ def explain(error: sqlite3.Error, path: Path, what: str) -> StoreError:
 
 def _refused(what: str, path: Path, why: str) -> NoPermissionError:
     """Who may, and how to become one of them. To root, the reason that the system gives."""
+    log, place = path.with_name(f"{path.name}-wal"), path.resolve().parent
+    if _readable(path) and _readable(log) and not os.access(place, os.W_OK, effective_ids=True):
+        why = (
+            f"there is a log beside it, {log.name}, which is read only where {place} can be written"
+        )
+        return NoPermissionError(what, path, why, f"copy both: cp '{path}' '{log}' DIRECTORY")
     if os.geteuid() == 0:
         return NoPermissionError(what, path, why, f"check: ls -ld '{path.parent}' '{path}'")
     why = f"this user may not, {_readers(path)} may read it"
     return NoPermissionError(what, path, why, "run as root, with sudo")
+
+
+def _readable(path: Path) -> bool:
+    return os.access(path, os.R_OK, effective_ids=True)
 
 
 def _readers(path: Path) -> str:
