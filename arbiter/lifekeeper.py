@@ -36,7 +36,8 @@ class LifeKeeper:
     def decided(self, report: Report, link: str) -> None:
         """A decision was made, for a connection that leaves over this link, if any. On the hot
         path: five look-ups without followers."""
-        if (first := self.joined(report, link)) is not None:
+        first = self.joined(report, link)
+        if first is not None and not self._memory.recorded(report.packet.id):
             first.count += 1
             self._memory.joined(progress(first))
             return

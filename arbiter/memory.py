@@ -249,6 +249,10 @@ class Memory:
         """The next report of this packet has this record, which is on disk already."""
         self._known[packet] = id
 
+    def recorded(self, packet: int) -> bool:
+        """Whether the next report of this packet has a record of its own on disk."""
+        return packet in self._known
+
     def complete(self, progress: list[Progress]) -> None:
         """Say in records what their connections have come to, soon."""
         if progress:

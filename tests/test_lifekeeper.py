@@ -62,6 +62,17 @@ def test_also_where_it_is_on_its_way_to_the_disk_already(tmp_path: Path) -> None
     assert scene(tmp_path / "a.db", act) == [(1, 3, "open")]
 
 
+def test_what_has_a_record_of_its_own_on_disk_keeps_it(tmp_path: Path) -> None:
+    def act(keeper: LifeKeeper, memory: Memory) -> None:
+        keeper.decided(REPORT, "")
+        id = memory.reserve()
+        memory.write_first([(id, NEXT, "")])
+        memory.known(NEXT.packet.id, id)
+        keeper.decided(NEXT, "")
+
+    assert scene(tmp_path / "a.db", act) == [(1, 1, "unknown"), (2, 1, "open")]
+
+
 def test_what_was_refused_together_is_one_record_and_has_no_state(tmp_path: Path) -> None:
     def act(keeper: LifeKeeper, memory: Memory) -> None:
         for id in (1, 2):
