@@ -29,6 +29,7 @@ from arbiter.records import Record, from_utf8, json_list, read_list, spelt, utf8
 from arbiter.recordwords import as_object
 from arbiter.sinks import Decided, journald, jsonlines, syslogtext
 from arbiter.store import Store
+from arbiter.usage import Account, Batch, Counted, OpenFlow, Used
 
 PIECES = [
     b"\xff",
@@ -133,3 +134,21 @@ def test_what_explains_a_record_spells_it_alike(tmp_path: Path) -> None:
     assert f"of {told} (pid 42)" in CliRunner().invoke(cli, argv).stdout
     (found,) = json.loads(CliRunner().invoke(cli, [*argv, "--json"]).stdout)
     assert (found["query"]["app"], found["apps"]) == (told, [told])
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"/tmp/\xff"), r"/tmp/\udcff"])
+def test_what_a_program_used_is_told_and_kept_under_the_same_name(
+    tmp_path: Path, name: str
+) -> None:
+    told, db = utf8(name), tmp_path / "a.db"
+    flow = OpenFlow(Account(name), Counted(packet(1).flow, 7, 0, 1, 1, 1, 1))
+    with Store.open(db) as store:
+        store.add_usage(Batch((Used(Account(name), "2026-11-02", 5, 6, 1, 1, 1),), (flow,)))
+        assert [one.account.app for one in store.usage("2026-11-01", "2026-12-01")] == [name]
+        (kept,) = store.open_flows()
+        assert kept.account.app == name, "or a restart would count for another"
+    argv = ["links", "usage", "--db", str(db), "--month", "2026-11", "--config", str(tmp_path)]
+    done = CliRunner().invoke(cli, [*argv, "--by", "app", "--app", told])
+    assert f"{told}  " in done.stdout
+    (found,) = json.loads(CliRunner().invoke(cli, [*argv, "--by", "app", "--json"]).stdout)
+    assert found["app"] == told

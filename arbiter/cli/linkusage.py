@@ -22,6 +22,8 @@ from arbiter.cli.common import (
     table,
 )
 from arbiter.linkstate import read_files
+from arbiter.records import from_utf8
+from arbiter.recordwords import said
 from arbiter.store import Store, StoreError
 from arbiter.tariff import Price, cost
 from arbiter.usage import Used, day_of
@@ -75,7 +77,7 @@ def usage(
     wanted = [
         row
         for row in rows
-        if (not app or row.account.app == app) and (not link or row.account.link == link)
+        if (not app or row.account.app == from_utf8(app)) and (not link or row.account.link == link)
     ]
     files, _ = read_files(config / "links.d")
     prices = {file.name: file.price for file in files if file.price is not None}
@@ -93,7 +95,7 @@ def usage(
 def _row(
     by: tuple[str, ...], key: tuple[str, ...], used: Used, prices: Mapping[str, Price]
 ) -> list[str]:
-    row = [text or "?" for text in key]
+    row = [said(text) or "?" for text in key]
     row += [size_text(used.out_bytes), size_text(used.in_bytes), str(used.connections)]
     if prices and "link" in by:
         row.append(_cost(key[by.index("link")], used, prices))
@@ -115,7 +117,7 @@ def _object(
     price = prices.get(key[by.index("link")]) if "link" in by else None
     return {
         "month": month,
-        **dict(zip(by, key, strict=True)),
+        **dict(zip(by, map(said, key), strict=True)),
         "sent_bytes": used.out_bytes,
         "received_bytes": used.in_bytes,
         "sent_packets": used.out_packets,
