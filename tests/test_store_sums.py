@@ -279,6 +279,12 @@ def test_an_older_database_gets_its_sums_from_the_records_it_has(tmp_path: Path)
                 one.record([record(5), record(6, app="/another")])
 
 
+def test_sums_of_seconds_that_nobody_ever_waited_stay_numbers(store: Store) -> None:
+    store.record([record(at, waited=1.7e308) for at in range(4)])
+    (waited,) = store._db.execute("SELECT waited FROM all_sums").fetchone()
+    assert 1e200 < waited < float("inf")
+
+
 @pytest.mark.parametrize("column", PAIR.replace(" ", "").split(","))
 def test_what_differs_in_one_column_is_added_up_apart(store: Store, column: str) -> None:
     same: dict[str, Any] = dict.fromkeys(("app", "exe", "user", "frontend", "link", "daddr"), "x")

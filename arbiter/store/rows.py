@@ -194,6 +194,8 @@ def process_alive(pid: int, start: int) -> bool:
     return fields[0] not in (b"Z", b"X") and int(fields[19]) == start
 
 
+MOST = 1e200
+"""The largest REAL: sums of it stay finite, or their difference would be NaN."""
 _RECORD_FIELDS = Record.__struct_fields__
 RECORD_COLUMNS = tuple("by_user" if name == "by" else name for name in _RECORD_FIELDS)
 INSERT_RECORD = (
@@ -225,6 +227,8 @@ def storable(value: Value) -> Value:
         return valid(value)
     if isinstance(value, int):
         return max(-(1 << 63), min(value, (1 << 63) - 1))  # SQLite's INTEGER
-    if isinstance(value, float) and not math.isfinite(value):
-        return 0.0  # SQLite would make NaN a NULL
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return 0.0  # SQLite would make NaN a NULL
+        return max(-MOST, min(value, MOST))
     return value
