@@ -56,6 +56,7 @@ from arbiter.priority import decide_promptly
 from arbiter.proofkeeper import ProofKeeper
 from arbiter.routeplan import RoutePlan
 from arbiter.rulekeeper import RuleKeeper
+from arbiter.rulesetkeeper import RulesetKeeper
 from arbiter.service import Service
 from arbiter.settings import Settings, ShippedPolicies, WhenAbsent
 from arbiter.settingskeeper import SettingsKeeper
@@ -137,7 +138,7 @@ class Daemon:
         need_rights()
         allow_descriptors()
         lock = lock_state(self.paths.state)
-        alone = only_here()
+        self._alone = only_here()
         try:
             self._memory = Memory(self.paths.database, self._dispatch, self.settings)
             decide_promptly()
@@ -148,7 +149,7 @@ class Daemon:
                 await self._memory.close()
         finally:
             os.close(lock)
-            alone.close()
+            self._alone.close()
         if self._broken:
             raise DaemonError(self._broken)
 
@@ -194,7 +195,11 @@ class Daemon:
             mark_mask=plan.mask,
         )
         self._health = Health(
-            self.pipeline, self._queue, self._backend, self._problems, lambda: self._memory.lost
+            self.pipeline,
+            self._queue,
+            self._backend,
+            self._problems,
+            lambda: {"records_lost": self._memory.lost, "repairs": self._ruleset.repairs},
         )
         try:
             # Before the first client can ask how the links are.
@@ -207,9 +212,10 @@ class Daemon:
                 gone=self._lives.ended,
                 waits=lambda: self._lives.waits,
             )
+            self._ruleset = RulesetKeeper(self._backend, self._alone.called_off, self._dispatch)
             self._links = LinkKeeper(
                 plan,
-                self._backend,
+                self._ruleset,
                 routing,
                 self.paths.config,
                 self.paths.state,
@@ -390,6 +396,7 @@ class Daemon:
         """What is wrong now, each with its next step."""
         return (
             *self._settings.problems(),
+            *self._ruleset.problems(),
             *self._links.problems(),
             *self._accounts.problems,
             *self._classes.problems(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from arbiter import protocol
 from arbiter.kernel import firewall
@@ -17,14 +17,14 @@ COUNTERS_EVERY = 2.0
 """Seconds between looks at the kernel's loss counters, while packets come."""
 NOT_IN_FORCE = (
     "arbiter's rules are not in the kernel, somebody removed them: every new connection passes "
-    "undecided; restart arbiter"
+    "undecided; if they are not back in a moment, restart arbiter"
 )
 log = logging.getLogger("arbiter")
 
 
 class Health:
     """What is told of a running daemon. `problems` asks every room for its own, as an admin is
-    told of them or (False) as everybody is."""
+    told of them or (False) as everybody is; `counts` are more counters."""
 
     def __init__(
         self,
@@ -32,11 +32,11 @@ class Health:
         queue: Queue,
         backend: firewall.Backend,
         problems: Callable[[bool], Iterable[str]],
-        records_lost: Callable[[], int],
+        counts: Callable[[], Mapping[str, int]],
     ) -> None:
         self._pipeline, self._queue, self._backend = pipeline, queue, backend
         self._problems = problems
-        self._records_lost = records_lost
+        self._counts = counts
         self._counting: asyncio.TimerHandle | None = None
         self._counted = Counters(0, 0, 0, 0)
 
@@ -86,7 +86,7 @@ class Health:
             dropped_full=kernel.dropped_full,
             dropped_socket=kernel.dropped_socket,
             overruns=self._queue.overruns,
-            records_lost=self._records_lost(),
+            **self._counts(),
         )
         return protocol.Status(
             mode=settings.mode.value,

@@ -28,6 +28,7 @@ from arbiter.model import TABLE, Flow, Link
 from arbiter.netfacts import NetFacts
 from arbiter.protocol import LinkState, clean
 from arbiter.routeplan import LinkRoutes, RoutePlan
+from arbiter.rulesetkeeper import RulesetKeeper
 
 TABLES = 31
 """Our routing tables: one a link number."""
@@ -39,10 +40,6 @@ REPAIR_EVERY = 0.5
 """Seconds between two repairs at least."""
 AGAIN = 5.0
 """Seconds after which what could not be put in force is tried again."""
-TAKEN_AWAY = (
-    "the ruleset was taken away, and routing with it (`arbiter rescue`?): connections go as if "
-    "there were no arbiter; restart arbiter"
-)
 PUT_BACK = (
     "another program removed rules or routes of arbiter's, or got in front of them: they are put "
     "back"
@@ -78,14 +75,14 @@ class LinkKeeper:
     def __init__(
         self,
         plan: firewall.Plan,
-        backend: firewall.Backend,
+        ruleset: RulesetKeeper,
         routing: RoutePlan,
         config: Path,
         state: Path,
         dispatch: Callable[[LinksChanged], None],
         accounts: Accounts,
     ) -> None:
-        self._plan, self._backend, self._routing = plan, backend, routing
+        self._plan, self._ruleset, self._routing = plan, ruleset, routing
         self._numbers = state / "links.json"
         self._folder = config / "links.d"
         self._dispatch = dispatch
@@ -105,7 +102,7 @@ class LinkKeeper:
         self._facts: Mapping[str, NetFacts] = {}
         self._fresh = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._stopping = self._repair = self._rescued = False
+        self._stopping = self._repair = False
         self._repaired = 0.0
         self._classes: tuple[Marking, ...] = ()
         self._watch_problem = self._bus_problem = ""
@@ -136,6 +133,7 @@ class LinkKeeper:
             self._file_trouble(f"changes of {self._folder} are not seen: {error}; send SIGHUP")
         await self._watch.start()
         await self._bus.start()
+        self._ruleset.start()
         await self._follow(first=True)
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(not_silent)
@@ -150,6 +148,7 @@ class LinkKeeper:
         self._fresh.set()
         if self._task is not None:
             await asyncio.wait([self._task])
+        await self._ruleset.stop()
 
     async def close(self) -> None:
         """Take the routing away, after `stop`; the ruleset is the caller's."""
@@ -239,7 +238,7 @@ class LinkKeeper:
             await self._fresh.wait()
             if self._stopping:
                 return
-            if self._rescued:  # whoever took everything away does not want it back
+            if self._ruleset.called_off():  # who took everything away does not want it back
                 self._fresh.clear()
                 continue
             try:
@@ -254,19 +253,14 @@ class LinkKeeper:
 
     async def _may_repair(self) -> bool:
         """Rules or routes are gone, or not the first any more, and arbiter did not do that. False
-        if it was its rescue."""
+        if its rescue came meanwhile."""
         self._repair = False
-        if not await asyncio.to_thread(firewall.installed):
-            self._fresh.clear()
-            self._rescued = True
-            self._say((TAKEN_AWAY,))
-            return False
         # Whoever removes them again and again shall not keep us busy.
         pause = self._repaired + REPAIR_EVERY - time.monotonic()
         if pause > 0:
             await asyncio.sleep(pause)
         self._repaired = time.monotonic()
-        return True
+        return not self._ruleset.called_off()
 
     def _say(self, problems: tuple[str, ...]) -> None:
         for problem in problems:
@@ -306,8 +300,7 @@ class LinkKeeper:
         if await asyncio.to_thread(routes.apply, routing) and repair:
             log.warning("%s", PUT_BACK)
         if first or plan != self._plan:
-            await asyncio.to_thread(firewall.apply, plan, self._backend)
-            log.info("in force by %s: %s", self._backend.name, firewall.describe(plan))
+            await self._ruleset.put(plan)
         self._plan = plan
         self._say((*unfit, *problems))
         for lost in self.links:

@@ -81,16 +81,34 @@ class Alone:
     def __init__(self, path: Path, fd: int) -> None:
         self._path, self._fd = path, fd
 
+    def called_off(self) -> bool:
+        """Whether `call_off` was called since: what is taken away is not to be put back."""
+        return os.fstat(self._fd).st_size > 0
+
     def close(self) -> None:
         """Let another daemon have the namespace."""
         self._path.unlink(missing_ok=True)
         os.close(self._fd)
 
 
+def _lock_file() -> Path:
+    return RUN / f"netns-{Path('/proc/self/ns/net').stat().st_ino}.lock"
+
+
+def call_off() -> None:
+    """Tell the daemon of this network namespace, if there is one, that all of arbiter's is about to
+    be taken from the kernel, and that it is meant. OSError where its lock cannot be written to."""
+    try:
+        fd = os.open(_lock_file(), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    with os.fdopen(fd, "wb") as file:
+        file.write(b"called off\n")
+
+
 def only_here() -> Alone:
     """Take the lock of this network namespace. DaemonError if another daemon has it."""
-    namespace = Path("/proc/self/ns/net").stat().st_ino
-    path = RUN / f"netns-{namespace}.lock"
+    path = _lock_file()
     try:
         make_open(RUN)
         while True:
@@ -98,6 +116,7 @@ def only_here() -> Alone:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The one who ended may have removed the file between our open and our lock.
             if path.exists() and path.stat().st_ino == os.fstat(fd).st_ino:
+                os.ftruncate(fd, 0)  # whoever was called off is gone
                 return Alone(path, fd)
             os.close(fd)
     except BlockingIOError:

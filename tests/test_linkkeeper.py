@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from arbiter import linkkeeper as module
 from arbiter.events import LinksChanged
 from arbiter.kernel import firewall, linksysctl, routes
 from arbiter.kernel.routes import RouteError
-from arbiter.linkkeeper import TAKEN_AWAY, LinkKeeper
+from arbiter.linkkeeper import LinkKeeper
 from arbiter.links import Address, Interface, LinkKind, Route
 from arbiter.linkstate import read_files, read_numbers, write_numbers
 from arbiter.model import Link
@@ -57,6 +57,20 @@ class Money:
     def spent(self, link: object) -> None: ...
 
 
+class Ruleset:
+    """In place of the ruleset's keeper."""
+
+    def __init__(self, put: Callable[..., Any]) -> None:
+        self._put = put
+        self.called_off: Callable[[], bool] = lambda: False
+
+    def start(self) -> None: ...
+    async def put(self, plan: firewall.Plan) -> None:
+        await asyncio.to_thread(self._put, plan)
+
+    async def stop(self) -> None: ...
+
+
 class Scene:
     """A keeper whose effects are noted in `done`; `during` runs in the middle of one of them."""
 
@@ -64,7 +78,6 @@ class Scene:
         self.done: list[tuple[str, Any]] = []
         self.told: list[tuple[Link, ...]] = []
         self.during: dict[str, Callable[[], None]] = {}
-        self.installed = firewall.Installed(("nft",))
         self.broken: list[object] = []
         self.busy = 0
         (tmp_path / "links.d").mkdir()
@@ -83,16 +96,12 @@ class Scene:
         monkeypatch.setattr(linksysctl, "apply", noted("sysctl"))
         monkeypatch.setattr(routes, "apply", noted("routes"))
         monkeypatch.setattr(routes, "check", lambda _: ())
-        monkeypatch.setattr(firewall, "apply", noted("ruleset"))
-        monkeypatch.setattr(firewall, "installed", lambda: self.installed)
         monkeypatch.setattr(module, "_cut", noted("cut"))
 
-        class Backend:
-            name = "nft"
-
+        self.ruleset = Ruleset(noted("ruleset"))
         self.keeper = LinkKeeper(
             firewall.Plan(),
-            Backend(),  # type: ignore[arg-type]
+            self.ruleset,  # type: ignore[arg-type]
             RoutePlan(),
             tmp_path,
             tmp_path,
@@ -330,16 +339,14 @@ def test_numbers_that_are_torn_are_written_anew(tmp_path: Path) -> None:
 
 def test_after_a_rescue_nothing_is_put_back(scene: Scene) -> None:
     async def play() -> None:
-        scene.installed = firewall.Installed()
+        scene.ruleset.called_off = lambda: True
         scene.keeper._rules_gone()
         await scene.settled()
-        assert scene.keeper.problems() == (TAKEN_AWAY,)
         scene.done.clear()
         await scene.see(WIFI, LTE)
         scene.keeper.use_classes(())
         await scene.settled()
         assert scene.done == []
-        assert scene.keeper.problems() == (TAKEN_AWAY,)
 
     scene.run(play, WIFI)
 
@@ -378,27 +385,21 @@ def test_a_mistake_of_ours_is_not_silent(scene: Scene) -> None:
     scene.run(play, WIFI)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_stop_in_the_middle_of_a_repair_is_not_missed(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, there: bool
+@pytest.mark.parametrize("rescued", [True, False])
+def test_a_stop_or_a_rescue_in_the_middle_of_a_repair_is_not_missed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, rescued: bool
 ) -> None:
     """Else arbiter never ends, is killed, and leaves its ruleset behind."""
-    looking, go_on = threading.Event(), threading.Event()
-
-    def installed() -> firewall.Installed:
-        looking.set()
-        go_on.wait(10)
-        return firewall.Installed(("nft",) if there else ())
-
-    monkeypatch.setattr(firewall, "installed", installed)
+    monkeypatch.setattr(module, "REPAIR_EVERY", 0.1)
 
     async def play() -> None:
+        scene.keeper._repaired = time.monotonic()  # the repair waits its turn
         scene.keeper._rules_gone()
-        assert await asyncio.to_thread(looking.wait, 10)
-        stopping = asyncio.create_task(scene.keeper.stop())
         await asyncio.sleep(0.02)
-        go_on.set()
-        await asyncio.wait_for(stopping, 10)
+        scene.ruleset.called_off = lambda: rescued
+        if rescued:
+            await asyncio.sleep(0.2)
+        await asyncio.wait_for(scene.keeper.stop(), 10)
         assert "routes" not in scene.names(), "what is to be taken away is not put back first"
 
     scene.run(play, WIFI)

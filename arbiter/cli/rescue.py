@@ -12,6 +12,7 @@ from arbiter.cli.settingsfile import read_settings
 from arbiter.kernel.firewall import FirewallError, installed, remove
 from arbiter.linkkeeper import remove_routing
 from arbiter.settings import SettingsError, WhenAbsent
+from arbiter.startup import call_off
 
 
 @click.command()
@@ -43,6 +44,10 @@ def rescue(as_settings_say: bool, config: Path) -> None:
         return
     if problem:
         click.echo(f"arbiter: {problem}; removing all the same")
+    try:
+        call_off()
+    except OSError as error:
+        click.echo(f"arbiter: a daemon that runs may put its rules back: {error}; stop it")
     errors = (*remove(), *remove_routing())
     if errors:
         fail("\n".join(errors))

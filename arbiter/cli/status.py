@@ -51,6 +51,7 @@ def _lines(status: protocol.Status) -> list[tuple[str, str]]:
         *_undecided(status),
         ("queued", f"{count('queued', 0)} packets, {lost} lost by the kernel"),
         ("records", f"{count('records_lost', 0)} lost"),
+        *_put_back(count("repairs", 0)),
     ]
 
 
@@ -61,6 +62,14 @@ def _otherwise(status: protocol.Status) -> str:
     if status.mode == Mode.ENFORCE:
         return f"without a rule: {status.fallback}"
     return f"without an answer: {status.fallback}"
+
+
+def _put_back(repairs: int) -> list[tuple[str, str]]:
+    """How often other programs changed arbiter's part of the ruleset; nothing if they did not."""
+    if not repairs:
+        return []
+    times = "once" if repairs == 1 else f"{repairs} times"
+    return [("ruleset", f"put back {times} after other programs changed it; the log has when")]
 
 
 def _undecided(status: protocol.Status) -> list[tuple[str, str]]:

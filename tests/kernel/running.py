@@ -186,7 +186,8 @@ class Prompt:
 class Arbiter:
     """`arbiter run` in a lab's host namespace, with its own state and socket.
 
-    `links` are the texts of files in links.d, by name: `{"lte.toml": "[link] ..."}`.
+    `links` are the texts of files in links.d, by name: `{"lte.toml": "[link] ..."}`. `through` is
+    a command that executes the one behind it, such as `prlimit`.
     """
 
     def __init__(
@@ -197,8 +198,10 @@ class Arbiter:
         settings: str = "",
         links: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
     ) -> None:
         self.lab, self.home, self.options = lab, home, options
+        self.through = through
         self.environment = lab.environment() | dict(environment or {})
         self.socket = home / "socket"
         (home / "config").mkdir(exist_ok=True)
@@ -214,7 +217,7 @@ class Arbiter:
         argv += ["--state", str(self.home / "state"), "--socket", str(self.socket)]
         self.log = (self.home / "log").open("a+")
         self.process = self.lab.popen(
-            [*argv, *self.options],
+            [*self.through, *argv, *self.options],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,

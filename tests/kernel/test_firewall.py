@@ -23,9 +23,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from arbiter.kernel import doctor
-from arbiter.kernel.firewall import apply, installed, look, overlaps, probe, remove
+from arbiter.kernel.firewall import (
+    apply,
+    installed,
+    look,
+    overlaps,
+    probe,
+    remove,
+    shown,
+    whole,
+)
 from arbiter.kernel.firewall.plan import Plan
 from arbiter.kernel.firewall.probe import IPTABLES, NFT, Backend, FirewallError
 
@@ -815,3 +825,40 @@ def test_doctor_finds_this_machine_fit_and_names_what_is_not(backend: Backend, w
         assert levels["marks"] == "fail" and "mark_base" in checks["marks"].text
         assert levels["notrack"] == "warn" and levels["in force"] == "ok"
     assert remove() == ()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(),
+        Plan(links=((1, "wlan0"), (7, "wwan0")), tunnels=("wg0",), dns_queue=11),
+        Plan(when_absent="pass", mask=0x7F << 9, tunnels=("wg0", "tun0")),
+    ],
+)
+def test_what_is_shown_after_apply_is_whole_and_any_change_of_it_is_seen(
+    backend: Backend, plan: Plan
+) -> None:
+    """Or the daemon would put back what is there, again and again, or never."""
+    assert not shown(backend)
+    apply(plan, backend)
+    there = shown(backend)
+    assert whole(plan, backend, there)
+    assert not whole(structs.replace(plan, links=((2, "eth0"),)), backend, there)
+    apply(plan, backend)
+    assert shown(backend) == there
+    if backend.variant:
+        sh(f"iptables-{backend.variant}", "-t", "mangle", "-D", "ARBITER_OUTPUT", "2")
+    else:
+        sh("nft", "flush", "chain", "inet", "arbiter", "ask")
+    changed = shown(backend)
+    assert changed != there
+    assert not whole(plan, backend, changed)
+    apply(plan, backend)
+    assert shown(backend) == there
+    if backend.variant:  # somebody in front of us
+        sh(f"ip6tables-{backend.variant}", "-t", "mangle", "-I", "OUTPUT", "-j", "ACCEPT")
+        assert not whole(plan, backend, shown(backend))
+        apply(plan, backend)
+        assert shown(backend) == there
+    assert remove() == ()
+    assert not shown(backend)

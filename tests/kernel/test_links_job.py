@@ -168,7 +168,7 @@ def test_after_a_rescue_a_change_of_links_puts_nothing_back(clean_lab: Lab, tmp_
     with Arbiter(clean_lab, tmp_path) as arbiter:
         assert arbiter.command("rescue").returncode == 0
         log = tmp_path / "log"
-        eventually(lambda: "was taken away" in log.read_text())
+        eventually(lambda: "were taken away" in log.read_text())
         clean_lab.run(["ip", "link", "set", LTE.interface, "down"])
         clean_lab.mend("lte")
         time.sleep(1)  # what must not happen
@@ -251,6 +251,6 @@ def test_a_rule_that_gets_in_front_of_ours_takes_nothing_that_is_routed(
 def test_a_rescue_while_arbiter_runs_is_not_repaired(clean_lab: Lab, tmp_path: Path) -> None:
     with Arbiter(clean_lab, tmp_path) as arbiter:
         assert arbiter.command("rescue").returncode == 0
-        eventually(lambda: "the ruleset was taken away" in (tmp_path / "log").read_text())
+        eventually(lambda: "rules were taken away" in (tmp_path / "log").read_text())
         assert "proto 65" not in clean_lab.run(["ip", "rule"]).stdout
         assert "ARBITER" not in clean_lab.run(["iptables-save"]).stdout

@@ -48,7 +48,7 @@ def render(
     plan: Plan, family: Family, existing: str = "", made: Collection[tuple[str, str]] = ()
 ) -> str:
     """Restore input that puts the plan in force. `made`: see `markers`."""
-    wanted = _tables(plan, family)
+    wanted = tables(plan, family)
     for name, chain in (*made, *markers(existing)):
         wanted.setdefault(name, Table()).chains.setdefault(MADE + chain, [])
     return _text(wanted, parse(existing), TABLES)
@@ -67,7 +67,7 @@ def bring_back(previous: str, existing: str) -> str:
 def render_probe(plan: Plan, family: Family) -> str:
     """The plan's rules in chains no packet reaches, added and deleted in one transaction."""
     lines = []
-    for name, table in _tables(plan, family).items():
+    for name, table in tables(plan, family).items():
         chains = {f"{PREFIX}PROBE_{n}": r for n, r in enumerate(table.chains.values())}
         lines += [f"*{name}", *(f":{chain} - [0:0]" for chain in chains)]
         for chain, rules in chains.items():
@@ -111,15 +111,20 @@ def has_rules(save: str, table: str, chain: str) -> bool:
     return bool(_rules_of(save, table, chain))
 
 
+def first_rule(save: str, table: str, chain: str) -> str:
+    """The first rule of that chain, without its `-A NAME`; "" where it has none."""
+    return next(iter(_rules_of(save, table, chain)), "")
+
+
 def used(plan: Plan) -> tuple[tuple[str, str], ...]:
     """(table, built-in chain) of every jump the plan needs."""
-    return tuple((name, chain) for name, t in _tables(plan, "ip").items() for chain, _ in t.jumps)
+    return tuple((name, chain) for name, t in tables(plan, "ip").items() for chain, _ in t.jumps)
 
 
 def problems(save: str) -> list[str]:
     """What is wrong with arbiter's rules in the text, each with its next step."""
     found = []
-    chains = _tables(Plan(), "ip")
+    chains = tables(Plan(), "ip")
     for name, table in chains.items():
         for builtin, jump in table.jumps:
             rules = _rules_of(save, name, builtin)
@@ -181,7 +186,8 @@ def _text(wanted: dict[str, Table], before: dict[str, Table], order: tuple[str, 
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _tables(plan: Plan, family: Family) -> dict[str, Table]:
+def tables(plan: Plan, family: Family) -> dict[str, Table]:
+    """What the plan needs in each table."""
     filter_ = Table()
     filter_.chains = {"ARBITER_DENY": list(_deny(plan)), "ARBITER_REFUSE": list(_refuse(family))}
     filter_.jumps = [("OUTPUT", "-j ARBITER_DENY")]

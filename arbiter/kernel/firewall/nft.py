@@ -45,6 +45,11 @@ def render_probe(plan: Plan) -> str:
     return f"{rules}\ndelete table inet {PROBE_TABLE}\n"
 
 
+def sizes(plan: Plan) -> dict[str, int]:
+    """How many rules each chain has; a base chain's `type` line counts as one."""
+    return {name: len(rules) for name, rules in _chains(plan)}
+
+
 def _table(plan: Plan) -> str:
     chains = "\n".join(
         f"  chain {name} {{\n" + "".join(f"    {rule}\n" for rule in rules) + "  }"
