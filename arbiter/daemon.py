@@ -194,12 +194,9 @@ class Daemon:
             fail_open=self.settings.when_absent is WhenAbsent.PASS,
             mark_mask=plan.mask,
         )
+        self._ruleset = RulesetKeeper(self._backend, self._alone.called_off, self._dispatch)
         self._health = Health(
-            self.pipeline,
-            self._queue,
-            self._backend,
-            self._problems,
-            lambda: {"records_lost": self._memory.lost, "repairs": self._ruleset.repairs},
+            self.pipeline, self._queue, self._ruleset, self._problems, lambda: self._memory.lost
         )
         try:
             # Before the first client can ask how the links are.
@@ -212,7 +209,6 @@ class Daemon:
                 gone=self._lives.ended,
                 waits=lambda: self._lives.waits,
             )
-            self._ruleset = RulesetKeeper(self._backend, self._alone.called_off, self._dispatch)
             self._links = LinkKeeper(
                 plan,
                 self._ruleset,

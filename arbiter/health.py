@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from arbiter import protocol
 from arbiter.kernel import firewall
 from arbiter.kernel.queue import Counters, Queue
 from arbiter.pipeline import Pipeline
+from arbiter.rulesetkeeper import RulesetKeeper
 from arbiter.settings import WhenAbsent
 
 COUNTERS_EVERY = 2.0
@@ -24,19 +25,19 @@ log = logging.getLogger("arbiter")
 
 class Health:
     """What is told of a running daemon. `problems` asks every room for its own, as an admin is
-    told of them or (False) as everybody is; `counts` are more counters."""
+    told of them or (False) as everybody is."""
 
     def __init__(
         self,
         pipeline: Pipeline,
         queue: Queue,
-        backend: firewall.Backend,
+        ruleset: RulesetKeeper,
         problems: Callable[[bool], Iterable[str]],
-        counts: Callable[[], Mapping[str, int]],
+        records_lost: Callable[[], int],
     ) -> None:
-        self._pipeline, self._queue, self._backend = pipeline, queue, backend
+        self._pipeline, self._queue, self._ruleset = pipeline, queue, ruleset
         self._problems = problems
-        self._counts = counts
+        self._records_lost = records_lost
         self._counting: asyncio.TimerHandle | None = None
         self._counted = Counters(0, 0, 0, 0)
 
@@ -86,13 +87,14 @@ class Health:
             dropped_full=kernel.dropped_full,
             dropped_socket=kernel.dropped_socket,
             overruns=self._queue.overruns,
-            **self._counts(),
+            records_lost=self._records_lost(),
+            repairs=self._ruleset.repairs,
         )
         return protocol.Status(
             mode=settings.mode.value,
             profile=pipeline.profiles.active,
             fallback=settings.fallback.value,
-            backend=self._backend.name,
+            backend=self._ruleset.backend.name,
             when_absent=settings.when_absent.value,
             queue=self._queue.number,
             uptime=time.time() - since,

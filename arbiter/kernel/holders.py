@@ -27,6 +27,8 @@ _MAX_READS = 500
 """Readlinks of one quick search: about 0.5 ms, then a full scan has to tell."""
 MAX_LISTED = 256
 """Descriptors of one process looked at by a quick search."""
+MAX_SEEN = 32768
+"""Sockets that a full scan remembers: some 200 bytes each, for a second."""
 _MAX_KNOWN = 16384
 _KNOWN_SECONDS = 1.0
 """How long what a search read is not read again: a program that opens thousands of sockets at once
@@ -48,6 +50,8 @@ class Scan(Struct, frozen=True):
 
     holders: tuple[Holder, ...]
     hidden: bool
+    seen: dict[int, tuple[Holder, ...]] = {}
+    """All holders of other sockets by their inodes, as far as there is room (MAX_SEEN)."""
 
 
 class _Recent:
@@ -111,8 +115,11 @@ class Holders:
 
     # --- quick ---
 
-    def quick(self, inode: int, uid: int) -> list[Holder] | None:
-        """Holders of the socket, found among the likeliest; None where only a scan can tell."""
+    def quick(self, inode: int, uid: int, known: tuple[Holder, ...] = ()) -> list[Holder] | None:
+        """Holders of the socket, found among the likeliest; None where only a scan can tell.
+
+        `known` are all that a scan saw a moment ago: they are looked at first, and whom they had
+        since, by fork, is found with them."""
         events = self._events
         fresh = events is not None and events.drain()
         if events is not None and events.gone:
@@ -123,11 +130,25 @@ class Holders:
             for entry in self._recent.values():
                 entry.own.clear()
         target = f"socket:[{inode}]"
+        if known and all(map(self.holds, known)):
+            return self._with_relatives(known, target, inode)
         first = self._search(target, uid, fresh)
         if first is None:
             return None
         pid, fd = first
         return self._family(pid, fd, target, inode)
+
+    def _with_relatives(
+        self, known: tuple[Holder, ...], target: str, inode: int
+    ) -> list[Holder] | None:
+        out = {holder.pid: holder for holder in known}
+        for holder in known:
+            if not holder.task:
+                family = self._family(holder.pid, holder.fd, target, inode)
+                if family is None:
+                    return None
+                out |= {other.pid: other for other in family if other.pid not in out}
+        return list(out.values())
 
     def _search(self, target: str, uid: int, fresh: bool) -> tuple[int, int] | None:
         seen = self._known.get(target)
@@ -276,11 +297,12 @@ class Holders:
         """Every process that holds one of the sockets. Tens of milliseconds: not in the loop."""
         targets = {f"socket:[{inode}]": inode for inode in inodes}
         pids = [int(name) for name in _names(self._proc) if name.isdigit()]
-        found, hidden = self._look(targets, ((pid, 0) for pid in pids))
+        seen: dict[int, tuple[Holder, ...]] = {}
+        found, hidden = self._look(targets, ((pid, 0) for pid in pids), seen)
         if not found:
             # A thread may have a descriptor table of its own (unshare), or outlive the first one.
-            found, _ = self._look(targets, self._tasks(pids))
-        return Scan(tuple(found), hidden)
+            found, _ = self._look(targets, self._tasks(pids), {})
+        return Scan(tuple(found), hidden, seen)
 
     def _tasks(self, pids: Iterable[int]) -> Iterator[tuple[int, int]]:
         for pid in pids:
@@ -291,18 +313,27 @@ class Holders:
             yield from ((pid, int(task)) for task in tasks if task != str(pid))
 
     def _look(
-        self, targets: dict[str, int], tables: Iterable[tuple[int, int]]
+        self,
+        targets: dict[str, int],
+        tables: Iterable[tuple[int, int]],
+        seen: dict[int, tuple[Holder, ...]],
     ) -> tuple[list[Holder], bool]:
-        """Holders in the tables of these (process, thread or 0), and whether one was hidden."""
+        """Holders in the tables of these (process, thread or 0), and whether one was hidden; what
+        else is there goes to `seen`."""
         found: dict[tuple[int, int], Holder] = {}
         hidden = False
         for pid, task in tables:
             table = f"{self._proc}/{task or pid}/fd"
             try:
                 for fd in self._descriptors(table):
-                    inode = targets.get(_link(f"{table}/{fd}"))
+                    link = _link(f"{table}/{fd}")
+                    inode = targets.get(link)
                     if inode is not None and (pid, inode) not in found:
                         found[pid, inode] = Holder(pid, fd, inode, task)
+                    elif inode is None and link.startswith("socket:["):
+                        other = int(link[8:-1])
+                        if other in seen or len(seen) < MAX_SEEN:
+                            seen[other] = (*seen.get(other, ()), Holder(pid, fd, other, task))
             except PermissionError:
                 hidden = True
         return list(found.values()), hidden

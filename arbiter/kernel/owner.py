@@ -9,6 +9,7 @@ reason.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Protocol
@@ -24,6 +25,8 @@ from arbiter.kernel.tunnels import PROTOCOLS, UDP, Tunnels
 from arbiter.model import Hook, NoOwner, NoOwnerReason, Owner, Packet, Process
 
 _MAX_VERIFIED = 256
+_SEEN_SECONDS = 1.0
+"""How long what a scan saw beside what it looked for is believed where it is still so."""
 _GONE = (NoOwnerReason.CLOSED, NoOwnerReason.NO_SOCKET)
 """What a socket that was there a moment ago is found as, once it is closed."""
 
@@ -58,6 +61,8 @@ class OwnerLookup:
         self._tunnels = Tunnels()
         self._tuns = TunFiles(proc)
         self._holders = Holders(proc, events)
+        self._last = Scan((), False)
+        self._last_until = 0.0
         self._verified: OrderedDict[int, Process] = OrderedDict()
         # Guards the process table, what was verified and the holders' memory: a scan, in its own
         # thread, takes it for one process at a time.
@@ -86,7 +91,8 @@ class OwnerLookup:
         processes: list[Process] = []
         with self._lock:
             for info in found.sockets:
-                holders = self._holders.quick(info.inode, info.uid)
+                seen = self._seen(info.inode)
+                holders = self._holders.quick(info.inode, info.uid, seen)
                 if holders is None:
                     return None
                 for holder in holders:
@@ -111,7 +117,7 @@ class OwnerLookup:
                     return _exited(uid, found.established)
                 return self._nobodys(packet, _named(found))
             uid = found.sockets[0].uid
-            last = self._holders.scan(info.inode for info in found.sockets)
+            last = self._all_seen(found) or self._scan(found)
             owner = self._scanned(found, last)
             if owner is not None:
                 return owner
@@ -119,6 +125,24 @@ class OwnerLookup:
         if last.holders:
             return _exited(uid, False)
         return self._unheld(packet, uid, last)
+
+    def _scan(self, found: Found) -> Scan:
+        last = self._holders.scan(info.inode for info in found.sockets)
+        with self._lock:
+            self._last, self._last_until = last, time.monotonic() + _SEEN_SECONDS
+        return last
+
+    def _all_seen(self, found: Found) -> Scan | None:
+        """What the last scan saw of these sockets; None where only another one can tell."""
+        with self._lock:
+            holders: list[Holder] = []
+            for info in found.sockets:
+                seen = self._seen(info.inode)
+                more = self._holders.quick(info.inode, info.uid, seen) if seen else None
+                if not more:
+                    return None
+                holders += more
+            return Scan(tuple(holders), self._last.hidden)
 
     def _scanned(self, found: Found, scan: Scan) -> Owner | None:
         uids = {info.inode: info.uid for info in found.sockets}
@@ -178,6 +202,16 @@ class OwnerLookup:
         return NoOwner(NoOwnerReason.KERNEL, 0, root, detail, none.established, indexes)
 
     # --- with the lock held ---
+
+    def _seen(self, inode: int) -> tuple[Holder, ...]:
+        """Who held the socket when a scan a moment ago saw it: of a program with thousands of
+        sockets each would cost a scan of its own."""
+        if not self._last.seen:
+            return ()
+        if time.monotonic() > self._last_until:
+            self._last = Scan((), False)
+            return ()
+        return self._last.seen.get(inode, ())
 
     def _verify(self, holder: Holder) -> Process | None:
         """The process, if it was the same before and after it was seen to hold the socket.

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from arbiter.kernel import netlink
-from arbiter.kernel.holders import Holder, Holders
+from arbiter.kernel.holders import Holder, Holders, Scan
 from arbiter.kernel.owner import OwnerLookup
 from arbiter.kernel.procevents import ProcEvents
 from arbiter.kernel.procfs import ProcessTable
@@ -512,6 +512,46 @@ def test_a_process_with_many_descriptors_is_found(lookup: OwnerLookup, client: C
     process, [port] = client(code + "say(s.getsockname()[1]); wait()")
     assert pids(owner(lookup, flow(6, port))) == [process.pid]
     assert pids(lookup.quick(flow(6, port))) == [process.pid], "known now: without a scan"
+
+
+def test_one_scan_tells_of_all_sockets_of_a_program_that_has_thousands(
+    lookup: OwnerLookup, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or who opens thousands of connections at once makes everybody wait for a scan for each."""
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n"
+    code += "all = [udp('10.9.0.2') for _ in range(3000)]\n"
+    code += "say(*(s.getsockname()[1] for s in all))\n"
+    process, ports = client(code + "wait()")
+    scans, scan = list[int](), lookup._holders.scan
+
+    def counted(inodes: Iterable[int]) -> Scan:
+        scans.append(1)
+        return scan(inodes)
+
+    monkeypatch.setattr(lookup._holders, "scan", counted)
+    assert pids(lookup.scan(flow(17, ports.pop(), dport=53))) == [process.pid]
+    began = time.monotonic()
+    while ports and time.monotonic() < began + 0.5:
+        port = ports.pop()
+        assert pids(lookup.quick(flow(17, port, dport=53))) == [process.pid]
+        assert pids(lookup.scan(flow(17, port, dport=53))) == [process.pid]
+    assert len(scans) == 1
+    assert len(ports) < 2800, "it is quick, too"
+
+
+def test_a_child_forked_after_a_scan_is_named_with_what_that_scan_saw(
+    lookup: OwnerLookup, client: Client
+) -> None:
+    code = "one, two = tcp('10.9.0.2'), tcp('10.9.0.2')\n"
+    code += "say(one.getsockname()[1], two.getsockname()[1])\n"
+    code += "sys.stdin.readline()\npid = os.fork()\nif pid: say(pid)\nwait()"
+    process, [one, two] = client(code)
+    assert pids(lookup.scan(flow(6, one))) == [process.pid]
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    [child] = json.loads(process.stdout.readline())
+    assert sorted(pids(resolve(lookup, flow(6, two)))) == sorted([process.pid, child])
 
 
 def test_a_process_that_moved_to_another_namespace_still_owns(
