@@ -57,7 +57,7 @@ from arbiter.proofkeeper import ProofKeeper
 from arbiter.routeplan import RoutePlan
 from arbiter.rulekeeper import RuleKeeper
 from arbiter.rulesetkeeper import RulesetKeeper
-from arbiter.service import Service
+from arbiter.service import Service, end_without_memory
 from arbiter.settings import Settings, ShippedPolicies, WhenAbsent
 from arbiter.settingskeeper import SettingsKeeper
 from arbiter.startup import (
@@ -276,16 +276,17 @@ class Daemon:
             await self._policies.close()
             await self._links.stop()  # or a change of links could put the ruleset back
             await self._accounts.close()
-            for problem in await asyncio.to_thread(firewall.remove):
-                log.error("%s", problem)
-            await self._links.close()
+            if not self._broken or self.settings.when_absent is WhenAbsent.PASS:
+                await self._ruleset.remove()
+                await self._links.close()
             self._dispatch(Stopping(now()))  # what came meanwhile, and waits for its owner
             await self._proofs.settle()
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A mistake in arbiter itself. Going on could leave packets without a verdict, so stop
-        in order, by `when_absent`, and say where."""
+        in order, by `when_absent` (with `block` the ruleset stays), and say where."""
         error = context.get("exception")
+        end_without_memory(error)
         if isinstance(error, OSError) and error.errno in SHORTAGES:
             log.error("%s: %s", context.get("message"), error.strerror)
             return  # not our mistake, and it passes

@@ -23,6 +23,7 @@ class Finder:
     ) -> None:
         self._owners, self._dispatch, self._spawn = owners, dispatch, spawn
         self._scanner = ThreadPoolExecutor(1, thread_name_prefix="arbiter-scan")
+        self._scanner.submit(int)  # its thread begins now: later there may be no memory for one
 
     def follow(self, links: Iterable[Link]) -> None:
         """These are the links: whose owners may be their programs."""

@@ -112,6 +112,11 @@ class RulesetKeeper:
         if self._task is not None:
             await asyncio.wait([self._task])
 
+    async def remove(self) -> None:
+        """Take the ruleset away, after `stop`; what cannot be is logged."""
+        for problem in await asyncio.to_thread(firewall.remove):
+            log.error("%s", problem)
+
     def problems(self) -> tuple[str, ...]:
         """What is wrong now, each with its next step."""
         if self._said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterable
 from typing import Protocol
@@ -26,6 +27,14 @@ class Keeper(Protocol):
 
     def reload(self) -> None:
         """Read it anew."""
+
+
+def end_without_memory(error: object) -> None:
+    """Where there was no memory, or none for a thread: end this moment, as if killed. An end in
+    order needs both, and would hang; what the kernel then does `when_absent` has said."""
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        log.critical("out of memory: arbiter ends at once, and when_absent says what passes")
+        os._exit(1)
 
 
 class Service:

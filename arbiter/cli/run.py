@@ -238,6 +238,11 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
         return code
     except (DaemonError, FirewallError, QueueError, RouteError, ServerError, StoreError) as error:
         fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        # No memory for a thread, or for anything else: not even for an end in order.
+        logging.getLogger("arbiter").error("the end was not in order", exc_info=error)
+        why = str(error) or "out of memory"
+        fail(f"it ended by itself: {why}; what is in the kernel stays until it is started again")
 
 
 _WAIT = """

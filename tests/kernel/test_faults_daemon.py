@@ -248,21 +248,25 @@ def test_without_memory_it_goes_on_or_ends_in_order_and_nothing_leaks(
 ) -> None:
     """No more address space than it has, and a flood: where Python finds no memory the daemon may
     end, but then by `when_absent`, and with its rules whole."""
-    arbiter = Arbiter(clean_lab, tmp_path, settings="deadline = 5.0\n")
+    settings = "deadline = 5.0\nasks_per_app = 2048\nasks_per_user = 2048\n"
+    arbiter = Arbiter(clean_lab, tmp_path, settings=settings)
     with arbiter:
         arbiter.add_all(*RULES)
         with Load(arbiter, 0.05) as load:
             well(arbiter, load)
             sizes = Path(f"/proc/{pid_of(arbiter)}/statm").read_text().split()
             size = int(sizes[0]) * resource.getpagesize()
-            resource.prlimit(pid_of(arbiter), resource.RLIMIT_AS, (size + (2 << 20), -1))
-            flood = arbiter.program(*python(MEMORY, SERVER4.replace(".10", ".30")))
+            resource.prlimit(pid_of(arbiter), resource.RLIMIT_AS, (size // 2, -1))
+            flood = arbiter.program(*python(MEMORY, "198.51.100.30"))
             time.sleep(5)
             flood.kill()
             ended = arbiter.process.poll()  # type: ignore[union-attr]
             if ended is not None:
-                sys.stdout.write(f"it ended with {ended}\n")
-                arbiter.stop(0)
+                assert arbiter.stop(0) == 1
+                said = (tmp_path / "log").read_text()
+                assert "out of memory: arbiter ends at once" in said or "ended by itself" in said
+                assert "-A ARBITER_ASK -j NFQUEUE" in clean_lab.run(["iptables-save"]).stdout
+                time.sleep(1)
                 arbiter.start()
             else:
                 no = resource.RLIM_INFINITY
@@ -270,3 +274,32 @@ def test_without_memory_it_goes_on_or_ends_in_order_and_nothing_leaks(
             well(arbiter, load)
         assert load.leaks() == []
         verified(arbiter)
+
+
+BROKEN = """
+import sys
+from arbiter import daemon
+from arbiter.cli import main
+daemon.Daemon._hangup = lambda self: 1 / 0
+sys.argv = sys.argv[4:]
+main()
+"""
+"""The daemon with a mistake in it: it ends by itself at a SIGHUP."""
+
+
+@pytest.mark.parametrize("when_absent", ["block", "pass"])
+def test_a_mistake_of_our_own_ends_it_by_the_setting(
+    clean_lab: Lab, tmp_path: Path, when_absent: str
+) -> None:
+    options, broken = ("--when-absent", when_absent), python(BROKEN)
+    arbiter = Arbiter(clean_lab, tmp_path, *options, through=broken).start()
+    arbiter.add_all(*RULES)
+    assert arbiter.stop(signal.SIGHUP) == 1
+    assert "ZeroDivisionError" in (tmp_path / "log").read_text().splitlines()[-1]
+    code = arbiter.run(*CURL, "2", f"http://{SECOND4}/")[0]
+    assert code == (28 if when_absent == "block" else 0)
+    with Arbiter(clean_lab, tmp_path, *options) as again:
+        assert again.run(*CURL, "5", f"http://{SERVER4}/")[0] == 0
+        assert again.run(*CURL, "5", f"http://{SECOND4}/")[0] == 7
+        verified(again)
+    assert "ARBITER" not in clean_lab.run(["iptables-save"]).stdout
