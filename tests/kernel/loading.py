@@ -55,6 +55,7 @@ class Load:
     """A program for what is allowed and one for what is denied, until the block ends."""
 
     def __init__(self, arbiter: Arbiter, pause: float = 0.005) -> None:
+        """`pause`: seconds between two tries, on average."""
         self.arbiter, self.pause = arbiter, pause
         self.tries: list[Try] = []
         self._threads: list[threading.Thread] = []
@@ -98,10 +99,9 @@ class Load:
         ]
 
     def reached(self, since: float) -> set[str]:
-        """The targets that were reached by tries that began then or later."""
-        return {
-            one.target for one in tuple(self.tries) if one.began >= since if one.end == "reached"
-        }
+        """What is allowed and was reached by tries that began then or later."""
+        good = (one for one in tuple(self.tries) if one.began >= since and one.end == "reached")
+        return {one.target for one in good if one.target in ALLOWED}
 
     def ends(self) -> Counter[str]:
         """How tries ended, by target."""

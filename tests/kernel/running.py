@@ -292,8 +292,8 @@ class Arbiter:
     def status(self) -> protocol.Status:
         with self.connection() as connection:
             connection.send(protocol.Query())
-            reply = connection.receive()
-            assert isinstance(reply, protocol.Status), reply
+            while not isinstance(reply := connection.receive(), protocol.Status):
+                pass  # what is asked and decided meanwhile is told to everybody
             return reply
 
     def ask(self) -> dict[str, Any]:
