@@ -7,7 +7,7 @@ PYTHON ?= python3
 # Tests wait more than they work: more of them than CPUs at a time. 0: one after the other.
 JOBS ?= 3
 
-.PHONY: help setup run lab test fuzz bench check format clean distclean install uninstall purge deb test-deb test-vm
+.PHONY: help setup run lab test fuzz bench soak check format clean distclean install uninstall purge deb test-deb test-vm
 
 help:
 	@echo 'make run     decide the connections of this machine, asking in this terminal; Ctrl-C ends it'
@@ -16,6 +16,7 @@ help:
 	@echo 'make fuzz    hostile input for every decoder, guided by coverage: ARGS="--seconds 30 --target dns"'
 	@echo 'make check   format, lint, types and tests: what CI runs'
 	@echo 'make bench   what connect() costs with a remembered rule, beside OpenSnitch and the bare kernel'
+	@echo 'make soak    an hour of faults at random at a real daemon: SOAK_MINUTES=15 ARGS="--seed 7"'
 	@echo 'make install   as a service of this machine (PREFIX=/usr/local, DESTDIR=); uninstall; purge'
 	@echo 'make deb     a Debian package in dist; make test-deb tries it under a real init (minutes)'
 	@echo 'make test-vm   the kernel tests under the stock kernel of Debian, in qemu (minutes): ARGS=tests/kernel/...'
@@ -48,6 +49,9 @@ fuzz: setup
 
 bench: setup
 	@sh packaging/as-root.sh $(BIN)/python bench/connect.py $(ARGS)
+
+soak: setup
+	@sh packaging/as-root.sh $(BIN)/python bench/soak.py $(if $(SOAK_MINUTES),--minutes $(SOAK_MINUTES)) $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .
