@@ -23,6 +23,8 @@ WHILE = 60.0
 """Seconds after which a repair counts no more."""
 LONGEST = 10.0
 """Seconds that a repair waits at most: until then new connections pass undecided."""
+APART = 0.2
+"""Seconds between two looks at least: who changes rules of his all the time costs no more."""
 AGAIN = 1.0
 """Seconds after which a repair that failed is tried again."""
 TAKEN_AWAY = (
@@ -78,6 +80,7 @@ class RulesetKeeper:
         """When a change was first heard of that was not looked at yet, in monotonic seconds."""
         self._who = ""
         self._rhythm = Rhythm()
+        self._looked = 0.0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -148,13 +151,15 @@ class RulesetKeeper:
             if self.called_off():
                 self._say_taken()
                 return
-            pause = self._rhythm.pause(time.monotonic())
+            at = time.monotonic()
+            pause = max(self._rhythm.pause(at), self._looked + APART - at)
             if pause > 0:  # nor is looked meanwhile: who is busy with us shall not keep us busy
                 self._look_in(pause)
                 continue
             try:
                 async with self._lock:
                     await self._look()
+                self._looked = time.monotonic()
             except firewall.FirewallError as error:
                 if not self._failed:
                     log.error("the ruleset cannot be put back: %s", error)

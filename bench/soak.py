@@ -112,7 +112,7 @@ class Soak:
         self.samples: list[tuple[float, float, int]] = []
         """Of the second half: seconds, MB, descriptors."""
         self.broken: list[str] = []
-        self.packets = self.daemons = 0
+        self.packets = self.daemons = self.rules = 0
 
     def run(self) -> None:
         began = time.monotonic()
@@ -166,6 +166,7 @@ class Soak:
                 f"{counters.get('packets', 0)} packets, {given} verdicts, {status.held} held"
             )
         rules = self.arbiter.rules()
+        self.rules = len(rules)
         lost = [rule for rule in RULES if rule not in rules]
         if lost:
             self.broken.append(f"rules lost: {lost}")
@@ -217,10 +218,14 @@ class Soak:
                 "mb_last": round(self.samples[-1][1], 1) if self.samples else None,
                 "mb_grown": round(self.grown(), 2) if self.samples else None,
                 "mb_grown_per_hour": round(self.grown() / hours, 1) if hours else None,
+                "mb_samples": [
+                    round(s[1], 1) for s in self.samples[:: max(1, len(self.samples) // 12)]
+                ],
                 "descriptors_first": self.samples[0][2] if self.samples else None,
                 "descriptors_last": self.samples[-1][2] if self.samples else None,
             },
             "database_mb": round(self.machine.database_megabytes(), 1),
+            "rules": self.rules,
             "starts": 1 + self.daemons,
         }
 
@@ -243,7 +248,7 @@ def table(found: dict[str, Any]) -> str:
         f"({found['denied_reached_in_named_moments']} while it restarted, or its rules were gone)",
         f"second half, one daemon: {half['mb_first']} MB, then {half['mb_last']} MB; "
         f"{half['descriptors_first']} descriptors, then {half['descriptors_last']}",
-        f"database: {found['database_mb']} MB",
+        f"rules at the end: {found['rules']}; database: {found['database_mb']} MB",
         *(f"DID NOT HOLD: {problem}" for problem in found["broken"]),
     ]
     return "\n".join(lines) + "\n"

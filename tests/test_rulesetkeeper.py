@@ -17,7 +17,7 @@ from arbiter import rulesetkeeper as module
 from arbiter import startup
 from arbiter.events import Trouble
 from arbiter.kernel import firewall
-from arbiter.kernel.firewall import changes, legacy
+from arbiter.kernel.firewall import changes, iptables, legacy, nft
 from arbiter.kernel.netlink import pack_attribute, pack_message
 from arbiter.rulesetkeeper import AT_ONCE, LONGEST, TAKEN_AWAY, WHILE, Rhythm, RulesetKeeper
 
@@ -33,12 +33,13 @@ class Scene:
     """A keeper over a ruleset that is a word: what the plan makes of it, or what others did."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.kernel, self.applied, self.off = "", 0, False
+        self.kernel, self.applied, self.looks, self.off = "", 0, 0, False
         self.fails, self.told = "", list[str]()
         self.during: Callable[[], None] = lambda: None
         monkeypatch.setattr(firewall, "listen", lambda *_: Changes())
         monkeypatch.setattr(firewall, "apply", self.apply)
-        monkeypatch.setattr(firewall, "shown", lambda _: self.kernel)
+        monkeypatch.setattr(firewall, "shown", self.shown)
+        monkeypatch.setattr(module, "APART", 0.0)
         monkeypatch.setattr(firewall, "whole", lambda plan, _, shown: shown == str(plan.queue))
 
         class Backend:
@@ -52,6 +53,10 @@ class Scene:
         self.applied += 1
         self.kernel = str(plan.queue)
         self.during()
+
+    def shown(self, _: object) -> str:
+        self.looks += 1
+        return self.kernel
 
     def dispatch(self, event: Trouble) -> None:
         self.told.append(event.text)
@@ -95,6 +100,22 @@ def test_what_changed_nothing_of_ours_is_left_alone(scene: Scene) -> None:
     async def play() -> None:
         await scene.others("5", "nft")
         assert (scene.applied, scene.keeper.repairs, scene.told) == (1, 0, [])
+
+    scene.run(play)
+
+
+def test_who_changes_his_own_rules_all_the_time_is_looked_at_now_and_then(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        monkeypatch.setattr(module, "APART", 0.2)
+        looks = scene.looks
+        for _ in range(10):
+            await scene.others("5", "kube-proxy")
+        assert 2 <= scene.looks - looks <= 5
+        await scene.others("")
+        await asyncio.sleep(0.3)
+        assert scene.kernel == "5", "and what concerns us is seen all the same"
 
     scene.run(play)
 
@@ -211,8 +232,8 @@ def event(kind: int, *attributes: tuple[int, bytes]) -> bytes:
     return pack_message(10 << 8 | kind, 0, 0, body)
 
 
-def judged(*events: bytes, tables: tuple[str, ...] = ("arbiter",)) -> list[str]:
-    watch = changes.NftChanges(tables, lambda _: None, lambda _: None)
+def judged(*events: bytes, concerns: Callable[[str, str], bool] = nft.concerns) -> list[str]:
+    watch = changes.NftChanges(concerns, lambda _: None, lambda _: None)
     return [who for data in events for who in watch.judge(data)]
 
 
@@ -232,6 +253,20 @@ def test_what_others_do_in_their_tables_is_not_told() -> None:
     assert judged(other, NEWGEN, event(12, (1, b"arbiter\0")), NEWGEN) == []
     assert judged(DELRULE) == [], "not before it is in force"
     assert judged(DELRULE, NEWGEN, NEWGEN) == ["nft"]
+
+
+def test_of_the_tables_of_iptables_only_what_is_ours_or_leads_to_us_is_told() -> None:
+    def told(kind: int, table: bytes, chain: bytes = b"") -> bool:
+        at = 3 if kind in (3, 5) else 2
+        made = event(kind, (1, table + b"\0"), *([(at, chain + b"\0")] if chain else []))
+        return judged(made, NEWGEN, concerns=iptables.concerns) != []
+
+    assert told(2, b"mangle") and told(0, b"filter")
+    for kind in (3, 5, 6, 8):
+        assert told(kind, b"mangle", b"ARBITER_OUTPUT") and told(kind, b"nat", b"POSTROUTING")
+        assert not told(kind, b"filter", b"KUBE-SERVICES")
+        assert not told(kind, b"filter", b"FORWARD")
+        assert not told(kind, b"raw", b"OUTPUT")
 
 
 def test_the_name_of_who_did_it_is_cleaned() -> None:

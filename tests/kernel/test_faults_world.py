@@ -209,7 +209,7 @@ def test_a_hundred_thousand_questions_are_bounded_and_all_decided(
             status = arbiter.status()
             assert (status.asks <= 512, status.held <= 4096) == (True, True)
             most = max(most, status.held)
-            assert arbiter.run(*CURL, "8", f"http://{SERVER4}/")[0] == 0, "rules go on"
+            assert arbiter.run(*CURL, "20", f"http://{SERVER4}/", timeout=25)[0] == 0, "rules go on"
         eventually(lambda: arbiter.status().held == 0, 15)
         status = arbiter.status()
         decided = status.counters.get("deny", 0) + status.counters.get("allow", 0)

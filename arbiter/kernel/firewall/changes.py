@@ -12,7 +12,7 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 
 from arbiter.kernel.firewall import iptables, legacy, nft
 from arbiter.kernel.firewall.probe import Backend
@@ -24,9 +24,9 @@ LOOK_EVERY = 0.5
 _GROUP = 1 << 7 - 1  # NFNLGRP_NFTABLES, linux/netfilter/nfnetlink.h
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _NEWGEN = 15  # NFT_MSG_NEWGEN: the end of a transaction, linux/netfilter/nf_tables.h
-_TABLES = frozenset({0, 2})  # NEWTABLE, DELTABLE
-_CHAINS_AND_RULES = frozenset({3, 5, 6, 8})  # NEWCHAIN, DELCHAIN, NEWRULE, DELRULE
-_NAME = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE
+_CHAIN_OF = {0: 0, 2: 0, 3: 3, 5: 3, 6: 2, 8: 2}
+"""NEWTABLE, DELTABLE, NEWCHAIN, DELCHAIN, NEWRULE, DELRULE: which attribute names the chain."""
+_TABLE = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and NFTA_RULE_TABLE
 _GEN_PROC_NAME = 3  # NFTA_GEN_PROC_NAME
 _NFGENMSG = 4  # struct nfgenmsg: its size
 _READ_SIZE = 65536
@@ -37,13 +37,17 @@ Changed = Callable[[str], None]
 
 
 class NftChanges:
-    """Calls `changed` after each transaction that touches one of `tables`, and where events were
-    lost. `trouble` gets a sentence once nothing can be heard any more."""
+    """Calls `changed` after each transaction that touches what `concerns` us (a table and a chain
+    in it, "" for the table itself), and where events were lost. `trouble` gets a sentence once
+    nothing can be heard any more."""
 
     def __init__(
-        self, tables: Container[str], changed: Changed, trouble: Callable[[str], None]
+        self,
+        concerns: Callable[[str, str], bool],
+        changed: Changed,
+        trouble: Callable[[str], None],
     ) -> None:
-        self._tables, self._changed, self._trouble = tables, changed, trouble
+        self._concerns, self._changed, self._trouble = concerns, changed, trouble
         self._socket: socket.socket | None = None
         self._touched = False
         self.overruns = 0
@@ -97,9 +101,13 @@ class NftChanges:
                     found = dict(attributes(message.payload[_NFGENMSG:]))
                     name = found.get(_GEN_PROC_NAME, b"").split(b"\0")[0]
                     yield clean(name.decode("utf-8", "replace"), 40)
-                elif kind in _TABLES or kind in _CHAINS_AND_RULES:
-                    name = dict(attributes(message.payload[_NFGENMSG:])).get(_NAME, b"")
-                    self._touched |= name.rstrip(b"\0").decode("utf-8", "replace") in self._tables
+                elif kind in _CHAIN_OF:
+                    found = dict(attributes(message.payload[_NFGENMSG:]))
+                    table, chain = (
+                        found.get(key, b"").rstrip(b"\0").decode("utf-8", "replace")
+                        for key in (_TABLE, _CHAIN_OF[kind])
+                    )
+                    self._touched |= self._concerns(table, chain)
         except (ValueError, struct.error):
             yield ""  # what cannot be read may be anything
 
@@ -142,5 +150,5 @@ def listen(
     """What hears of changes of this backend's ruleset."""
     if backend.variant == "legacy":
         return LegacyChanges(changed, trouble)
-    tables = iptables.TABLES if backend.variant else (nft.TABLE,)
-    return NftChanges(tables, changed, trouble)
+    concerns = iptables.concerns if backend.variant else nft.concerns
+    return NftChanges(concerns, changed, trouble)

@@ -34,6 +34,9 @@ MADE = PREFIX + "MADE_"
 TABLES = ("filter", "nat", "mangle")
 """In the order in which they are put in force; they are removed in the reverse order."""
 
+BUILTIN = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
+"""Chains of others that lead to ours."""
+
 
 class Table(Struct):
     """Arbiter's part of one table: its chains, and the rules elsewhere that lead to them."""
@@ -109,6 +112,13 @@ def markers(save: str) -> tuple[tuple[str, str], ...]:
 def has_rules(save: str, table: str, chain: str) -> bool:
     """Whether the text shows a rule in that chain."""
     return bool(_rules_of(save, table, chain))
+
+
+def concerns(table: str, chain: str) -> bool:
+    """Whether a change there may be one of arbiter's part: "" is the whole table. Container managers
+    change chains of their own all the time."""
+    ours = not chain or chain in BUILTIN or chain.startswith(PREFIX)
+    return table in TABLES and ours
 
 
 def first_rule(save: str, table: str, chain: str) -> str:

@@ -45,6 +45,11 @@ def render_probe(plan: Plan) -> str:
     return f"{rules}\ndelete table inet {PROBE_TABLE}\n"
 
 
+def concerns(table: str, chain: str) -> bool:
+    """Whether a change there may be one of arbiter's part."""
+    return table == TABLE
+
+
 def sizes(plan: Plan) -> dict[str, int]:
     """How many rules each chain has; a base chain's `type` line counts as one."""
     return {name: len(rules) for name, rules in _chains(plan)}
