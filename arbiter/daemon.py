@@ -7,7 +7,6 @@ lock, store, queue, socket, rules of the firewall last, "ready"; and back the sa
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import logging
 import os
@@ -57,7 +56,7 @@ from arbiter.proofkeeper import ProofKeeper
 from arbiter.routeplan import RoutePlan
 from arbiter.rulekeeper import RuleKeeper
 from arbiter.rulesetkeeper import RulesetKeeper
-from arbiter.service import Service, end_without_memory
+from arbiter.service import Service, shortage
 from arbiter.settings import Settings, ShippedPolicies, WhenAbsent
 from arbiter.settingskeeper import SettingsKeeper
 from arbiter.startup import (
@@ -71,7 +70,6 @@ from arbiter.startup import (
 )
 from arbiter.waker import Waker
 
-SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger("arbiter")
 
 
@@ -286,9 +284,8 @@ class Daemon:
         """A mistake in arbiter itself. Going on could leave packets without a verdict, so stop
         in order, by `when_absent` (with `block` the ruleset stays), and say where."""
         error = context.get("exception")
-        end_without_memory(error)
-        if isinstance(error, OSError) and error.errno in SHORTAGES:
-            log.error("%s: %s", context.get("message"), error.strerror)
+        if why := shortage(error):
+            log.error("%s: %s", context.get("message"), why)
             return  # not our mistake, and it passes
         where = context.get("message", "in the event loop")
         told = error if isinstance(error, BaseException) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -19,6 +20,7 @@ WORDS_AFTER = 1.0
 """Seconds between a change and the status line about it: many changes, one line."""
 BEATS = 3
 """Signs of life in each watchdog interval: one may be late, or lost."""
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger("arbiter")
 
 
@@ -29,12 +31,18 @@ class Keeper(Protocol):
         """Read it anew."""
 
 
-def end_without_memory(error: object) -> None:
-    """Where there was no memory, or none for a thread: end this moment, as if killed. An end in
-    order needs both, and would hang; what the kernel then does `when_absent` has said."""
+def shortage(error: object) -> str:
+    """What the machine is short of for a while, in the kernel's words; "" if it is something else.
+
+    Where there was no memory, or none for a thread, this ends the process at once, as if killed: an
+    end in order needs both, and would hang; what passes until it is back `when_absent` has said.
+    """
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         log.critical("out of memory: arbiter ends at once, and when_absent says what passes")
         os._exit(1)
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        return os.strerror(error.errno)
+    return ""
 
 
 class Service:

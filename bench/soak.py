@@ -191,6 +191,7 @@ class Soak:
             t.ended - t.began for t in tries if t.target in ALLOWED and t.end == "reached"
         )
         hours = (self.samples[-1][0] - self.samples[0][0]) / 3600 if len(self.samples) > 1 else 0.0
+        every = max(1, len(self.samples) // 12)
         return {
             "minutes": round(minutes, 1),
             "seed": seed,
@@ -218,9 +219,7 @@ class Soak:
                 "mb_last": round(self.samples[-1][1], 1) if self.samples else None,
                 "mb_grown": round(self.grown(), 2) if self.samples else None,
                 "mb_grown_per_hour": round(self.grown() / hours, 1) if hours else None,
-                "mb_samples": [
-                    round(s[1], 1) for s in self.samples[:: max(1, len(self.samples) // 12)]
-                ],
+                "mb_samples": [round(mb, 1) for _, mb, _ in self.samples[::every]],
                 "descriptors_first": self.samples[0][2] if self.samples else None,
                 "descriptors_last": self.samples[-1][2] if self.samples else None,
             },

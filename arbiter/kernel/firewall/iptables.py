@@ -115,8 +115,8 @@ def has_rules(save: str, table: str, chain: str) -> bool:
 
 
 def concerns(table: str, chain: str) -> bool:
-    """Whether a change there may be one of arbiter's part: "" is the whole table. Container managers
-    change chains of their own all the time."""
+    """Whether a change there may be one of arbiter's part: "" is the whole table. Others change
+    chains of their own all the time (kube-proxy)."""
     ours = not chain or chain in BUILTIN or chain.startswith(PREFIX)
     return table in TABLES and ours
 
