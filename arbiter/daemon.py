@@ -390,7 +390,6 @@ class Daemon:
         """What is wrong now, each with its next step."""
         return (
             *self._settings.problems(),
-            *self._ruleset.problems(),
             *self._links.problems(),
             *self._accounts.problems,
             *self._classes.problems(),

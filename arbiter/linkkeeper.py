@@ -197,9 +197,9 @@ class LinkKeeper:
         )
 
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with links now, each with its next step."""
+        """What is wrong now with the ruleset, and with links, each with its next step."""
         found = (self._watch_problem, self._bus_problem, *self._file_problems, *self._problems)
-        return tuple(problem for problem in found if problem)
+        return (*self._ruleset.problems(), *(problem for problem in found if problem))
 
     # --- news -------------------------------------------------------------------------------
 

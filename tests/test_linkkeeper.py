@@ -69,6 +69,8 @@ class Ruleset:
         await asyncio.to_thread(self._put, plan)
 
     async def stop(self) -> None: ...
+    def problems(self) -> tuple[str, ...]:
+        return ()
 
 
 class Scene:
