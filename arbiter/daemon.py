@@ -139,7 +139,7 @@ class Daemon:
         self._alone = only_here()
         try:
             self._memory = Memory(self.paths.database, self._dispatch, self.settings)
-            decide_promptly()
+            decide_promptly(self.settings.audit.sync)
             self._proofs = ProofKeeper(self.pipeline, self._memory, self._carry_out, self._dispatch)
             try:
                 await self._serve(ready)

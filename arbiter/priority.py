@@ -16,15 +16,17 @@ NICE = 10
 """Added to the niceness that the daemon was given, 19 at most."""
 SWITCH_SECONDS = 0.0005
 """Python's own is 0.005: as long as twenty verdicts take."""
-BACKGROUND = ("arbiter-store", "arbiter-sink")
-"""Threads that no verdict waits for (but those of `audit.sync`, which wait for the disk)."""
+STORE, SINK = "arbiter-store", "arbiter-sink"
+"""Names of threads that no verdict waits for, but for the store's with `audit.sync`."""
 
 
-def decide_promptly() -> None:
-    """The threads of BACKGROUND that there are give way, and none keeps the interpreter long."""
+def decide_promptly(sync: bool) -> None:
+    """The threads that there are give way, and none keeps the interpreter long. `sync`: verdicts
+    wait for the store's."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    background = (SINK,) if sync else (STORE, SINK)
     for thread in threading.enumerate():
-        if thread.name in BACKGROUND and thread.native_id is not None:
+        if thread.name in background and thread.native_id is not None:
             _give_way(thread.native_id)
 
 

@@ -108,13 +108,16 @@ def test_no_thread_of_it_and_nothing_that_it_starts_may_more(lab: Lab, tmp_path:
     assert (tmp_path / "state" / "arbiter.db").stat().st_mode & 0o777 == 0o640
 
 
-def test_what_no_verdict_waits_for_gives_way(lab: Lab, tmp_path: Path) -> None:
-    with Arbiter(lab, tmp_path, settings=f'audit.json_lines = "{tmp_path}/lines"\n') as arbiter:
+@pytest.mark.parametrize("sync", [False, True], ids=["", "audit.sync"])
+def test_what_no_verdict_waits_for_gives_way(lab: Lab, tmp_path: Path, sync: bool) -> None:
+    settings = f'audit.json_lines = "{tmp_path}/lines"\naudit.sync = {str(sync).lower()}\n'
+    with Arbiter(lab, tmp_path, settings=settings) as arbiter:
         assert arbiter.process is not None
         tasks = sorted(Path(f"/proc/{arbiter.process.pid}/task").iterdir())
         nice = [os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in tasks]
         own = os.getpriority(os.PRIO_PROCESS, arbiter.process.pid)
-        assert nice.count(own + 10) == 2, "the store's and the sink's"
+        wanted = 1 if sync else 2  # the sink's, and the store's unless verdicts wait for it
+        assert nice.count(own + 10) == wanted
 
 
 def test_process_events_are_heard_from_another_network_namespace(lab: Lab, tmp_path: Path) -> None:
