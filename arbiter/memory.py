@@ -32,11 +32,14 @@ from arbiter.rules import Index
 from arbiter.settings import Settings
 from arbiter.store import Kept, StoreError, Writer, checkpoints
 from arbiter.store.checkpoints import Checkpoint
+from arbiter.store.errors import DiskFullError
 from arbiter.store.records import LookedUp
 from arbiter.store.retention import Keeping
 
 CHECKPOINT_RECORDS, CHECKPOINT_SECONDS = 10_000, 86_400.0
 """After so many records, or so long, the next record brings a checkpoint."""
+AGAIN = 5.0
+"""Seconds after which what found no room is tried again."""
 FLUSH = 0.25
 """Seconds that decision records wait for company before they go to the writer."""
 log = logging.getLogger("arbiter")
@@ -99,7 +102,7 @@ class Memory:
             if change == self._change:
                 return ""
             if first:
-                await asyncio.wrap_future(self._writer.sweep(at, self._boot, self._session))
+                await self._sweep(at)
             entries, unreadable = await asyncio.wrap_future(
                 self._writer.rules(at, self._boot, self._session)
             )
@@ -119,6 +122,14 @@ class Memory:
             log.info("rules: %d in force, %d new, %d gone", len(found), len(added), len(removed))
             self._dispatch(RulesChanged(now(), added, removed))
         return ""
+
+    async def _sweep(self, at: float) -> None:
+        """Rules that ended while no daemon ran go. Raises StoreError, but not for want of room:
+        they are not in force anyhow."""
+        try:
+            await asyncio.wrap_future(self._writer.sweep(at, self._boot, self._session))
+        except DiskFullError as error:
+            log.error("%s", error)
 
     async def _load_profiles(self) -> None:
         """Bring the pipeline up to what the store says of profiles. Raises StoreError."""
@@ -199,10 +210,29 @@ class Memory:
 
     async def begin(self) -> list[Running]:
         """A run begins: its records get ids from the last one on. Gives what the last run left
-        open. Raises StoreError."""
-        self._next = await asyncio.wrap_future(self._writer.begin_run(time.time()))
-        self._checkpoint(checkpoints.START)
+        open. Raises StoreError; where only room is missing the run is written down once there is
+        some: rules can be read, and who blocks without arbiter must not be cut off by a full disk.
+        """
+        began = time.time()
+        try:
+            self._next = await asyncio.wrap_future(self._writer.begin_run(began))
+            self._checkpoint(checkpoints.START)
+        except DiskFullError as error:
+            self._unbegun = str(error)
+            self._tell(self._unbegun)
+            self._next = await asyncio.wrap_future(self._writer.next_record())
+            self._beginning = asyncio.create_task(self._begin_later(began, self._next))
         return await asyncio.wrap_future(self._writer.running())
+
+    async def _begin_later(self, began: float, first: int) -> None:
+        while self._unbegun:
+            await asyncio.sleep(AGAIN)
+            try:
+                await asyncio.wrap_future(self._writer.begin_run(began, first))
+                self._unbegun = ""
+            except StoreError as error:
+                self._unbegun = str(error)
+        self._checkpoint(checkpoints.START)
 
     def looked_up(self, since: float, limit: int) -> Awaitable[list[LookedUp]]:
         """What earlier runs knew of names, as Store.records.looked_up. Raises StoreError."""
@@ -296,6 +326,9 @@ class Memory:
     unreadable: tuple[str, ...] = ()
     """Rules of the store that are not in force because they cannot be read."""
     _bad_profiles: tuple[str, ...] = ()
+    _unbegun = ""
+    """Why this run could not be written down yet."""
+    _beginning: asyncio.Task[None] | None = None
 
     def problems(self, admin: bool = True) -> tuple[str, ...]:
         """What is wrong with the store now, each with its next step. Who is no `admin` is told how
@@ -303,10 +336,15 @@ class Memory:
         bad = (*self._bad_profiles, *self.unreadable)
         if bad and not admin:
             bad = (f"{len(bad)} rules or profiles cannot be read; which: sudo arbiter status",)
-        return (*self._writer.problems(), *self._outbox.problems(), *bad)
+        # The writer's own says the same once it tried.
+        written = self._writer.problems() or (self._unbegun,) * bool(self._unbegun)
+        return (*written, *self._outbox.problems(), *bad)
 
     async def close(self) -> None:
         """Write what waits, end the rules of this session, and close."""
+        if self._beginning is not None:
+            self._beginning.cancel()
+            await asyncio.wait([self._beginning])
         self._flush()
         swept = asyncio.wrap_future(self._writer.sweep(time.time(), self._boot, ""))
         try:
@@ -316,7 +354,8 @@ class Memory:
         await asyncio.wrap_future(self._writer.written())
         try:
             await asyncio.wrap_future(self._checkpoint(checkpoints.STOP))
-            await asyncio.wrap_future(self._writer.end_run(time.time()))
+            if not self._unbegun:
+                await asyncio.wrap_future(self._writer.end_run(time.time()))
         except StoreError as error:
             log.error("%s; the next start takes this for a crash", error)
         await asyncio.to_thread(self._writer.close)

@@ -67,7 +67,7 @@ class Machine:
         image, state = home / "image", home / "state"
         state.mkdir()
         with image.open("wb") as file:
-            file.truncate(256 << 20)
+            file.truncate(8 << 30)  # it takes what is written: a gigabyte in an hour
         made = subprocess.run(["mkfs.ext4", "-q", str(image)], check=False, capture_output=True)
         mount = ["mount", "-o", "loop", str(image), str(state)]
         disk = state

@@ -16,6 +16,7 @@ from arbiter.store.retention import Keeping
 from arbiter.store.rows import Author, Remembered
 from arbiter.store.store import Store
 from arbiter.store.tidying import Tidying
+from arbiter.store.usage import MAX_INTEGER
 from arbiter.usage import OpenFlow, Used
 
 T = TypeVar("T")
@@ -131,9 +132,13 @@ class Asked(ABC):
 
     # --- the daemon's runs and connections --------------------------------------------------
 
-    def begin_run(self, now: float) -> Future[int]:
+    def begin_run(self, now: float, first: int = MAX_INTEGER) -> Future[int]:
         """As Store.lives.begin."""
-        return self._submit(lambda store: store.lives.begin(now))
+        return self._submit(lambda store: store.lives.begin(now, first))
+
+    def next_record(self) -> Future[int]:
+        """As Store.lives.next."""
+        return self._submit(lambda store: store.lives.next())
 
     def checkpoint(self, why: str, now: float) -> Future[list[Checkpoint]]:
         """As Store.evidence.checkpoint."""

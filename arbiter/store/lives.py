@@ -15,6 +15,7 @@ from arbiter.store.chain import DECISIONS, next_id
 from arbiter.store.errors import explained
 from arbiter.store.rows import storable
 from arbiter.store.transaction import writing
+from arbiter.store.usage import MAX_INTEGER
 
 KILLED = "arbiter was killed, or the machine went down: its last second or so was not written"
 _COMPLETE = (
@@ -55,12 +56,18 @@ class LifeRows:
             if (flow := _flow(*parts)) is not None
         ]
 
-    def begin(self, now: float) -> int:
-        """A run of the daemon begins, at this epoch second: the id for its first record. Where the
-        last run did not end, that is a gap."""
+    def next(self) -> int:
+        """The id for the next record."""
+        with explained(self._path, "cannot read decision records"):
+            return next_id(self._db, DECISIONS)
+
+    def begin(self, now: float, first: int = MAX_INTEGER) -> int:
+        """A run of the daemon began, at this epoch second: the id for the next record. Where the
+        last run did not end, that is a gap. `first`: its own records have ids from this one on."""
         with writing(self._db, self._path, "cannot begin a run", durable=False):
             row = self._db.execute("SELECT started, ended FROM runs ORDER BY id DESC").fetchone()
-            (newest,) = self._db.execute("SELECT max(time) FROM decisions").fetchone()
+            sql = "SELECT max(time) FROM decisions WHERE id < ?"
+            (newest,) = self._db.execute(sql, (first,)).fetchone()
             if row is not None and row[1] is None:
                 since = max(row[0], newest or 0.0)
                 self._db.execute(_GAP, (since, max(since, now), None, KILLED))

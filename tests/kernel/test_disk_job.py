@@ -3,6 +3,7 @@ locked. Verdicts go on as the settings say, people are told, and it mends by its
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import subprocess
 import time
@@ -214,4 +215,35 @@ def test_arbiter_stops_in_order_with_a_full_disk(
         assert curl(arbiter) == 0
         gaps = arbiter.database("SELECT count, why FROM gaps")
         assert gaps, "what could not be written by the end is a gap"
+        assert sound(small_disk)
+
+
+def test_arbiter_starts_with_a_full_disk_and_decides_by_its_rules(
+    small_disk: Path, clean_lab: Lab, tmp_path: Path
+) -> None:
+    """Else a full disk, and one restart, would cut a machine off that blocks without arbiter."""
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        arbiter.add("allow host=internet")
+        arbiter.add("deny host=internet port=81")
+        arbiter.stop(signal.SIGKILL)
+        filled = fill(small_disk)
+        arbiter.start()
+        assert curl(arbiter) == 0 and curl(arbiter, port=81) == 7
+        assert "cannot begin a run" in (tmp_path / "log").read_text()
+        (problem,) = arbiter.status().problems
+        assert "no space left" in problem and "free some: df -h" in problem
+        filled.unlink()
+        eventually(lambda: arbiter.status().problems == (), 40)
+        eventually(lambda: len(arbiter.database("SELECT id FROM runs WHERE ended IS NULL")) == 1)
+        first, second = arbiter.database("SELECT started, ended FROM runs ORDER BY id")
+        assert first[1] is not None and first[1] < second[0]
+        gaps = arbiter.database("SELECT time_to, why FROM gaps WHERE count IS NULL")
+        assert len(gaps) == 1 and "killed" in gaps[0][1]
+        assert gaps[0][0] == pytest.approx(second[0], abs=0.001), (
+            "until it was started, and not later"
+        )
+        assert curl(arbiter) == 0
+        eventually(lambda: ("allow", "rule") in records(arbiter))
+        assert arbiter.stop() == 0
+        assert arbiter.command("audit", "verify").returncode == 0
         assert sound(small_disk)
