@@ -40,7 +40,7 @@ Results = dict[str, dict[str, list[float]]]
 """Figures of each round, by what was measured and who decided."""
 BARE = "bare kernel"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "arbiter-bench"
-SETTLED_SECONDS, IDLE_SECONDS = 5.0, 30.0
+SETTLED_SECONDS, IDLE_SECONDS = 3.0, 15.0
 
 
 def consumers(options: argparse.Namespace, folder: Path, program: Path) -> dict[str, Consumer]:
