@@ -228,7 +228,7 @@ class Daemon:
                 self.settings.dns_queue_num, lambda: self._links.dns_servers, self._dispatch
             )
             self._loop.add_reader(self._queue.fileno(), self._queue.handle)
-            await self._desk.server.start()
+            await self._desk.start()
             try:
                 self._rules.reload()  # until now no command could tell that it had changed them
                 await self._policies.start()
@@ -397,4 +397,5 @@ class Daemon:
             *self._names.problems(),
             *self._memory.problems(admin),
             *self._proofs.problems(),
+            *self._desk.problems,
         )

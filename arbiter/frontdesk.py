@@ -27,8 +27,12 @@ from arbiter.memory import now
 from arbiter.model import Peer
 from arbiter.pipeline import Pipeline
 from arbiter.server import Server
+from arbiter.socketkeeper import SocketKeeper
 from arbiter.startup import Paths
 from arbiter.tariff import Price
+
+NOBODY = 0
+"""The id of no client (theirs count from 1): a reply to it goes nowhere."""
 
 
 class FrontDesk:
@@ -61,14 +65,24 @@ class FrontDesk:
         """Bytes left of the budgets, by link."""
         self._started = started
         self.server = Server(paths.socket, self, admins=admins)
+        self._socket = SocketKeeper(self.server, lambda: changed(NOBODY))
         self._archive = Archive(paths.database, self.server.send, prices)
         self.started = time.time()
         self._cwds: dict[int, str] = {}
         """Ask id → working directory of its program, as it was when the ask was first shown."""
 
+    async def start(self) -> None:
+        """Let clients in. Raises ServerError."""
+        await self._socket.start()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why clients cannot come."""
+        return self._socket.problems
+
     async def close(self) -> None:
         """Close every connection, and what was opened for them."""
-        await self.server.close()
+        await self._socket.close()
         await self._archive.close()
 
     # --- to clients -------------------------------------------------------------------------

@@ -26,10 +26,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arbiter import protocol, server
+from arbiter import protocol
 from arbiter.model import Peer
 from arbiter.protocol import RefusedReason, Role
-from arbiter.server import Server, ServerError
+from arbiter.server import Server, ServerError, server
 
 MESSAGES = Path(__file__).parent.parent / "fixtures" / "messages"
 STATUS = msgspec.json.decode((MESSAGES / "status.json").read_bytes(), type=protocol.Status)
@@ -675,3 +675,47 @@ def test_a_path_too_long_for_a_socket_is_an_error_for_people(daemon: Daemon) -> 
     path = daemon.path.with_name("x" * 150)
     with pytest.raises(ServerError, match=r"too long.*--socket"):
         daemon.run(Server(path, daemon, admins=frozenset()).start)
+
+
+def test_a_socket_that_was_removed_is_made_anew_and_who_is_connected_stays(daemon: Daemon) -> None:
+    with daemon.client() as before:
+        assert daemon.run(daemon.server.look_after) is False
+        daemon.path.unlink()
+        assert daemon.run(daemon.server.look_after) is True
+        assert stat.S_IMODE(daemon.path.stat().st_mode) == 0o666
+        with daemon.client() as after:
+            assert after.works()
+        assert before.works()
+        assert daemon.run(daemon.server.look_after) is False
+
+
+def test_a_socket_whose_directory_was_removed_is_made_anew_with_it(daemon: Daemon) -> None:
+    path = daemon.path.parent / "gone" / "a.sock"
+    other = Server(path, daemon, admins=frozenset())
+    daemon.run(other.start)
+    path.unlink()
+    path.parent.rmdir()
+    assert daemon.run(other.look_after) is True
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    daemon.run(other.close)
+    assert not path.exists()
+
+
+def test_what_took_the_sockets_place_is_told_and_stays_to_the_end(daemon: Daemon) -> None:
+    daemon.path.unlink()
+    daemon.path.write_text("precious")
+    with pytest.raises(ServerError, match=f"{daemon.path}.*no socket"):
+        daemon.run(daemon.server.look_after)
+    daemon.run(daemon.server.close)
+    assert daemon.path.read_text() == "precious"
+
+
+def test_another_daemons_socket_is_not_removed_at_the_end(daemon: Daemon) -> None:
+    daemon.path.unlink()
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(daemon.path))
+        another.listen()
+        with pytest.raises(ServerError, match="another arbiter answers there"):
+            daemon.run(daemon.server.look_after)
+        daemon.run(daemon.server.close)
+        assert daemon.path.is_socket()

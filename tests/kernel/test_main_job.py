@@ -406,6 +406,35 @@ def test_rules_that_somebody_removed_are_missed(clean_lab: Lab, tmp_path: Path) 
         assert any("not in the kernel" in problem for problem in arbiter.status().problems)
 
 
+def test_a_socket_that_somebody_removed_is_there_again_and_rules_since_then_decide(
+    arbiter: Arbiter,
+) -> None:
+    arbiter.socket.unlink()
+    assert arbiter.command("rules", "add", f"allow host={SERVER4}").returncode == 0
+    eventually(arbiter.socket.is_socket)
+    assert eventually(arbiter.status).rules == 1
+    assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 0
+
+
+def test_what_somebody_put_in_the_sockets_place_is_told_and_never_removed(
+    lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(lab, tmp_path) as arbiter, arbiter.connection() as connection:
+        arbiter.socket.unlink()
+        arbiter.socket.write_text("precious")
+
+        def problems() -> tuple[str, ...]:
+            connection.send(protocol.Query())
+            reply = connection.receive()
+            assert isinstance(reply, protocol.Status), reply
+            return reply.problems
+
+        (problem,) = eventually(problems)
+        assert "do not reach this arbiter" in problem and str(arbiter.socket) in problem
+        arbiter.stop()
+        assert arbiter.socket.read_text() == "precious"
+
+
 def test_the_doctor_says_to_an_ordinary_user_what_it_may_not_look_at(clean_lab: Lab) -> None:
     done = clean_lab.run([*ARBITER, "doctor", "--json"], user="nobody")
     assert done.returncode == 1

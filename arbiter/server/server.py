@@ -8,7 +8,6 @@ nonsense is cut off and delays nobody else.
 from __future__ import annotations
 
 import asyncio
-import errno
 import grp
 import os
 import pwd
@@ -21,6 +20,7 @@ from typing import Protocol
 from arbiter import protocol
 from arbiter.model import Peer
 from arbiter.protocol import RefusedReason, Role
+from arbiter.server.place import Place
 
 ADMIN_GROUP = "arbiter"
 HELLO_TIMEOUT = 10.0
@@ -53,10 +53,6 @@ class Handler(Protocol):
         """The answer to hello."""
 
 
-class ServerError(Exception):
-    """The socket cannot be opened; the text says why and what to do."""
-
-
 class _Client:
     def __init__(self, writer: asyncio.StreamWriter, peer: Peer, role: Role) -> None:
         self.writer = writer
@@ -80,7 +76,7 @@ class Server:
         admins: frozenset[int],
         hello_timeout: float = HELLO_TIMEOUT,
     ) -> None:
-        self.path = path
+        self._place = Place(path)
         self._handler = handler
         self._hello_timeout = hello_timeout
         self._admins = admins
@@ -92,26 +88,27 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Open the socket, in place of one that a dead daemon left."""
-        try:
-            # The modes are set by umask, so that there is no moment with another one. One
-            # process, one thread that makes files now: the umask is nobody else's business.
-            mask = os.umask(0o022)
-            try:
-                self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                _clear_stale(self.path)
-                os.umask(0o111)
-                self._server = await asyncio.start_unix_server(
-                    self._connected, str(self.path), limit=protocol.MAX_MESSAGE
-                )
-            finally:
-                os.umask(mask)
-        except OSError as error:
-            text = f"the socket {self.path} cannot be opened: {error.strerror or error}"
-            raise ServerError(f"{text}; choose another with --socket") from None
+        """Open the socket, in place of one that a dead daemon left. Raises ServerError."""
+        sock = self._place.open()
+        self._server = await asyncio.start_unix_server(
+            self._connected, sock=sock, limit=protocol.MAX_MESSAGE
+        )
+
+    async def look_after(self) -> bool:
+        """Make the socket anew if it was removed: nobody could come any more, and a command that
+        changes rules would take it that no daemon runs. Who is connected stays.
+
+        True if it was made anew. Raises ServerError where that fails, or something else is there.
+        """
+        if self._server is None or self._place.ours:
+            return False
+        before = self._server
+        await self.start()
+        before.close()
+        return True
 
     async def close(self) -> None:
-        """Close every connection and remove the socket."""
+        """Close every connection and remove the socket. Raises OSError."""
         if self._server is None:
             return
         self._server.close()
@@ -120,7 +117,7 @@ class Server:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.path.unlink(missing_ok=True)
+        self._place.clear()
 
     # --- out --------------------------------------------------------------------------------
 
@@ -376,19 +373,3 @@ def _peer(uid: int, gid: int, admins: frozenset[int]) -> Peer:
             return Peer(uid, user, False)
         admin = group in os.getgrouplist(user, gid)
     return Peer(uid, user, admin)
-
-
-def _clear_stale(path: Path) -> None:
-    """Remove a socket nobody listens on; refuse one that is in use or no socket."""
-    if not os.path.lexists(path):
-        return
-    if not path.is_socket():
-        raise OSError(errno.EEXIST, "there is a file of that name which is no socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-    raise OSError(errno.EADDRINUSE, "another arbiter answers there")
