@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
 
@@ -130,7 +129,6 @@ class Daemon:
         """
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._unexpected)
-        self._loop.add_signal_handler(signal.SIGHUP, self._hangup)
         self._stop = stop
         self._reserve = reserve()
         need_rights()
@@ -372,8 +370,8 @@ class Daemon:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._unexpected(self._loop, {"message": "in a task", "exception": error})
 
-    def _hangup(self) -> None:
-        """SIGHUP: rules and files anew. Before `ready` all are about to be read."""
+    def reload(self) -> None:
+        """Rules and files anew. Before `ready` all are about to be read."""
         if self._ready:
             keepers = (self._settings, self._links, self._policies, self._names, self._rules)
             self._service.reload(keepers)

@@ -62,6 +62,18 @@ def extra_rights(paths: Paths) -> tuple[str, ...]:
     return ()
 
 
+class Terminal:
+    """The terminal that we were started in, if any."""
+
+    def __init__(self) -> None:
+        self._fds = [fd for fd in (0, 1, 2) if os.isatty(fd)]
+
+    @property
+    def gone(self) -> bool:
+        """It was closed: a terminal that hung up is none any more (tty(4), its ioctls give EIO)."""
+        return bool(self._fds) and not any(map(os.isatty, self._fds))
+
+
 def make_open(directory: Path) -> None:
     """Make a directory that everybody may enter and only we write, whatever the umask."""
     try:

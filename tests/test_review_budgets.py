@@ -210,7 +210,7 @@ def test_a_mistake_that_ends_the_counting_is_not_silent(
 def test_a_reload_that_comes_before_links_are_there_ends_nothing(tmp_path: Path) -> None:
     paths = Paths(tmp_path, tmp_path / "socket", tmp_path)
     daemon = Daemon(Settings(), Settings, paths, frozenset(), None)
-    daemon._hangup()
+    daemon.reload()
 
 
 # --- what mutants showed ----------------------------------------------------------------------

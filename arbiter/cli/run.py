@@ -80,8 +80,9 @@ def run(
 ) -> None:
     """Start the daemon: decide every new connection of this machine.
 
-    Prints "ready" once its rules are in force; ends on SIGINT and SIGTERM with everything undone.
-    SIGHUP reads settings, rules and the files of links and policies anew. Needs root.
+    Prints "ready" once its rules are in force; ends on SIGINT, on SIGTERM and with the terminal
+    that it was started in, with everything undone. SIGHUP reads settings, rules and the files of
+    links and policies anew. Needs root.
     """
     given = {
         "queue_num": queue_num,
@@ -179,9 +180,10 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
     from arbiter.kernel.queue import QueueError
     from arbiter.kernel.routes import RouteError
     from arbiter.server import ServerError
-    from arbiter.startup import DaemonError
+    from arbiter.startup import DaemonError, Terminal
     from arbiter.store import StoreError
 
+    terminal = Terminal()
     asker = sudo_uid() if prompt is not None else None
     admins = frozenset() if asker is None else frozenset({asker})
 
@@ -211,17 +213,25 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
             loop.remove_reader(pidfd)
             os.close(pidfd)
             code = held.process.wait()
-            if code < 0:
+            if code < 0 and not terminal.gone:
                 name = signal.Signals(-code).name
                 click.echo(f"\nthe prompt was ended by {name}, and the daemon ends with it")
             stop.set()
 
+        def hung_up() -> None:
+            if terminal.gone:
+                stop.set()
+            else:
+                daemon.reload()
+
+        daemon = Daemon(settings, read, paths, admins, events)
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
         try:
-            await Daemon(settings, read, paths, admins, events).run(ready, stop)
+            await daemon.run(ready, stop)
         finally:
             if held is not None:
                 held.end()
-        return code if code in (1, 2, 3) else 0
+        return code if code in (1, 2, 3) and not terminal.gone else 0
 
     if prompt is not None:
         # Ctrl-Z is for the prompt: a daemon that is stopped lets no new connection through.
@@ -234,7 +244,10 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
         events = ProcEvents.open()
         rights.confine(extra_rights(paths))
         code = asyncio.run(live())
-        click.echo("stopped: nothing of arbiter is left in the kernel; what you decided is kept")
+        if not terminal.gone:
+            click.echo(
+                "stopped: nothing of arbiter is left in the kernel; what you decided is kept"
+            )
         return code
     except (DaemonError, FirewallError, QueueError, RouteError, ServerError, StoreError) as error:
         fail(str(error))

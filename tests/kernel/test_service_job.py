@@ -195,6 +195,27 @@ def test_a_prompt_ends_with_a_daemon_that_cannot_start(lab: Lab, tmp_path: Path)
         assert left == "", "the prompt waits on for a daemon that never comes"
 
 
+@pytest.mark.parametrize("prompt", [(), ("--prompt", "terminal")])
+def test_it_ends_with_the_terminal_it_was_started_in(
+    lab: Lab, tmp_path: Path, prompt: tuple[str, ...]
+) -> None:
+    master, terminal = os.openpty()
+    argv = [*ARBITER, "run", *prompt, "--state", str(tmp_path / "state")]
+    argv += ["--socket", str(tmp_path / "socket")]
+    # setsid(1) makes the terminal the controlling one: the kernel tells of its end by SIGHUP.
+    argv = ["setsid", "--ctty", "--wait", *argv]
+    started = lab.popen(argv, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    while b"ready" not in shown:
+        assert select.select([master], [], [], 20)[0], shown.decode()
+        shown += os.read(master, 65536)
+    os.close(master)
+    assert started.wait(20) == 0
+    assert not (tmp_path / "socket").exists()
+    assert "arbiter" not in lab.run(["iptables-save"]).stdout.lower()
+
+
 def test_sighup_puts_settings_in_force_and_says_what_it_cannot(
     lab: Lab, tmp_path: Path, systemd: Systemd
 ) -> None:
