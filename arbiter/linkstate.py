@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from arbiter.linkfiles import MAX_TEXT, LinkFile, load_all, masked
-from arbiter.rootfiles import UnbelievedError, believed, check_folder, read_small
+from arbiter.rootfiles import UnbelievedError, believed, check_folder, read_small, reason
 
 SHIPPED = Path("/usr/share/arbiter/links.d")
 """Files of packages; one of the same name in the config directory masks it."""
@@ -43,7 +43,7 @@ def _texts(folder: Path, problems: list[str]) -> dict[str, str]:
         except UnbelievedError as error:
             problems.append(f"{path} is not used: {error}")
         except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{path} cannot be read: {error}; the other links are in force")
+            problems.append(f"{path} cannot be read: {reason(error)}; the other links are in force")
     return texts
 
 

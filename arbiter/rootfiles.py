@@ -50,6 +50,13 @@ def read_small(path: Path, limit: int, owners: Collection[int] | None = None) ->
         return file.read(limit + 1).decode("utf-8")
 
 
+def reason(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file could not be read, for people."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no UTF-8 text (byte {error.start + 1})"
+    return error.strerror or str(error)
+
+
 def check_folder(folder: Path, owners: Collection[int]) -> None:
     """Who may write a folder may exchange every file in it: raises UnbelievedError, OSError."""
     _check(folder.stat(), owners)

@@ -254,11 +254,11 @@ def _wrong(key: str, value: Any, kind: type[Settings] | type[Audit] = Settings) 
     """Why `value` cannot be the value of `key` in a table of this kind; "" if it can."""
     try:
         made = getattr(msgspec.convert({key: value}, kind), key)
-    except (msgspec.ValidationError, OverflowError) as error:
+    except (msgspec.ValidationError, OverflowError):
         default = getattr(kind(), key)
         if not isinstance(default, enum.StrEnum):
             good = _KINDS.get(type(default), "a whole number")
-            return f"{key} = {shown_value(value)}: it must be {good} ({shown(str(error))})"
+            return f"{key} = {shown_value(value)}: it must be {good}"
         words = [member.value for member in type(default)]
         hint = nearest(value, words) if isinstance(value, str) else ""
         good = f"{', '.join(words)}: {hint}" if hint else ", ".join(words)

@@ -18,8 +18,8 @@ log = logging.getLogger("arbiter")
 
 
 class SettingsKeeper:
-    """`settings` are those in force. `read` gives those that should be, or raises OSError,
-    UnicodeDecodeError or SettingsError, and then nothing changes."""
+    """`settings` are those in force. `read` gives those that should be, or raises
+    SettingsError, and then nothing changes."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class SettingsKeeper:
         """Read the file again and put what can be in force; say what changed, and what waits."""
         try:
             wanted = self._read()
-        except (OSError, UnicodeDecodeError, SettingsError) as error:
+        except SettingsError as error:
             text = protocol.clean(str(error), 300)
             self._problems = (f"the settings in force stay as they are: {text}",)
             log.error("%s", self._problems[0])

@@ -104,6 +104,8 @@ def shown(text: str) -> str:
 
 def shown_value(value: object) -> str:
     """A value of a TOML file, at most 100 characters, printable."""
+    if isinstance(value, bool):
+        return str(value).lower()
     try:
         return shown(repr(value))
     except ValueError:

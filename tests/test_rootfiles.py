@@ -76,8 +76,27 @@ def test_the_daemon_does_not_start_by_such_settings(config: Path, tmp_path: Path
 def test_a_pipe_in_the_settings_place_makes_nobody_wait(config: Path) -> None:
     (config / "arbiter.toml").unlink()
     os.mkfifo(config / "arbiter.toml", 0o600)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(SettingsError, match="no regular file"):
         read_settings(config)
+
+
+def test_settings_that_cannot_be_read_are_an_error_for_people(config: Path, tmp_path: Path) -> None:
+    file = config / "arbiter.toml"
+    file.write_bytes(b"mode\n\xff\xfe")
+    with pytest.raises(SettingsError, match=rf"^{file}: .*: it is no UTF-8 text \(byte 6\); see"):
+        read_settings(config)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(SettingsError, match=rf"^{file}: it cannot be read: Is a directory; see"):
+        read_settings(config)
+    file.rmdir()
+    file.symlink_to(tmp_path / "moved-away.toml")
+    with pytest.raises(SettingsError, match=rf"^{file}: it is a link to no file; see"):
+        read_settings(config)
+    file.unlink()
+    file.write_text("")
+    with pytest.raises(SettingsError, match=rf"^{file}/arbiter.toml: .*: Not a directory; see"):
+        read_settings(file)
 
 
 def test_in_a_user_namespace_roots_files_are_nobodys(

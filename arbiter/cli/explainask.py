@@ -71,7 +71,7 @@ class Rules:
             settings = read_settings(config)
             self.otherwise = otherwise(runs.over(settings) if runs is not None else settings)
             decide = settings.shipped_policies is ShippedPolicies.DECIDE
-        except (OSError, UnicodeDecodeError, SettingsError) as error:
+        except SettingsError as error:
             note(f"the settings cannot be read: {error}")
             if runs is not None and runs.mode is not Mode.ASK:
                 self.otherwise = otherwise(runs.over(Settings()))  # no more of them counts then

@@ -61,5 +61,5 @@ def rescue(as_settings_say: bool, config: Path) -> None:
 def _blocks(config: Path) -> bool:
     try:
         return read_settings(config).when_absent is WhenAbsent.BLOCK
-    except (OSError, UnicodeDecodeError, SettingsError) as error:
+    except SettingsError as error:
         fail(f"what is in the kernel stays, as when_absent cannot be read: {error}")

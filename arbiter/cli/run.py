@@ -32,6 +32,10 @@ from arbiter.protocol import clean
 from arbiter.settings import Backend, Mode, Settings, SettingsError
 from arbiter.startup import Paths, extra_rights
 
+NOT_STOPPED = (
+    "Ctrl-Z stops nothing: a stopped arbiter would hold every new connection; Ctrl-C ends it"
+)
+log = logging.getLogger("arbiter")
 _LONGEST = 8192
 """Characters of a line of the log."""
 
@@ -109,8 +113,6 @@ def _read(config: Path, given: dict[str, Any]) -> Settings:
 def _settings(config: Path, given: dict[str, Any]) -> Settings:
     try:
         made = _read(config, given)
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"{config / 'arbiter.toml'} cannot be read: {error}")
     except SettingsError as error:
         fail(str(error), 2)
     if made.queue_num == made.dns_queue_num:
@@ -148,7 +150,6 @@ def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
             fail(f"the log in {directory} cannot be written: {error.strerror}")
         click.echo(f"the daemon logs to {directory / 'arbiter.log'}")
     handler.setFormatter(Formatter("%(asctime)s arbiter: %(levelname)s: %(message)s"))
-    log = logging.getLogger("arbiter")
     log.addHandler(handler)
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
@@ -226,6 +227,8 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
 
         daemon = Daemon(settings, read, paths, admins, events)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
+        if prompt is None:
+            loop.add_signal_handler(signal.SIGTSTP, log.warning, NOT_STOPPED)
         try:
             await daemon.run(ready, stop)
         finally:
@@ -234,7 +237,7 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
         return code if code in (1, 2, 3) and not terminal.gone else 0
 
     if prompt is not None:
-        # Ctrl-Z is for the prompt: a daemon that is stopped lets no new connection through.
+        # Ctrl-Z is for the prompt.
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     # Before the daemon's rights are given up, which a prompt and what it starts do not need to.
     held = _HeldPrompt(prompt, paths, asker) if prompt is not None else None

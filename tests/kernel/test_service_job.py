@@ -216,6 +216,16 @@ def test_it_ends_with_the_terminal_it_was_started_in(
     assert "arbiter" not in lab.run(["iptables-save"]).stdout.lower()
 
 
+def test_ctrl_z_does_not_stop_it_as_every_new_connection_would_wait(
+    lab: Lab, tmp_path: Path
+) -> None:
+    with Arbiter(lab, tmp_path, settings='mode = "observe"\n') as arbiter:
+        assert arbiter.process is not None
+        arbiter.process.send_signal(signal.SIGTSTP)
+        eventually(lambda: "Ctrl-Z stops nothing" in (tmp_path / "log").read_text())
+        assert arbiter.run(*CURL)[0] == 0
+
+
 def test_sighup_puts_settings_in_force_and_says_what_it_cannot(
     lab: Lab, tmp_path: Path, systemd: Systemd
 ) -> None:
