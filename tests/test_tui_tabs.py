@@ -23,7 +23,7 @@ from prompts.commands import FAILED, Commands, Done
 from prompts.tui.apps import rules_of
 from prompts.tui.links import bar, spark
 from prompts.tui.monthly import Month
-from prompts.tui.rules import ends, last_step
+from prompts.tui.rules import RulesPane, ends, last_step
 from prompts.tui.sheet import Column, fit
 
 RULES = [
@@ -244,6 +244,33 @@ def test_a_month_of_any_rows_is_a_month(rows: list[dict[str, Any]]) -> None:
 
 
 # --- rules ----------------------------------------------------------------------------------
+
+
+class SlowCommands(FakeCommands):
+    """As on a busy machine: commands end when they may."""
+
+    def __init__(self, **given: Done) -> None:
+        super().__init__(**given)
+        self.may_end = asyncio.Event()
+
+    async def run(self, *argv: str) -> Done:
+        await self.may_end.wait()
+        return await super().run(*argv)
+
+
+def test_until_they_are_read_it_is_not_said_that_there_are_no_rules(tmp_path: Path) -> None:
+    async def part() -> None:
+        slow = SlowCommands(rules_list=out(RULES))
+        async with scene(tmp_path, commands=slow, size=(150, 24)) as s:
+            await s.press("4")
+            await s.sees("reading the rules")
+            s.app.query_one(RulesPane).resized()
+            await drawn(s)
+            assert "no rules" not in s.text and "0 of 0" not in s.text
+            slow.may_end.set()
+            await s.sees("2 of 2 rules")
+
+    play(part())
 
 
 def test_rules_are_listed_searched_and_told_of(tmp_path: Path) -> None:

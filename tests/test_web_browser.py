@@ -80,6 +80,7 @@ def test_a_question_appears_by_itself_and_its_answer_reaches_the_daemon(
     page: Page, daemon: Daemon
 ) -> None:
     assert page.text("#none") == "Nothing waits for an answer."
+    eventually(lambda: page.js("!document.querySelector('#none').hidden"))
     daemon.tell(waiting(1))
     page.until("#question", "curl, from deploy.sh, wants to connect to")
     assert "192.0.2.1, port 443" in page.text("#question")

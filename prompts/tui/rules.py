@@ -87,6 +87,10 @@ def step_lines(step: Row) -> list[Line]:
     return pairs(facts)
 
 
+READING = "reading the rules ..."
+"""Stands where they will be, until they were read for the first time."""
+
+
 class RulesPane(Pane):
     """Reads the list when it is opened, after each change, and when `r` says so."""
 
@@ -96,10 +100,10 @@ class RulesPane(Pane):
     def __init__(self, host: Host) -> None:
         super().__init__(host, id="rules-pane")
         self.rows: list[Row] = []
-        self.problem = ""
+        self.problem = READING
         self.search = Input(placeholder="words of the rules to show", id="search")
         self.sheet = Sheet[Row](
-            COLUMNS, cells, lambda row: row.get("id"), id="rules", empty="no rules are remembered"
+            COLUMNS, cells, lambda row: row.get("id"), id="rules", empty=READING
         )
 
     def compose(self) -> ComposeResult:
@@ -134,7 +138,7 @@ class RulesPane(Pane):
             "no rule matches" if self.rows else "no rules are remembered"
         )
         sheet.show(rows, self.host.now(), again=again)
-        sheet.border_title = f"{len(rows)} of {len(self.rows)} rules"
+        sheet.border_title = f"{len(rows)} of {len(self.rows)} rules" if self.rows else ""
 
     def resized(self) -> None:
         """The same rows in another width."""

@@ -124,7 +124,7 @@ function draw() {
     const clock = views.get(`clock:${node.dataset.key}`) || "";
     node.querySelector(".clock").textContent = list.get(Number(node.dataset.key)).ended ? "over" : clock;
   }
-  $("none").hidden = waiting().length > 0;
+  $("none").hidden = waiting().length > 0 || !views.get("me")?.connected;
   const item = list.get(current);
   $("ask").hidden = !item;
   if (!item) { pane = {}; shown = ""; return; }
