@@ -273,7 +273,7 @@ class Daemon:
             await self._links.stop()  # or a change of links could put the ruleset back
             await self._accounts.close()
             if not self._broken or self.settings.when_absent is WhenAbsent.PASS:
-                await self._ruleset.remove()
+                self._broken = await self._ruleset.remove() or self._broken
                 await self._links.close()
             self._dispatch(Stopping(now()))  # what came meanwhile, and waits for its owner
             await self._proofs.settle()

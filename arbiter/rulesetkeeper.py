@@ -31,6 +31,10 @@ TAKEN_AWAY = (
     "arbiter's rules were taken away by `arbiter rescue`: connections go as if there were no "
     "arbiter; restart arbiter"
 )
+LEFT = (
+    "stopped, but arbiter's rules may be in the kernel yet, as the log says, and may hold new "
+    "connections; take them away: sudo arbiter rescue"
+)
 log = logging.getLogger("arbiter")
 
 
@@ -115,10 +119,12 @@ class RulesetKeeper:
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    async def remove(self) -> None:
-        """Take the ruleset away, after `stop`; what cannot be is logged."""
-        for problem in await asyncio.to_thread(firewall.remove):
+    async def remove(self) -> str:
+        """Take the ruleset away, after `stop`. Gives LEFT if that fails, with why in the log."""
+        problems = await asyncio.to_thread(firewall.remove)
+        for problem in problems:
             log.error("%s", problem)
+        return LEFT if problems else ""
 
     def problems(self) -> tuple[str, ...]:
         """What is wrong now, each with its next step."""

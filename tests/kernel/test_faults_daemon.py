@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -24,6 +26,8 @@ from arbiter.lab.config import SECOND4, SECOND6, SERVER4
 ROUNDS = int(os.environ.get("ARBITER_FAULT_ROUNDS", "2"))
 SYNS = int(os.environ.get("ARBITER_FAULT_SYNS", "20000"))
 CURL = ("curl", "-sS", "-o", "/dev/null", "-m")
+TOOLS = ("nft", "iptables-nft", "iptables-legacy")
+"""Symlinks, all but nft, to the programs that do the work of all tools of a kind."""
 FLOOD = """
 import collections, errno, resource, selectors, socket, sys, time
 address, count = sys.argv[1], int(sys.argv[2])
@@ -241,6 +245,27 @@ for port in range(1, 60000):
 """
 
 
+def test_a_ruleset_that_cannot_be_taken_away_is_said_at_the_end(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    """Once it was said that nothing is left, which nobody knew."""
+    with Arbiter(clean_lab, tmp_path) as arbiter:
+        for tool in {Path(path).resolve() for path in map(shutil.which, TOOLS) if path}:
+            hide = (
+                "mount",
+                "--bind",
+                "/bin/false",
+                str(tool),
+            )  # as the daemon sees it
+            subprocess.run(["nsenter", "-t", str(pid_of(arbiter)), "-m", *hide], check=True)
+        assert arbiter.stop() == 1
+        log = (tmp_path / "log").read_text()
+        assert "may be in the kernel yet" in log and "sudo arbiter rescue" in log
+        assert arbiter.run(*CURL, "1", f"http://{SERVER4}/")[0] != 0
+        assert arbiter.command("rescue").returncode == 0
+        assert arbiter.run(*CURL, "8", f"http://{SERVER4}/")[0] == 0
+
+
 def test_without_memory_it_goes_on_or_ends_in_order_and_nothing_leaks(
     clean_lab: Lab, tmp_path: Path
 ) -> None:
@@ -278,7 +303,7 @@ BROKEN = """
 import sys
 from arbiter import daemon
 from arbiter.cli import main
-daemon.Daemon._hangup = lambda self: 1 / 0
+daemon.Daemon.reload = lambda self: 1 / 0
 sys.argv = sys.argv[4:]
 main()
 """
