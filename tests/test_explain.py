@@ -674,6 +674,8 @@ def test_a_capture_that_cannot_be_read_says_where_and_why(
         if more:
             found = json.loads(done.out)
             assert len(found) == (7 if name == "broken-off.pcap" else 0)
+        elif name in ("empty.pcap", "make.py", "none.pcap"):
+            assert done.out == ""
 
 
 def test_a_table_has_an_end_and_json_has_all(

@@ -739,7 +739,7 @@ def test_a_user_without_the_right_to_write_is_told_and_may_still_read(public: Pa
         assert python(OPEN, str(path), "ro", "nobody").stdout == "1 rules\n"
         said = python(OPEN, str(path), "rw", "nobody").stdout
         assert said.startswith("NoPermissionError cannot open the database: ")
-        assert "run as root" in said
+        assert said.endswith("; run as root, with sudo\n"), said
     assert python(OPEN, str(path), "ro", "nobody").stdout == "1 rules\n"
     path.chmod(0o640)
     said = python(OPEN, str(path), "ro", "nobody").stdout

@@ -131,6 +131,8 @@ def _table(rules: Rules, reading: Reading) -> None:
     if rows:
         table(("packet", "seconds", "connection", "names", "decision", "why"), rows)
     capture = reading.capture
+    if reading.problem and not capture.packets:
+        return  # no capture, and nothing to sum up
     if capture.flows > len(rows):
         click.echo(f"and {capture.flows - len(rows)} more, which --json lists")
     counts = ", ".join(f"{count} {what}" for what, count in reading.decisions.most_common())

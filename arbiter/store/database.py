@@ -117,7 +117,9 @@ def _require_writable(path: Path, what: str) -> None:
         if os.statvfs(place).f_flag & os.ST_RDONLY:
             step = f"mount it writable: findmnt -T '{place}'"
             raise ReadOnlyError(what, path, "its file system is mounted read-only", step)
-        step = f"run as root, or check: ls -ld '{place}'; lsattr -d '{place}'"
+        step = "run as root, with sudo"
+        if os.geteuid() == 0:
+            step = f"check: ls -ld '{place}'; lsattr -d '{place}'"
         raise NoPermissionError(what, path, f"this user may not write {place}", step)
 
 
