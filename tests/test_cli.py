@@ -29,6 +29,7 @@ from scripted_daemon import ScriptedDaemon, ask_to, example_ask, example_status
 from arbiter import cli, protocol
 from arbiter.cli import common
 from arbiter.protocol import RefusedReason
+from arbiter.startup import lock_state
 from arbiter.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -635,6 +636,36 @@ def test_a_daemon_that_does_not_answer_is_not_waited_for_for_ever(
         listener.listen()
         done = arbiter("rules", "add", "allow port=1")
     assert done.code == 0 and "did not say that it read it" in done.err
+
+
+def test_a_daemon_with_another_socket_is_not_taken_for_none(
+    arbiter: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rules would be stored, and the daemon that has them go on by the old ones unsaid."""
+    monkeypatch.setattr(common, "STARTING", 0.2)
+    lock = lock_state(tmp_path)
+    done = arbiter("rules", "add", "allow port=1")
+    assert (done.code, done.out) == (0, "rule 1: allow port=1\n")
+    assert f"not in force yet: a daemon has this database, and does not answer at {tmp_path}" in (
+        done.err
+    )
+    os.close(lock)
+    done = arbiter("rules", "add", "allow port=2")
+    assert "not in force" not in done.err, "none runs any more"
+
+
+def test_a_daemon_that_is_about_to_open_its_socket_is_waited_for(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    lock, threads = lock_state(tmp_path), list[threading.Thread]()
+    said, _ = REPLIES["unread"]
+    later = threading.Timer(0.5, lambda: threads.append(answering(tmp_path / "socket", said)))
+    later.start()
+    done = arbiter("rules", "add", "allow port=1")
+    later.join()
+    threads[0].join()
+    os.close(lock)
+    assert "the disk" in done.err
 
 
 # --- databases ------------------------------------------------------------------------------

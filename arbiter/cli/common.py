@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ STATE = Path("/var/lib/arbiter")
 SOCKET = Path("/run/arbiter/arbiter.sock")
 TIMEOUT = 10.0
 """Seconds that a command waits for the daemon."""
+STARTING = 3.0
+"""Seconds that a daemon may have its database while it has no socket: it starts, or ends."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -185,29 +188,39 @@ def daemon(path: Path, name: str, role: Role = Role.COMMAND) -> Iterator[Daemon]
         yield connection
 
 
-def in_force(path: Path) -> None:
+def in_force(path: Path, db: Path) -> None:
     """Have a running daemon read the rules that were changed, and wait until they decide.
 
     Nothing if none runs: it reads them when it starts. What keeps them from being in force is
     said, and does not end the program: they are stored.
     """
-    problem = put_in_force(path)
+    problem = put_in_force(path, db)
     if problem:
         shown = protocol.clean(problem)
         click.echo(f"arbiter: the change is stored, and not in force yet: {shown}", err=True)
 
 
-def put_in_force(path: Path) -> str:
+def put_in_force(path: Path, db: Path) -> str:
     """The same without a word: gives what keeps the rules from being in force, "" if nothing."""
     decoder = protocol.daemon_decoder()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(TIMEOUT)
-        try:
-            sock.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return ""  # no daemon
-        except OSError as error:
-            return f"the daemon at {path} cannot be reached: {error.strerror or error}"
+        until = time.monotonic() + STARTING
+        while True:
+            try:
+                sock.connect(str(path))
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                if not _in_use(db):
+                    return ""  # no daemon
+            except OSError as error:
+                return f"the daemon at {path} cannot be reached: {error.strerror or error}"
+            if time.monotonic() > until:
+                return (
+                    f"a daemon has this database, and does not answer at {path}: name its socket "
+                    "by --socket or ARBITER_SOCKET, or send the daemon SIGHUP"
+                )
+            time.sleep(0.1)
         try:
             hello = protocol.Hello(protocol.VERSION, Role.COMMAND, "arbiter rules")
             sock.sendall(protocol.encode(hello) + protocol.encode(protocol.Changed()))
@@ -220,6 +233,23 @@ def put_in_force(path: Path) -> str:
         except OSError as error:
             return f"the daemon at {path} did not say that it read it: {error.strerror or error}"
     return f"the daemon at {path} ended the connection; it reads the rules when it starts"
+
+
+def _in_use(db: Path) -> bool:
+    """Whether a daemon runs with the directory of this database: it holds the lock there.
+
+    By proc_locks(5): a try to take the lock could be in the way of a daemon that starts just now.
+    False also where that cannot be told (no such file, another file system's numbers).
+    """
+    try:
+        found = (db.resolve().parent / "lock").stat()
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    return any(
+        " FLOCK " in line and f" {device}:{found.st_ino} " in line for line in locks.splitlines()
+    )
 
 
 def person() -> tuple[str, int]:

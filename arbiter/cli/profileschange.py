@@ -40,7 +40,7 @@ def add(name: str, networks: list[str], here_too: bool, db: Path, socket_path: P
     by, uid = person()
     with open_store(db) as store:
         store.profiles.add(name, networks, time.time(), Author(by, uid, "cli"))
-    in_force(socket_path)
+    in_force(socket_path, db)
     bound = f"it comes with {listed(networks)}" if networks else "bound to no network"
     click.echo(f"added profile {name}: {bound}")
 
@@ -61,7 +61,7 @@ def bind(name: str, networks: list[str], here_too: bool, db: Path, socket_path: 
         fail("give a NETWORK, or --here", 2)
     with open_store(db) as store:
         store.profiles.bind(name, networks)
-    in_force(socket_path)
+    in_force(socket_path, db)
     click.echo(f"profile {name} comes with {listed(networks)}")
 
 
@@ -73,7 +73,7 @@ def unbind(networks: list[str], db: Path, socket_path: Path) -> None:
     """Let networks switch nothing any more; the active profile stays."""
     with open_store(db) as store:
         bound = store.profiles.unbind(networks)
-    in_force(socket_path)
+    in_force(socket_path, db)
     for network, name in bound.items():
         click.echo(f"profile {name} does not come with {listed([network])} any more")
 
@@ -88,7 +88,7 @@ def remove(name: str, db: Path, socket_path: Path) -> None:
     with open_store(db) as store:
         active = store.profiles.remove(name, time.time(), Author(by, uid, "cli"))
         entries = store.rules(time.time(), boot_id(), None)
-    in_force(socket_path)
+    in_force(socket_path, db)
     click.echo(f"removed profile {name}{': no profile is active now' if active else ''}")
     left = sum(entry.rule.profile == name for entry in entries)
     if left:

@@ -29,7 +29,7 @@ def use(name: str, db: Path, socket_path: Path) -> None:
     by, uid = person()
     with open_store(db) as store:
         switch = store.profiles.use(name, time.time(), Author(by, uid, "cli"))
-    in_force(socket_path)
+    in_force(socket_path, db)
     what = f"profile {name}" if name else "no profile"
     click.echo(f"{what} is active{f', {_HOLDS}' if switch else ' already'}")
 
@@ -45,5 +45,5 @@ def undo(db: Path, socket_path: Path) -> None:
     by, uid = person()
     with open_store(db) as store:
         switch = store.profiles.undo(time.time(), Author(by, uid, "cli"))
-    in_force(socket_path)
+    in_force(socket_path, db)
     click.echo(f"{switch.why}: {word(switch.before)} → {word(switch.after)}, {_HOLDS}")

@@ -121,7 +121,7 @@ def _carry_out(
     except StoreError as error:
         review.message = f"nothing was remembered: {error}"
         return
-    problem = put_in_force(socket_path)
+    problem = put_in_force(socket_path, store.path)
     if problem:
         review.message = f"it is stored, and not in force yet: {problem}"
 

@@ -116,7 +116,7 @@ def add(
             boot=boot_id(),
             instead_of=instead_of,
         )
-    in_force(socket_path)
+    in_force(socket_path, db)
     if as_json:
         show_json([rule_object(done.entry)])
         return
@@ -167,7 +167,7 @@ def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
             names = ", ".join(map(str, missing))
             fail(f"no rule {names} is in force, nothing was removed; see `arbiter rules list`")
         store.retire(dict.fromkeys(ids), "removed", time.time(), by=by, by_uid=uid, frontend="cli")
-    in_force(socket_path)
+    in_force(socket_path, db)
     for id in dict.fromkeys(ids):
         click.echo(f"removed rule {id}: {known[id]}")
 

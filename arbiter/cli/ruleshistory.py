@@ -70,7 +70,7 @@ def undo(step: int | None, db: Path, socket_path: Path, as_json: bool) -> None:
     by, uid = person()
     with open_store(db) as store:
         done = store.undo(step, time.time(), boot_id(), by=by, by_uid=uid, frontend="cli")
-    in_force(socket_path)
+    in_force(socket_path, db)
     if as_json:
         show_json(
             {

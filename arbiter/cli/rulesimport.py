@@ -136,7 +136,7 @@ def import_(
         if batch.items:
             planned = _carry_out(batch, db, now, only_plan=dry_run or stop)
         if batch.items and not (dry_run or stop):
-            in_force(socket_path)
+            in_force(socket_path, db)
         if as_json:
             policies = [outcome_object("policy", name, text=text) for name, text in batch.policies]
             said = [outcome_object(one.kind.value, one.place, text=one.text) for one in remarks]

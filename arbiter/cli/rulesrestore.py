@@ -109,7 +109,7 @@ def restore(
                     wanted, author=author, created=now, boot=boot, ends=ends
                 )
         if not (dry_run or stop or empty):
-            in_force(socket_path)
+            in_force(socket_path, db)
         if as_json:
             said = [outcome_object(one.kind.value, one.place, text=one.text) for one in remarks]
             removed = [_removed(entry) for entry in gone]
