@@ -22,6 +22,13 @@ fail() {
 	exit 1
 }
 
+for place in "PREFIX=$PREFIX" "DESTDIR=$DESTDIR"; do
+	case $place in
+	*=/* | DESTDIR=) ;;
+	*) fail "$place: it must be a path from the root on, such as /usr/local; nothing was done" ;;
+	esac
+done
+
 usable() { # an interpreter that can run arbiter, and be built for
 	"$1" -c 'import ensurepip, pathlib, sys, sysconfig, venv
 good = sys.version_info >= (3, 11)

@@ -153,3 +153,12 @@ def test_what_is_installed_runs_and_exactly_that_is_removed(tmp_path: Path) -> N
     assert "no arbiter in" in refused.stderr
     run("purge", root)
     assert tree(root) == before - {"etc/arbiter/arbiter.toml", "etc/arbiter"}
+
+
+@pytest.mark.parametrize("place", ["PREFIX=usr", "DESTDIR=root"])
+def test_a_place_that_does_not_begin_at_the_root_is_refused_at_once(place: str) -> None:
+    name, _, path = place.partition("=")
+    argv = ["sh", str(ROOT / "packaging" / "install.sh"), "install"]
+    done = subprocess.run(argv, env=os.environ | {name: path}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"install: {place}: it must be a path from the root on")
