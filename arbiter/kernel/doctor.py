@@ -120,14 +120,23 @@ def _queue(plan: Plan) -> Check:
             "CONFIG_NETFILTER_NETLINK_QUEUE",
         )
     taken = {int(line.split()[0]): line.split()[1] for line in lines.splitlines() if line.strip()}
+    if plan.queue in taken and _are_in_force():
+        return Check("packet queue", Level.OK, f"queue {plan.queue} is in use, by arbiter itself")
     if plan.queue in taken:
         return Check(
             "packet queue",
             Level.WARN,
             f"queue {plan.queue} has a listener (port id {taken[plan.queue]})",
-            "fine if that is arbiter itself; else choose another with --queue-num",
+            "choose another with --queue-num, or end that program",
         )
     return Check("packet queue", Level.OK, f"queue {plan.queue} is free")
+
+
+def _are_in_force() -> bool:
+    try:
+        return bool(installed())
+    except probe.FirewallError:
+        return False  # "in force" says why
 
 
 def _load_queues() -> None:

@@ -817,11 +817,13 @@ def test_doctor_finds_this_machine_fit_and_names_what_is_not(backend: Backend, w
     checks = {check.name: check for check in doctor.examine(PLAN)}
     assert [c.name for c in checks.values() if c.level == "fail"] == []
     with consuming():
+        checks = {check.name: check for check in doctor.examine(PLAN)}
+        assert checks["packet queue"].level == "warn" and "listener" in checks["packet queue"].text
         apply(PLAN, backend)
         sh("nft", "-f", "-", text=THEIRS.replace("meta", "notrack; meta", 1))
         checks = {check.name: check for check in doctor.examine(PLAN)}
         levels = {name: str(check.level) for name, check in checks.items()}
-        assert levels["packet queue"] == "warn" and "listener" in checks["packet queue"].text
+        assert levels["packet queue"] == "ok" and "arbiter itself" in checks["packet queue"].text
         assert levels["marks"] == "fail" and "mark_base" in checks["marks"].text
         assert levels["notrack"] == "warn" and levels["in force"] == "ok"
     assert remove() == ()
