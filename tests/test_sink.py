@@ -37,6 +37,11 @@ class Box:
         self.open = threading.Event()
         self.open.set()
         self.closed = 0
+        self.unfit = ""
+
+    def begin(self) -> None:
+        if self.unfit:
+            raise OSError(self.unfit)
 
     def render(self, item: Item) -> bytes:
         return (f"lost {item.count}" if isinstance(item, Lost) else str(item.values["id"])).encode()
@@ -90,6 +95,21 @@ def test_everything_arrives_once_and_in_order(scene: Scene) -> None:
     until(lambda: len(scene.box.got) == 1000)
     assert scene.box.got == numbers(1, 1000)
     assert (scene.sink.problems(), scene.said, scene.sink.lost) == ((), [], 0)
+
+
+def test_what_cannot_work_is_told_before_there_is_anything_to_pass_on() -> None:
+    box, said = Box(), list[str]()
+    box.unfit = "it is a symbolic link"
+    sink = Sink(box, said.append)
+    try:
+        until(sink.problems)
+        assert said == ["records do not reach the box: it is a symbolic link; mend it"]
+        assert said[0] in sink.problems()[0]
+        sink.give(some(1, 1))
+        until(lambda: box.got == ["1"] and not sink.problems())
+        assert said[1] == "records reach the box again"
+    finally:
+        sink.close()
 
 
 def test_who_gives_never_waits_for_a_target_that_hangs(scene: Scene) -> None:

@@ -164,6 +164,8 @@ def test_no_link_is_followed_and_only_a_file_is_written_to(tmp_path: Path) -> No
     for name, why in [("link", "symbolic link"), ("pipe", "no regular file"), (".", "directory")]:
         with pytest.raises(OSError, match=why):
             JsonLines(tmp_path / name).send([b"x\n"])
+        with pytest.raises(OSError, match=why):
+            JsonLines(tmp_path / name).begin()
     assert victim.read_text() == "mine\n"
 
 

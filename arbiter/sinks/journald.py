@@ -70,6 +70,9 @@ class Journald:
         self.where = f"journald at {path}"
         self.step = "check: systemctl status systemd-journald"
 
+    def begin(self) -> None:
+        """It may start after arbiter: the first item tells."""
+
     def render(self, item: Item) -> bytes:
         """A datagram."""
         return datagram(item)

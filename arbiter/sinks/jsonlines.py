@@ -35,6 +35,10 @@ class JsonLines:
         self.where = str(path)
         self.step = f"check: ls -ld '{path.parent}' '{path}'; df -h '{path.parent}'"
 
+    def begin(self) -> None:
+        """Make or open the file: a path that cannot be one is told before there are records."""
+        self._open()
+
     def render(self, item: Item) -> bytes:
         """A line."""
         return line(item)

@@ -30,6 +30,9 @@ class Target(Protocol):
     step: str
     """What to do where it fails."""
 
+    def begin(self) -> None:
+        """Raises OSError where it is clear before the first item that none will arrive."""
+
     def render(self, item: Item) -> bytes:
         """An item in its form."""
 
@@ -122,6 +125,7 @@ class Sink:
         where = self._target.where
         broken = f"nothing goes to {where} any more: its thread broke down, the log says where"
         try:
+            self._begin()
             while self._turn():
                 pass
             broken = ""
@@ -133,6 +137,13 @@ class Sink:
                 self._queue.clear()
                 self._in_flight = 0
             self._target.close()
+
+    def _begin(self) -> None:
+        try:
+            self._target.begin()
+        except OSError as error:
+            self._target.close()
+            self._says(error)
 
     def _turn(self) -> bool:
         """Pass one batch on; False at the end."""
@@ -165,16 +176,20 @@ class Sink:
 
     def _failed(self, error: OSError, pause: float) -> bool:
         """Say so, and wait; False where there is no time to try again."""
+        self._says(error)
+        end = time.monotonic() + pause
+        with self._wake:
+            while not self._closing and (left := end - time.monotonic()) > 0:
+                self._wake.wait(left)
+            return not self._closing
+
+    def _says(self, error: OSError) -> None:
         target = self._target
         problem = f"records do not reach {target.where}: {error.strerror or error}; {target.step}"
         if problem != self._problem:
             self._told(problem)
-        end = time.monotonic() + pause
         with self._wake:
             self._problem = problem
-            while not self._closing and (left := end - time.monotonic()) > 0:
-                self._wake.wait(left)
-            return not self._closing
 
     def _works(self) -> None:
         if self._problem:

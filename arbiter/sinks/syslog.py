@@ -34,6 +34,9 @@ class Syslog:
         self.where = f"syslog at {to.text}"
         self.step = "check that it listens there"
 
+    def begin(self) -> None:
+        """It may start after arbiter: the first item tells."""
+
     def render(self, item: Item) -> bytes:
         """A message, as it goes over this transport."""
         made = message(item, priority(item), self._host, self._pid, LIMITS[self._to.scheme])
