@@ -88,7 +88,9 @@ def table(run: dict[str, Any]) -> Iterator[str]:
     machine = run["machine"]
     panels = set(timed(figures))
     rounds = max(len(each) for by in figures.values() for each in by.values())
-    yield f"Linux {machine['kernel']}, {machine['cpus']} CPUs, {rounds} rounds."
+    load = ", ".join(f"{each:.1f}" for each in machine["load"])
+    about = f"Linux {machine['kernel']}, {machine['cpus']} CPUs, {rounds} rounds"
+    yield f"{about}; load at the end {load}."
     for what, by in figures.items():
         micros = "CPU" not in what and "flows" not in what and "MB" not in what
         micros = micros and "wake-ups" not in what
