@@ -103,7 +103,7 @@ def test_what_is_missing_cleared_or_older_is_told(db: Path) -> None:
     done = run(db)
     assert done.exit_code == 0
     assert "decisions: 2 ids have no record, as gaps tell" in done.stdout
-    change(db, "UPDATE chains SET first = 10, hash = NULL WHERE name = 'decisions'")
+    change(db, "UPDATE chains SET first = 10, hash = NULL, count = 0 WHERE name = 'decisions'")
     change(db, "UPDATE decisions SET hash = NULL")
     change(db, "DELETE FROM checkpoints")
     done = run(db)

@@ -355,6 +355,24 @@ def test_a_row_that_was_put_in_is_named(path: Path) -> None:
     assert broken(path) == ("inserted", "decisions", 77)
 
 
+@pytest.mark.parametrize("id", [0, -5])
+def test_a_row_that_was_put_in_before_the_first_is_no_older_one(path: Path, id: int) -> None:
+    columns = ", ".join(RECORD_COLUMNS)
+    change(
+        path,
+        f"INSERT INTO decisions (id, {columns}) SELECT {id}, {columns} FROM decisions LIMIT 1",
+    )
+    assert broken(path) == ("inserted", "decisions", id)
+
+
+@pytest.mark.parametrize("table", ["decisions", "rule_changes"])
+@pytest.mark.parametrize("by", ["+ 1", "- 1", "* 0"])
+def test_a_chain_that_counted_other_rows_is_broken(path: Path, table: str, by: str) -> None:
+    change(path, f"UPDATE chains SET count = count {by} WHERE name = ?", table)
+    what, where, _ = broken(path)
+    assert (what, where) == ("cut", table)
+
+
 def test_two_rows_that_were_swapped_are_noticed(path: Path) -> None:
     for old, new in ((4, 99), (9, 4), (99, 9)):
         change(path, "UPDATE decisions SET id = ? WHERE id = ?", new, old)
@@ -405,7 +423,9 @@ def test_a_checkpoint_of_rows_that_were_cut_off_is_told(path: Path) -> None:
     with Store.open(path) as store:
         kept = store.evidence.checkpoint("stop", 9.0)[-1].text
     change(path, "DELETE FROM decisions WHERE id > 10")
-    sql = "UPDATE chains SET last = 10, hash = (SELECT hash FROM decisions WHERE id = 10)"
+    sql = (
+        "UPDATE chains SET last = 10, count = 10, hash = (SELECT hash FROM decisions WHERE id = 10)"
+    )
     change(path, sql + " WHERE name = 'decisions'")
     assert broken(path) == ("checkpoint", "decisions", 12)
     change(path, "DELETE FROM checkpoints")
@@ -637,12 +657,35 @@ def test_a_time_without_end_is_none(path: Path) -> None:
     assert (found.what, found.id, found.time) == ("changed", 4, None)
 
 
+@pytest.mark.parametrize("index", ["decisions_daddr", "decisions_time", "rules_app"])
+def test_a_row_that_an_index_leaves_out_is_damage(path: Path, index: str) -> None:
+    """Commands go by indexes: they would not show it."""
+    change(path, "CREATE TABLE spare (a TEXT)")
+    change(path, f"CREATE INDEX other ON spare ({'a, a' if 'decisions' in index else 'a'})")
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute(
+            "UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master"
+            " WHERE name = 'other') WHERE name = ?",
+            (index,),
+        )
+        db.execute("DELETE FROM sqlite_master WHERE name = 'other'")
+    (found,) = verified(path).broken
+    assert found.what == "damaged" and index in found.text
+
+
+@pytest.mark.parametrize("index", ["rules_once", "decisions_time"])
+def test_an_index_that_is_gone_or_another_is_named(path: Path, index: str) -> None:
+    change(path, f"DROP INDEX {index}")
+    assert broken(path) == ("schema", index, None)
+    change(path, f"CREATE INDEX {index} ON rules (id)")
+    assert broken(path) == ("schema", index, None)
+
+
 def test_damage_of_the_file_and_dangling_references_are_told(path: Path) -> None:
     change(path, "UPDATE rules SET replaced_by = 999 WHERE id = 1")
     assert verified(path).broken[0].what == "damaged"
     change(path, "UPDATE rules SET replaced_by = NULL WHERE id = 1")
-    change(path, "DROP INDEX decisions_daddr")
-    assert verified(path).broken == []
     with closing(sqlite3.connect(path)) as db:
         (page,) = db.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'decisions_app'"

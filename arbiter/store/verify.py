@@ -55,7 +55,7 @@ def verify(
                 return Verified((), others)  # no row of such a table says anything
             chains = tuple(_check(db, chain, given, tick) for chain in CHAINS)
             stage("the file")
-            others = (*_rules(db), *_gone(db), *_file(db))
+            others = (*_rules(db), *_gone(db), *_indexes(db), *_file(db))
             if not any(c.broken is not None for c in chains) and not others:
                 stage("the sums")
                 others = tuple(hidden(db))  # else it is no wonder that they say something else
@@ -69,19 +69,37 @@ def verify(
 def _schema(db: sqlite3.Connection) -> Iterator[Broken]:
     """What is not as schema.sql makes it: tables, the triggers that keep the sums, the views that
     people read; and what writes along where arbiter writes."""
-    sql = "SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'trigger', 'view')"
     with closing(sqlite3.connect(":memory:")) as made:
         made.executescript(migrate.schema())
-        wanted = {name: (kind, migrate.bare(text)) for name, kind, text in made.execute(sql)}
-    found = {name: (kind, migrate.bare(text)) for name, kind, text in db.execute(sql)}
-    for name, (kind, text) in sorted(wanted.items()):
-        if found.get(name) != (kind, text):
-            yield Broken("schema", f"{kind} {name} is not as arbiter makes it", name)
+        wanted = _made(made, "table", "trigger", "view")
+    yield from _differ(wanted, db)
     sql = "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
     for name, table in db.execute(sql):
         if table in migrate.TABLES and name not in wanted:
             why = f"a trigger, {name}, writes along where arbiter writes to {table}"
             yield Broken("schema", why, table)
+
+
+def _indexes(db: sqlite3.Connection) -> Iterator[Broken]:
+    """Indexes that are not as schema.sql makes them: one keeps a rule from being there twice, and
+    commands go by the others."""
+    with closing(sqlite3.connect(":memory:")) as made:
+        made.executescript(migrate.schema())
+        wanted = _made(made, "index")
+    yield from _differ(wanted, db)
+
+
+def _made(db: sqlite3.Connection, *kinds: str) -> dict[str, tuple[str, str]]:
+    """What there is of these kinds, by name: the kind, and how it is made."""
+    sql = "SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    return {name: (kind, migrate.bare(sql)) for name, kind, sql in db.execute(sql) if kind in kinds}
+
+
+def _differ(wanted: dict[str, tuple[str, str]], db: sqlite3.Connection) -> Iterator[Broken]:
+    found = _made(db, *{kind for kind, _ in wanted.values()})
+    for name, made in sorted(wanted.items()):
+        if found.get(name) != made:
+            yield Broken("schema", f"{made[0]} {name} is not as arbiter makes it", name)
 
 
 def _check(
@@ -146,8 +164,9 @@ def _gone(db: sqlite3.Connection) -> Iterator[Broken]:
 
 
 def _file(db: sqlite3.Connection) -> Iterator[Broken]:
-    """The first damage that SQLite itself finds."""
-    (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    """The first damage that SQLite itself finds. Indexes are held against their tables, too: what
+    an index leaves out no command would show that goes by it."""
+    (said,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if said != "ok":
         yield Broken("damaged", f"the file is damaged: {' '.join(str(said).split())}")
     for table, row, other, _ in db.execute("PRAGMA foreign_key_check"):

@@ -114,6 +114,8 @@ class Walk:
     # --- row by row -------------------------------------------------------------------------
 
     def _row(self, row: Row, following: Row | None) -> Broken | None:
+        if row.id < 1:
+            return self._broken("inserted", row, "was put in: arbiter gives no such id")
         if row.id < self._end.first:
             self.found.older += 1
             if row.hash is not None:
@@ -239,6 +241,12 @@ class Walk:
                 if missing is not None:
                     what = "gone" if cleared is not None and id <= cleared.last else "checkpoint"
                     return Broken(what, f"{table}: {_called(point)} {missing}", table, id)
+        counted = self._counted if self._newest is not None or cleared is None else cleared.count
+        if counted not in (None, end.count):
+            why = (
+                f"table chains counted {end.count} rows up to row {last}, and there were {counted}"
+            )
+            return Broken("cut", f"{table}: {why}", table, last)
         return None
 
     def _without(self, id: int, point: Point) -> str | None:
