@@ -98,6 +98,44 @@ def test_what_is_open_or_waits_for_a_review_stays(store: Store) -> None:
     assert rows(store, "SELECT day FROM daily_sums") == [("2027-02-25",)]
 
 
+def test_a_plan_that_goes_less_far_than_one_that_was_cut_short_is_no_break(store: Store) -> None:
+    """As where Ctrl-C ends `audit prune`, and the daemon then deletes what its settings say."""
+    store.record([at(n / 10) for n in range(900)])
+    store.retention.begin()
+    store.retention.step(asked(DAY0 + 80 * DAY, NOW), NOW)
+    assert 0 < len(days(store)) < 900
+    carry_out(store, store.retention.plan(Keeping(days=60), NOW))
+    store.evidence.checkpoint("day", NOW)
+    assert days(store)[0] == 40
+    carry_out(store, asked(DAY0 + 80 * DAY, NOW))
+    assert days(store)[0] == 80
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 100), st.sampled_from([1, 2, 99]), st.booleans()),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_plans_that_are_cut_short_anywhere_leave_a_chain_that_holds(
+    tmp_path_factory: pytest.TempPathFactory, plans: list[tuple[int, int, bool]]
+) -> None:
+    with Store.open(tmp_path_factory.mktemp("cut") / "a.db") as store:
+        store.record([at(n / 6, state="open" if n % 70 == 0 else "closed") for n in range(600)])
+        for day, steps, more in plans:
+            store.retention.begin()
+            plan = asked(DAY0 + day * DAY, NOW, ("records", "sums"))
+            for _ in range(steps):
+                if not store.retention.step(plan, NOW):
+                    break
+            if more:
+                store.record([at(100)])
+                store.evidence.checkpoint("day", NOW)
+            assert store.evidence.verify().broken == []
+
+
 def test_the_last_id_is_never_given_twice(store: Store) -> None:
     store.record([at(1), at(2), at(3)])
     carry_out(store, Plan(DAY0 + 50 * DAY))

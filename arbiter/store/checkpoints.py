@@ -78,6 +78,12 @@ def checkpoint(
     return made
 
 
+def cleared(db: sqlite3.Connection, chain: Chain) -> int:
+    """The id up to which rows may be gone already, as checkpoints say; 0 for none."""
+    sql = "SELECT ifnull(max(last), 0) FROM checkpoints WHERE chain = ? AND why = ?"
+    return int(db.execute(sql, (chain.table, RETENTION)).fetchone()[0])
+
+
 def _newest(db: sqlite3.Connection, chain: Chain) -> tuple[int, int] | None:
     sql = "SELECT last, count FROM checkpoints WHERE chain = ? ORDER BY id DESC LIMIT 1"
     found: tuple[int, int] | None = db.execute(sql, (chain.table,)).fetchone()

@@ -195,8 +195,9 @@ class Retention:
             if last is None:
                 self._seen = self._until
                 return False
-            if not self._seen:
-                # One for all steps: rows that are there yet are no break of the chain.
+            if not self._seen and self._until > checkpoints.cleared(self._db, DECISIONS):
+                # One for all steps: rows that are there yet are no break of the chain. Nor are
+                # those behind: a wider plan, which did not come to its end, wrote one for them.
                 checkpoints.checkpoint(
                     self._db, DECISIONS, checkpoints.RETENTION, now, at=self._until
                 )
