@@ -106,6 +106,13 @@ def test_a_decision_of_several_words_is_one_option(audit: Run) -> None:
     assert ids(audit("--decision", "route via=lte", "--json")) == [3]
 
 
+def test_a_span_that_has_no_moment_is_no_answer(audit: Run) -> None:
+    for argv in (("--since", "1h", "--until", "2h"), ("summary", "--since", "1h", "--until", "2h")):
+        done = audit(*argv)
+        assert (done.code, done.out) == (2, "")
+        assert "is not before --until" in done.err
+
+
 def test_times_narrow_it_down(audit: Run) -> None:
     def local(at: float) -> str:
         return datetime.fromtimestamp(BEGAN + at).isoformat()

@@ -176,6 +176,23 @@ def test_files_are_for_who_made_them_and_replaced_whole(report: Run, tmp_path: P
     assert "none/r.html cannot be written: No such file or directory; check: ls -ld" in failed.err
 
 
+def test_what_is_no_plain_file_is_never_replaced(
+    report: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may: a report on /dev/null would leave the machine without one."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        done = report("--html", str(path))
+        assert done.code == 1 and "is no plain file; - is stdout" in done.err
+    assert pipe.is_fifo() and link.is_symlink()
+    # A link to a file, in /dev: never tried out on that of this machine.
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("it would be replaced"))
+    for name in ("/dev/null", "/dev/stdout", "/dev/full"):
+        assert report("--markdown", name).code == 1
+
+
 def test_what_cannot_be_is_refused(report: Run) -> None:
     assert report("--since", "2026-11-15", "--until", "2026-11-01").code == 2
     assert report("--json", "--html", "-").code == 2

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from arbiter.cli.common import fail_rule
+from arbiter.cli.common import fail, fail_rule
+from arbiter.cli.ruleswords import when
 from arbiter.cli.times import moment
 from arbiter.events import Reason
 from arbiter.store import filterwords
@@ -46,10 +47,14 @@ def filter_options(*without: str) -> Callable[[F], F]:
 
 
 def wanted_by(**filters: Any) -> Wanted:
-    """What the options ask for. Ends the program with code 2 where one cannot be understood."""
+    """What the options ask for. Ends the program with code 2 where one cannot be understood, or
+    where no moment is in the span: "no record" would be taken for an answer."""
     try:
-        return filterwords.wanted_by(**filters)
+        wanted = filterwords.wanted_by(**filters)
     except ConditionError as error:
         fail_rule(error.error, error.line)
     except FilterError as error:
         raise click.BadParameter(str(error), param_hint=f"'--{error.name}'") from None
+    if wanted.since is not None and wanted.until is not None and wanted.since >= wanted.until:
+        fail(f"--since {when(wanted.since)} is not before --until {when(wanted.until)}", 2)
+    return wanted

@@ -263,6 +263,8 @@ def _write(path: Path, text: str) -> None:
     if str(path) == STDOUT:
         click.echo(text, nl=False)
         return
+    if _is_special(path):
+        fail(f"{clean(str(path))} is not written: it is no plain file; - is stdout")
     try:
         descriptor, name = tempfile.mkstemp(prefix=".arbiter-", dir=path.absolute().parent)
     except OSError as error:
@@ -278,6 +280,15 @@ def _write(path: Path, text: str) -> None:
         Path(name).unlink(missing_ok=True)
         _cannot(path, error)
     click.echo(f"wrote {clean(str(path))}", err=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a device or a pipe is there, or a link to one: replacing it would break other
+    programs. /dev/stdout, too, is one, wherever it leads to."""
+    folder = path.absolute().parent.resolve()
+    if any(folder.is_relative_to(special) for special in ("/dev", "/proc", "/sys")):
+        return path.is_symlink() or (path.exists() and not path.is_file())
+    return path.exists() and not path.is_file()
 
 
 def _cannot(path: Path, error: OSError) -> NoReturn:
