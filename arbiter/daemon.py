@@ -225,7 +225,6 @@ class Daemon:
             self._names = NameKeeper(
                 self.settings.dns_queue_num, lambda: self._links.dns_servers, self._dispatch
             )
-            self._loop.add_reader(self._queue.fileno(), self._queue.handle)
             await self._desk.start()
             try:
                 self._rules.reload()  # until now no command could tell that it had changed them
@@ -236,6 +235,8 @@ class Daemon:
                 if self._wants_classes:
                     await self._classes.start()
                 await self._links.start()
+                # Not before: what waits since the run before is held against links, too.
+                self._loop.add_reader(self._queue.fileno(), self._queue.handle)
                 gc.collect()
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()

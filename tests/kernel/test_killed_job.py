@@ -111,3 +111,20 @@ def test_what_a_person_was_told_outlives_a_kill(clean_lab: Lab, tmp_path: Path) 
     done = arbiter.command("audit", "verify", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "they agree with the" in done.stdout
+
+
+def test_what_comes_while_it_takes_over_is_held_against_links(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    """The ruleset of the run before fills the queue as soon as it is there."""
+    arbiter = Arbiter(clean_lab, tmp_path, "--mode", "observe")
+    with arbiter:
+        arbiter.program(*python(LOAD, SERVER4, "1000"))
+        eventually(lambda: arbiter.database("SELECT 1 FROM decisions"))
+        for _ in range(ROUNDS):
+            assert arbiter.stop(signal.SIGKILL) == -signal.SIGKILL
+            ((last,),) = arbiter.database("SELECT max(id) FROM decisions")
+            arbiter.start()
+            sql = f"SELECT count(*) FROM decisions WHERE id > {last}"
+            eventually(lambda sql=sql: arbiter.database(sql)[0][0] > 50)  # type: ignore[misc]
+            assert arbiter.database(f"{sql} AND link <> 'wifi'") == [(0,)]
