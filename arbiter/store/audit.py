@@ -68,7 +68,7 @@ def after(db: sqlite3.Connection, wanted: Wanted, id: int, limit: int = -1) -> l
     `limit`, or all. Whoever asks again and again has few to look at: filters are held against each,
     and not against all the values that there are."""
     where, values = conditions(wanted, () if wanted.uid is None else (("uid", (wanted.uid,)),))
-    sql = f"SELECT {_COLUMNS} FROM decisions WHERE id > :after{where} ORDER BY id"  # noqa: S608  # ours
+    sql = f"SELECT {_COLUMNS} FROM decisions WHERE id > :after{where} ORDER BY id"
     tests = [(one.column, _test(one)) for one in wanted.filters]
     found = map(_kept, db.execute(sql, {**values, "after": id}))
     passing = (kept for kept in found if _passes(kept, tests))
@@ -109,10 +109,10 @@ def _records(db: sqlite3.Connection, wanted: Wanted, *, newest_first: bool) -> I
         if not (many and pairs.count * COMMON > _all(db)):
             leading = _rarest(db, wanted, pairs)
     if leading is None:
-        sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY decisions_time"  # noqa: S608  # same
+        sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY decisions_time"
         return map(_kept, db.execute(f"{sql} WHERE true{where} {ordered}", values))
     column, those = leading
-    sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY {INDEXES[column]}"  # noqa: S608  # same
+    sql = f"SELECT {_COLUMNS} FROM decisions INDEXED BY {INDEXES[column]}"
     if len(those) > MERGED:
         sql = f"{sql} WHERE {column} {among('leading')}{where} {ordered}"
         return map(_kept, db.execute(sql, {**values, "leading": json.dumps(those)}))
@@ -145,7 +145,7 @@ class _Pairs:
         for table, names in (("outcomes", OUTCOME), ("destinations", DESTINATION)):
             ids, values = self._of[table]
             able = [name for name in names if name in INDEXES]
-            sql = f"SELECT DISTINCT {', '.join(able)} FROM {table} WHERE id IN ({ids})"  # noqa: S608
+            sql = f"SELECT DISTINCT {', '.join(able)} FROM {table} WHERE id IN ({ids})"
             found = list(zip(*self._db.execute(sql, values), strict=True))
             for name, those in zip(able, found, strict=True):
                 if None not in those:
@@ -160,11 +160,11 @@ def _rarest(
     times, values = conditions(wanted, ())
     fewest, leading = COUNTED, None
     if times:
-        sql = f"SELECT 1 FROM decisions INDEXED BY decisions_time WHERE true{times}"  # noqa: S608  # same
+        sql = f"SELECT 1 FROM decisions INDEXED BY decisions_time WHERE true{times}"
         fewest = _count(db, sql, values)
     for column, those in pairs.columns():
         sql = (
-            f"SELECT 1 FROM decisions INDEXED BY {INDEXES[column]}"  # noqa: S608  # same
+            f"SELECT 1 FROM decisions INDEXED BY {INDEXES[column]}"
             f" WHERE {column} {among('those')}{times}"
         )
         count = _count(db, sql, {**values, "those": json.dumps(those)})
@@ -182,7 +182,7 @@ def _all(db: sqlite3.Connection) -> int:
 
 
 def _count(db: sqlite3.Connection, sql: str, values: dict[str, Any]) -> int:
-    limited = f"SELECT count(*) FROM ({sql} LIMIT {COUNTED})"  # noqa: S608  # same
+    limited = f"SELECT count(*) FROM ({sql} LIMIT {COUNTED})"
     (count,) = db.execute(limited, values).fetchone()
     return int(count)
 

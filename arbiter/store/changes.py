@@ -13,7 +13,7 @@ from arbiter.store.chain import RULE_CHANGES, extend
 from arbiter.store.rows import Author
 
 _INSERT_CHANGE = (
-    f"INSERT INTO rule_changes ({', '.join(RULE_CHANGES.columns)}, hash)"  # noqa: S608  # our names
+    f"INSERT INTO rule_changes ({', '.join(RULE_CHANGES.columns)}, hash)"
     f" VALUES ({', '.join('?' * len(RULE_CHANGES.columns))}, ?)"
 )
 

@@ -61,7 +61,7 @@ def checkpoint(
         return None
     last, hash, count = end.last, end.hash, end.count
     if at is not None:
-        sql = f"SELECT hash FROM {chain.table} WHERE id = ?"  # noqa: S608  # our name
+        sql = f"SELECT hash FROM {chain.table} WHERE id = ?"
         last, hash = at, db.execute(sql, (at,)).fetchone()[0]
     if hash is None:
         return None  # before anything is counted: there may be millions that are older
@@ -72,7 +72,7 @@ def checkpoint(
         return None
     made = Checkpoint(chain.table, last, hash, now, count, why)
     db.execute(
-        f"INSERT INTO checkpoints ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO checkpoints ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
         (made.chain, made.last, made.hash, made.time, made.count, made.why),
     )
     return made
@@ -98,14 +98,11 @@ def _count(db: sqlite3.Connection, chain: Chain, at: int) -> int:
         (chain.table, at),
     ).fetchone()
     since, count = known or (0, 0)
-    sql = (
-        f"SELECT count(*) FROM {chain.table}"  # noqa: S608  # our name
-        " WHERE id > ? AND id <= ? AND hash IS NOT NULL"
-    )
+    sql = f"SELECT count(*) FROM {chain.table} WHERE id > ? AND id <= ? AND hash IS NOT NULL"
     return int(count) + int(db.execute(sql, (since, at)).fetchone()[0])
 
 
 def checkpoints(db: sqlite3.Connection, chain: Chain) -> list[Checkpoint]:
     """All of a chain, in the order of the rows that they are about."""
-    sql = f"SELECT {_COLUMNS} FROM checkpoints WHERE chain = ? ORDER BY last, id"  # noqa: S608
+    sql = f"SELECT {_COLUMNS} FROM checkpoints WHERE chain = ? ORDER BY last, id"
     return [Checkpoint(*row) for row in db.execute(sql, (chain.table,))]

@@ -16,7 +16,7 @@ SELECT outcomes.id AS of_outcome, destinations.id AS of_destination,
 FROM decisions NOT INDEXED
 LEFT JOIN outcomes ON {SAME_OUTCOME} LEFT JOIN destinations ON {SAME_DESTINATION}
 GROUP BY 1, 2, 3
-"""  # noqa: S608  # names from our code
+"""
 _TOTALS = """
 SELECT id FROM (
     SELECT of_outcome, of_destination, sum(records) AS records, min(id) AS id,

@@ -41,7 +41,7 @@ _SAME = (
     f"app, exe, {_HOST} AS host, daddr, dport, proto, decision, reason, rule_id, by_user, frontend"
 )
 _CHOSEN = (
-    "CREATE TEMP TABLE chosen AS SELECT date(time, 'unixepoch', 'localtime') AS day,"  # noqa: S608
+    "CREATE TEMP TABLE chosen AS SELECT date(time, 'unixepoch', 'localtime') AS day,"
     f" {_SAME}, count(*) AS n, min(time) AS first, max(time) AS last,"
     " total(out_bytes) AS sent, total(in_bytes) AS received,"
     " total(waited) AS waited FROM decisions INDEXED BY decisions_time"
@@ -49,7 +49,7 @@ _CHOSEN = (
     " GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
 )
 _SUMMED = (
-    f"INSERT INTO temp.chosen SELECT date(day, 'unixepoch'), {_SAME}, connections, first, last,"  # noqa: S608
+    f"INSERT INTO temp.chosen SELECT date(day, 'unixepoch'), {_SAME}, connections, first, last,"
     " sent, received, waited FROM daily INDEXED BY daily_day"
     " CROSS JOIN outcomes ON outcomes.id = outcome"
     " CROSS JOIN destinations ON destinations.id = destination"
@@ -61,7 +61,7 @@ _UNANSWERED = ", ".join(
 )
 _DENIED = "ifnull(sum(n) FILTER (WHERE decision = 'deny'), 0)"
 _TOTALS = (
-    f"SELECT ifnull(sum(n), 0), {_DENIED},"  # noqa: S608  # our names
+    f"SELECT ifnull(sum(n), 0), {_DENIED},"
     " ifnull(sum(n) FILTER (WHERE decision LIKE 'route %'), 0),"
     " ifnull(sum(n) FILTER (WHERE reason = 'rule'), 0),"
     " ifnull(sum(n) FILTER (WHERE reason = 'answer'), 0),"
@@ -69,14 +69,14 @@ _TOTALS = (
     " ifnull(sum(n) FILTER (WHERE reason IN ('answer', 'deadline')), 0),"
     " count(DISTINCT nullif(app, '')), count(DISTINCT nullif(host, '')) FROM temp.chosen"
 )
-_DAYS = f"SELECT day, sum(n), {_DENIED} FROM temp.chosen GROUP BY day ORDER BY day"  # noqa: S608
+_DAYS = f"SELECT day, sum(n), {_DENIED} FROM temp.chosen GROUP BY day ORDER BY day"
 _APPS = (
-    f"SELECT app, sum(n) AS count, {_DENIED}, CAST(total(sent) AS INTEGER),"  # noqa: S608
+    f"SELECT app, sum(n) AS count, {_DENIED}, CAST(total(sent) AS INTEGER),"
     " CAST(total(received) AS INTEGER), max(last) FROM temp.chosen"
     " GROUP BY app ORDER BY count DESC, app"
 )
 _PLACES = (
-    f"SELECT host, dport, proto, count(DISTINCT app), sum(n) AS count, {_DENIED},"  # noqa: S608
+    f"SELECT host, dport, proto, count(DISTINCT app), sum(n) AS count, {_DENIED},"
     " max(last) FROM temp.chosen GROUP BY host, dport, proto ORDER BY count DESC, host, dport"
 )
 _REFUSED = (
@@ -108,7 +108,7 @@ _KNOWN = (  # by the address: of what a program did before there may be a millio
     " AND old.first < :since"
 )
 _NEW = (
-    "SELECT app, host, dport, proto, min(first) AS since, sum(count),"  # noqa: S608  # our names
+    "SELECT app, host, dport, proto, min(first) AS since, sum(count),"
     f" NOT EXISTS ({_BEFORE}) FROM ("
     f" SELECT *, EXISTS ({_KNOWN}) AS known FROM ("
     " SELECT app, host, daddr, dport, proto, min(first) AS first, sum(n) AS count"

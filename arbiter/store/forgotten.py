@@ -33,7 +33,7 @@ ON CONFLICT DO UPDATE SET
     sent = min(sent, {_MOST} - excluded.sent) + excluded.sent,
     received = min(received, {_MOST} - excluded.received) + excluded.received,
     waited = waited + excluded.waited
-"""  # noqa: S608  # a number of ours
+"""
 _ORPHAN = (
     "DELETE FROM destinations WHERE id = ?"
     " AND NOT EXISTS (SELECT 1 FROM totals WHERE destination = destinations.id)"

@@ -12,7 +12,7 @@ from arbiter.rules.rule import Layer, LifetimeKind, Rule
 from arbiter.store import rows
 
 _SAME_CONDITIONS = (
-    f"SELECT {rows.ENTRY_COLUMNS} FROM rules"  # noqa: S608  # names from our code
+    f"SELECT {rows.ENTRY_COLUMNS} FROM rules"
     " WHERE retired IS NULL AND layer = ? AND conditions = ? ORDER BY id"
 )
 

@@ -26,7 +26,7 @@ def values(
         "until": math.inf if wanted.until is None else wanted.until,
     }
     yield from db.execute(
-        f"SELECT id, time, {', '.join(columns)} FROM decisions INDEXED BY decisions_time"  # noqa: S608
+        f"SELECT id, time, {', '.join(columns)} FROM decisions INDEXED BY decisions_time"
         " WHERE time >= :since AND time < :until ORDER BY time, id",
         times,
     )

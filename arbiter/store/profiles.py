@@ -18,7 +18,7 @@ from arbiter.store.transaction import writing
 
 _COLUMNS = "id, time, profile_from, profile_to, why, by_user, by_uid, frontend, undoes"
 _UNDONE = "EXISTS (SELECT 1 FROM profile_switches later WHERE later.undoes = profile_switches.id)"
-_SELECT = f"SELECT {_COLUMNS}, {_UNDONE} FROM profile_switches"  # noqa: S608  # names from our code
+_SELECT = f"SELECT {_COLUMNS}, {_UNDONE} FROM profile_switches"
 CHOSEN, REMOVED = "chosen", "it was removed"
 _LIST = "see `arbiter profiles list`"
 
@@ -206,7 +206,7 @@ class Profiles:
 
     def _keep_place(self, place: str | None) -> None:
         last = "(SELECT max(id) FROM profile_switches)"
-        self._db.execute(f"UPDATE profile_switches SET place = ? WHERE id = {last}", (place,))  # noqa: S608  # ours
+        self._db.execute(f"UPDATE profile_switches SET place = ? WHERE id = {last}", (place,))
 
     def _put(
         self,

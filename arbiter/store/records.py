@@ -20,7 +20,7 @@ from arbiter.store.pruned import pruned_before
 from arbiter.store.rows import Ended, Kept, Missing
 from arbiter.store.sums import Group
 
-_SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"  # noqa: S608  # our names
+_SELECT = f"SELECT id, {', '.join(rows.RECORD_COLUMNS)} FROM decisions"
 
 if TYPE_CHECKING:
     from arbiter.store.figures import Figures

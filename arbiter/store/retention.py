@@ -33,7 +33,7 @@ PAGES = 64
 """Pages that one step gives back to the file system."""
 _UNDECIDED = ", ".join(f"'{reason.value}'" for reason in UNDECIDED)
 _LAST_OF_ITS_KIND = (
-    f"reason IN ({_UNDECIDED}) AND time >= (SELECT last FROM totals"  # noqa: S608  # names from our code
+    f"reason IN ({_UNDECIDED}) AND time >= (SELECT last FROM totals"
     " WHERE outcome = (SELECT outcomes.id FROM outcomes"
     f" WHERE {SAME_OUTCOME}) AND destination = (SELECT destinations.id FROM destinations"
     f" WHERE {SAME_DESTINATION}))"
@@ -43,11 +43,11 @@ _EDGE = (  # the first switch that stays: the active profile is in the last
     " max(id)) FROM profile_switches)"
 )
 _SWITCHES = (  # from the first on, so that none seems to be undone no more
-    f"id < {_EDGE} AND id < ifnull((SELECT min(undoes) FROM profile_switches"  # noqa: S608  # ours
+    f"id < {_EDGE} AND id < ifnull((SELECT min(undoes) FROM profile_switches"
     f" WHERE id >= {_EDGE}), {_EDGE})"
 )
 _CHECKPOINTS = (  # about rows that are cleared away, but for what a row that is there follows
-    f"time < :sums AND last < (SELECT max(newest.last) FROM checkpoints AS newest"  # noqa: S608  # our names
+    f"time < :sums AND last < (SELECT max(newest.last) FROM checkpoints AS newest"
     f" WHERE newest.chain = checkpoints.chain AND newest.why = '{checkpoints.RETENTION}')"
     f" AND (why <> '{checkpoints.RETENTION}' OR NOT EXISTS (SELECT 1 FROM decisions"
     " WHERE chain = 'decisions' AND decisions.id = last + 1) AND NOT EXISTS (SELECT 1"
@@ -142,7 +142,7 @@ class Retention:
         out = {}
         with explained(self._path, "cannot count what is old"):
             for table, where, values in [("decisions", *_records_that_go(plan)), *_sums(plan)]:
-                sql = f"SELECT count(*) FROM {table} WHERE {where}"  # noqa: S608  # our names
+                sql = f"SELECT count(*) FROM {table} WHERE {where}"
                 (out[table],) = self._db.execute(sql, values).fetchone()
             out["rules"] = endedrules.count(self._db, plan.rules)
             out["usage_days"] = usagemonths.days(self._db, plan.usage_days)
@@ -202,7 +202,7 @@ class Retention:
                     self._db, DECISIONS, checkpoints.RETENTION, now, at=self._until
                 )
             gone = self._db.execute(
-                f"DELETE FROM decisions WHERE id > :seen AND id <= :last AND {where}",  # noqa: S608
+                f"DELETE FROM decisions WHERE id > :seen AND id <= :last AND {where}",
                 {**values, "last": last},
             ).rowcount
             self._tell([Gone("decisions", plan.records, gone)], plan.why, now)
@@ -260,7 +260,7 @@ class Retention:
         # All at once of switches, which refer to each other: there are some thousand at most.
         values["rows"] = -1 if table == "profile_switches" else self._rows
         sql = (
-            f"DELETE FROM {table} WHERE ({key}) IN"  # noqa: S608  # our names
+            f"DELETE FROM {table} WHERE ({key}) IN"
             f" (SELECT {key} FROM {table} WHERE {where} LIMIT :rows)"
         )
         return [Gone(table, plan.sums, self._db.execute(sql, values).rowcount)]

@@ -199,7 +199,7 @@ MOST = 1e200
 _RECORD_FIELDS = Record.__struct_fields__
 RECORD_COLUMNS = tuple("by_user" if name == "by" else name for name in _RECORD_FIELDS)
 INSERT_RECORD = (
-    f"INSERT INTO decisions (id, {', '.join(RECORD_COLUMNS)}, hash)"  # noqa: S608  # our names
+    f"INSERT INTO decisions (id, {', '.join(RECORD_COLUMNS)}, hash)"
     f" VALUES (?, {', '.join('?' * len(RECORD_COLUMNS))}, ?)"
 )
 

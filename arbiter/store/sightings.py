@@ -23,7 +23,7 @@ _SAME = f"{', '.join(_FIELDS)}, instr(note, :several) > 0"
 """All that a rule may be held against: what agrees in it is decided alike."""
 _SUMS = "count(*), count(*) FILTER (WHERE decision = 'deny'), min(time), max(time)"
 _REASONS = ", ".join(f"'{reason.value}'" for reason in UNDECIDED)
-_SELECT = f"SELECT {_SUMS}, {_SAME} FROM decisions"  # noqa: S608  # names from our code
+_SELECT = f"SELECT {_SUMS}, {_SAME} FROM decisions"
 _WHERE = f"WHERE reason IN ({_REASONS})"
 
 

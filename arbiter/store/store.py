@@ -37,10 +37,10 @@ from arbiter.usage import Batch, OpenFlow, Used
 STEPS = 2000
 """Steps of SQLite, a fraction of a millisecond, between two looks at whether reading is over."""
 _INSERT_RULE = (
-    f"INSERT INTO rules ({', '.join(rows.RULE_COLUMNS)})"  # noqa: S608  # names from our code
+    f"INSERT INTO rules ({', '.join(rows.RULE_COLUMNS)})"
     f" VALUES ({', '.join('?' * len(rows.RULE_COLUMNS))})"
 )
-_SELECT_ENTRY = f"SELECT {rows.ENTRY_COLUMNS} FROM rules"  # noqa: S608  # same
+_SELECT_ENTRY = f"SELECT {rows.ENTRY_COLUMNS} FROM rules"
 _IN_FORCE = f"{_SELECT_ENTRY} WHERE retired IS NULL"
 
 

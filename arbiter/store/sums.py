@@ -83,7 +83,7 @@ def grouped(
             for source, values in _sources(db, wanted, filters):
                 db.execute(f"INSERT INTO temp.chosen {source}", values)  # ours
         db.execute(
-            f"CREATE TEMP TABLE few AS SELECT outcome, {_ADDED} FROM {chosen} GROUP BY outcome"  # noqa: S608
+            f"CREATE TEMP TABLE few AS SELECT outcome, {_ADDED} FROM {chosen} GROUP BY outcome"
         )
         return {
             name: _groups(db, "temp.few" if _outcome_only(columns) else chosen, columns, limit)
@@ -100,12 +100,12 @@ def new(db: sqlite3.Connection, since: float, columns: tuple[str, ...], limit: i
         f"{_table(column)}.{column} IS before_{_table(column)}.{column}" for column in columns
     )
     older = (
-        "SELECT 1 FROM totals AS old CROSS JOIN outcomes AS before_outcomes"  # noqa: S608  # ours
+        "SELECT 1 FROM totals AS old CROSS JOIN outcomes AS before_outcomes"
         f" ON before_outcomes.id = old.outcome WHERE {same} AND old.first < :since"
     )
     if not _outcome_only(columns):  # by the address first: fewest are alike
         older = (
-            "SELECT 1 FROM destinations AS before_destinations CROSS JOIN totals AS old"  # noqa: S608
+            "SELECT 1 FROM destinations AS before_destinations CROSS JOIN totals AS old"
             " ON old.destination = before_destinations.id CROSS JOIN outcomes AS before_outcomes"
             f" ON before_outcomes.id = old.outcome WHERE {same} AND old.first < :since"
         )
@@ -119,7 +119,7 @@ def _sources(
     days, with each pair of outcome and destination once, and the records at the ends."""
     pairs, values = inside(filters)
     if wanted.since is None and wanted.until is None:
-        yield f"SELECT outcome, destination, {_MEASURES} FROM totals WHERE true{pairs}", values  # noqa: S608
+        yield f"SELECT outcome, destination, {_MEASURES} FROM totals WHERE true{pairs}", values
         return
     kept = pruned_before(db, "decisions")
     since = wanted.since if wanted.since is not None else -math.inf
@@ -129,7 +129,7 @@ def _sources(
     if from_day < to_day:
         # Of each pair that was there only the days in the span are read, in the order of `chosen`.
         yield (
-            f"SELECT daily.outcome, daily.destination, {_ADDED} FROM (SELECT outcome AS o,"  # noqa: S608
+            f"SELECT daily.outcome, daily.destination, {_ADDED} FROM (SELECT outcome AS o,"
             " destination AS d FROM totals WHERE last >= :from_day AND first < :to_day"
             f"{pairs}) CROSS JOIN daily ON daily.outcome = o AND daily.destination = d"
             " WHERE day >= :from_day AND day < :to_day GROUP BY o, d",
@@ -142,7 +142,7 @@ def _sources(
     for begin, end in ends:
         if begin < end:
             yield (
-                f"SELECT {_ONE} FROM decisions INDEXED BY decisions_time"  # noqa: S608  # same
+                f"SELECT {_ONE} FROM decisions INDEXED BY decisions_time"
                 f" CROSS JOIN outcomes ON {SAME_OUTCOME} CROSS JOIN destinations"
                 f" ON {SAME_DESTINATION} WHERE time >= :begin AND time < :end{where} {_MORE}",
                 values | {"begin": begin, "end": end},
@@ -182,17 +182,17 @@ def _groups(
             keys = "outcome, destination"
     tables = dict.fromkeys(f"{key}s" for key in keys.split(", "))
     joins = "".join(f" CROSS JOIN {table} ON {table}.id = {table[:-1]}" for table in tables)
-    few = f"SELECT {keys}, {_ADDED}, {denied} FROM {source} GROUP BY {keys}"  # noqa: S608  # ours
+    few = f"SELECT {keys}, {_ADDED}, {denied} FROM {source} GROUP BY {keys}"
     if since is not None:  # its condition is about rows with names
         few = (
-            f"SELECT {keys}, {_ADDED}, {denied} FROM {source} CROSS JOIN outcomes"  # noqa: S608
+            f"SELECT {keys}, {_ADDED}, {denied} FROM {source} CROSS JOIN outcomes"
             " ON outcomes.id = outcome CROSS JOIN destinations ON destinations.id = destination"
             f" WHERE {where} GROUP BY {keys}"
         )
     # The least array is one with a name, if there is any: '["' comes before '[]'.
     known = "min(names)" if "daddr" in columns else "'[]'"
     sql = (
-        "WITH denies AS MATERIALIZED (SELECT id FROM outcomes WHERE decision = 'deny'),"  # noqa: S608
+        "WITH denies AS MATERIALIZED (SELECT id FROM outcomes WHERE decision = 'deny'),"
         f" few AS MATERIALIZED ({few})"
         " SELECT sum(connections), ifnull(sum(denied), 0), CAST(total(sent) AS INTEGER),"
         f" CAST(total(received) AS INTEGER), min(few.first), max(few.last), {known}, {names}"

@@ -66,12 +66,12 @@ def _restore(
     db: sqlite3.Connection, path: Path, id: int, reason: str, now: float, boot: str, author: Author
 ) -> int:
     """Put a retired rule in force again, as a new one; 0 where its time is over."""
-    select = f"SELECT {rows.ENTRY_COLUMNS} FROM rules WHERE id = ?"  # noqa: S608  # our names
+    select = f"SELECT {rows.ENTRY_COLUMNS} FROM rules WHERE id = ?"
     row = db.execute(select, (id,)).fetchone()
     if rows.ended(row, now, boot, ""):
         return 0
     columns = ", ".join(rows.RULE_COLUMNS)
-    copy = f"INSERT INTO rules ({columns}) SELECT {columns} FROM rules WHERE id = ?"  # noqa: S608
+    copy = f"INSERT INTO rules ({columns}) SELECT {columns} FROM rules WHERE id = ?"
     new = db.execute(copy, (id,)).lastrowid or 0
     changes.log(db, path, now, new, "added", reason, author, row[1])
     return new

@@ -15,17 +15,14 @@ _FIGURES = ("out_bytes", "in_bytes", "out_packets", "in_packets", "connections")
 _SUMS = ", ".join(f"{n} = min({n}, {MAX_INTEGER} - excluded.{n}) + excluded.{n}" for n in _FIGURES)
 COLUMNS = f"day, app, user, link, sim, {', '.join(_FIGURES)}"
 ADD = (
-    f"INSERT INTO usage ({COLUMNS})"  # noqa: S608  # names from our code
+    f"INSERT INTO usage ({COLUMNS})"
     f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET {_SUMS}"
 )
 _FLOW_COLUMNS = (
     "proto, saddr, sport, daddr, dport, id, mark, started,"
     " out_bytes, in_bytes, out_packets, in_packets, app, user, link, sim"
 )
-_KEEP = (
-    f"INSERT OR REPLACE INTO open_flows ({_FLOW_COLUMNS})"  # noqa: S608  # same
-    f" VALUES ({', '.join('?' * 16)})"
-)
+_KEEP = f"INSERT OR REPLACE INTO open_flows ({_FLOW_COLUMNS}) VALUES ({', '.join('?' * 16)})"
 _FORGET = (
     "DELETE FROM open_flows WHERE proto = ? AND saddr = ? AND sport = ? AND daddr = ?"
     " AND dport = ? AND id = ?"
@@ -41,14 +38,14 @@ def write(db: sqlite3.Connection, batch: Batch) -> None:
 
 def open_flows(db: sqlite3.Connection) -> list[OpenFlow]:
     """The baselines, in no order."""
-    rows = db.execute(f"SELECT {_FLOW_COLUMNS} FROM open_flows")  # noqa: S608  # names from our code
+    rows = db.execute(f"SELECT {_FLOW_COLUMNS} FROM open_flows")
     return [_flow(row) for row in rows]
 
 
 def usage(db: sqlite3.Connection, since: str, until: str) -> list[Used]:
     """The rows of the days from `since` to before `until`, by day."""
     rows = db.execute(
-        f"SELECT {COLUMNS} FROM usage"  # noqa: S608  # same
+        f"SELECT {COLUMNS} FROM usage"
         " WHERE day >= ? AND day < ? ORDER BY day, app, user, link, sim",
         (since, until),
     )

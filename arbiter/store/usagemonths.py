@@ -13,7 +13,7 @@ from typing import Any
 from arbiter.store.pruned import Gone
 from arbiter.store.usage import ADD, COLUMNS
 
-_SOME = f"SELECT {COLUMNS} FROM usage WHERE"  # noqa: S608  # names from our code
+_SOME = f"SELECT {COLUMNS} FROM usage WHERE"
 _DELETE = "DELETE FROM usage WHERE (day, app, user, link, sim) = (?, ?, ?, ?, ?)"
 _KEY = 5
 _DAYS = "day < ? AND day NOT LIKE '%-01'"
@@ -62,5 +62,5 @@ def _delete(db: sqlite3.Connection, what: str, before: str, found: list[Any]) ->
 
 
 def _count(db: sqlite3.Connection, where: str, before: str) -> int:
-    (found,) = db.execute(f"SELECT count(*) FROM usage WHERE {where}", (before,)).fetchone()  # noqa: S608
+    (found,) = db.execute(f"SELECT count(*) FROM usage WHERE {where}", (before,)).fetchone()
     return int(found)

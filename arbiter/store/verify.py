@@ -115,7 +115,7 @@ def _check(
 
 
 def _rows(db: sqlite3.Connection, chain: Chain) -> Iterator[Row]:
-    sql = f"SELECT {', '.join(chain.columns)}, hash FROM {chain.table} ORDER BY id"  # noqa: S608
+    sql = f"SELECT {', '.join(chain.columns)}, hash FROM {chain.table} ORDER BY id"
     for row in db.execute(sql):
         yield Row(row[0], row[1], row[:-1], row[-1])
 
@@ -154,7 +154,7 @@ def _gone(db: sqlite3.Connection) -> Iterator[Broken]:
     told = {gone.what: gone.count for gone in pruned(db)}
     given = dict(db.execute("SELECT name, CAST(seq AS INTEGER) FROM sqlite_sequence"))
     for table in _COUNTED:
-        (there,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608  # ours
+        (there,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()
         missing = given.get(table, 0) - told.get(table, 0) - there
         if missing:
             why = f"{missing} rows are gone that retention has not deleted"
