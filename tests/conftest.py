@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from arbiter.records import utf8
-
 settings.register_profile("arbiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("arbiter")
 
@@ -27,7 +25,7 @@ def pytest_report_to_serializable() -> Generator[None, Any, Any]:
 
 def _storable(value: Any) -> Any:
     if isinstance(value, str):
-        return utf8(value)
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
         return {_storable(key): _storable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

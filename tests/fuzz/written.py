@@ -49,7 +49,9 @@ _SCOPES = {
     ),
 }
 _WORD = re.compile(r'[ \t]*([^ \t="#]+)(?:=("(?:[^"\\]|\\.)*"|[^ \t]*))?', re.DOTALL)
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]+)\}|(.))", re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\(?:x([0-9a-fA-F]{2})|u\{([0-9a-fA-F]+)\}|u(dc[89a-fA-F][0-9a-fA-F])|(.))", re.DOTALL
+)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -87,8 +89,8 @@ def _plain(value: str) -> str:
     letters = {"n": "\n", "r": "\r", "t": "\t"}
 
     def one(found: re.Match[str]) -> str:
-        code = found[1] or found[2]
-        return chr(int(code, 16)) if code else letters.get(found[3], found[3])
+        code = found[1] or found[2] or found[3]
+        return chr(int(code, 16)) if code else letters.get(found[4], found[4])
 
     return _ESCAPE.sub(one, value[1:-1])
 

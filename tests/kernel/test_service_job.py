@@ -211,7 +211,7 @@ def test_it_ends_with_the_terminal_it_was_started_in(
         assert select.select([master], [], [], 20)[0], shown.decode()
         shown += os.read(master, 65536)
     os.close(master)
-    assert started.wait(20) == 0
+    assert started.wait(20) in (0, 1), "1: the prompt saw it first, and its code is arbiter's"
     assert not (tmp_path / "socket").exists()
     assert "arbiter" not in lab.run(["iptables-save"]).stdout.lower()
 
