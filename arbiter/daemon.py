@@ -236,7 +236,7 @@ class Daemon:
                     await self._classes.start()
                 await self._links.start()
                 # Not before: what waits since the run before is held against links, too.
-                self._loop.add_reader(self._queue.fileno(), self._queue.handle)
+                self._queue.begin(self._loop)
                 gc.collect()
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()

@@ -65,7 +65,7 @@ class NameKeeper:
             self._problem = f"no names are learned, and rules by name do not match: {error}"
             log.error("%s", self._problem)
             return
-        asyncio.get_running_loop().add_reader(self._queue.fileno(), self._queue.handle)
+        self._queue.begin(asyncio.get_running_loop())
 
     async def _recall(
         self, looked_up: Callable[[float, int], Awaitable[Sequence[LookedUp]]]

@@ -42,6 +42,8 @@ _INT = struct.Struct("=i")
 _SO_ATTACH_FILTER = 26
 _READ_SIZE = 65536
 _MAX_READS = 64
+_MAX_OTHERS = 65536
+"""As long as a queue may be."""
 
 
 class Message(Struct, frozen=True):
@@ -105,22 +107,32 @@ def os_error(number: int, what: str) -> OSError:
     return OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def ack_request(sock: socket.socket, msg_type: int, flags: int, payload: bytes, what: str) -> None:
+def ack_request(
+    sock: socket.socket,
+    msg_type: int,
+    flags: int,
+    payload: bytes,
+    what: str,
+    others: list[bytes] | None = None,
+) -> None:
     """Send one request and read its acknowledgement; OSError, naming `what`, where refused.
 
-    The socket may deliver other messages (a queue's packets). They are left where they are: a
-    packet taken here would be held for ever. Then EBUSY says that the request was carried out,
-    or refused, unseen: configure before packets can come.
+    The socket may deliver other messages (a queue's packets). They go to `others`, for whoever
+    reads the socket; without that they are left where they are, as a packet taken here would be
+    held for ever, and EBUSY says that the request was carried out, or refused, unseen.
     """
     seq = struct.unpack("=I", os.urandom(4))[0] or 1
     sock.send(pack_message(msg_type, flags | NLM_F_ACK, seq, payload))
-    for _ in range(_MAX_READS):
+    for _ in range(_MAX_READS if others is None else _MAX_OTHERS):
         try:
             data = sock.recv(_READ_SIZE, socket.MSG_DONTWAIT | socket.MSG_PEEK)
         except BlockingIOError:
             raise os_error(errno.ETIMEDOUT, f"{what}: the kernel gave no answer") from None
         found = list(messages(data))
         if any(message.type != NLMSG_ERROR for message in found):
+            if others is not None:
+                others.append(sock.recv(_READ_SIZE, socket.MSG_DONTWAIT))
+                continue
             raise os_error(errno.EBUSY, f"{what}: packets are waiting in front of the answer")
         sock.recv(_READ_SIZE, socket.MSG_DONTWAIT)
         for message in found:
@@ -142,11 +154,12 @@ def attach_filter(sock: socket.socket, program: Iterable[tuple[int, int, int, in
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
-def queue_config_flags(fd: int, queue: int, flags: int, mask: int) -> None:
+def queue_config_flags(fd: int, queue: int, flags: int, mask: int, packets: list[bytes]) -> None:
     """Set the NFQA_CFG_F_ flags of `mask` to those of `flags` on a queue bound by this `fd`.
 
     Only the netlink socket that bound the queue may do it (nfqnl_recv_config in
-    net/netfilter/nfnetlink_queue.c), and before rules send packets to it: see `ack_request`.
+    net/netfilter/nfnetlink_queue.c). Messages with packets that came meanwhile go to `packets`:
+    where rules are in force already, after a kill, they come as soon as it is bound.
     OSError where the kernel refuses: ENODEV for a queue that is not bound, EPERM for another
     socket's, EOPNOTSUPP for a flag it does not know.
     """
@@ -160,4 +173,4 @@ def queue_config_flags(fd: int, queue: int, flags: int, mask: int) -> None:
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER, fileno=os.dup(fd)
     ) as sock:
-        ack_request(sock, _NFQNL_MSG_CONFIG, 0, payload, what)
+        ack_request(sock, _NFQNL_MSG_CONFIG, 0, payload, what, packets)

@@ -7,6 +7,7 @@ every queue needs; `Queue` holds packets for a verdict that comes at any time.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -62,6 +63,8 @@ class _Budget:
         self._sock = sock
         self._left = 0
         self.overruns = 0
+        self.early: list[bytes] = []
+        """Messages that were read while the queue was set up, in their order."""
 
     def refill(self) -> None:
         self._left = BATCH
@@ -70,6 +73,8 @@ class _Budget:
         if not self._left:
             raise BlockingIOError(errno.EAGAIN, "batch done")
         self._left -= 1
+        if self.early:
+            return self.early.pop(0)
         try:
             return self._sock.recv(size, socket.MSG_DONTWAIT)
         except OSError as error:
@@ -122,7 +127,9 @@ class BoundQueue:
             )
         mask = netlink.NFQA_CFG_F_FAIL_OPEN | netlink.NFQA_CFG_F_GSO
         try:
-            netlink.queue_config_flags(self._nfq.get_fd(), self.number, flags, mask)
+            netlink.queue_config_flags(
+                self._nfq.get_fd(), self.number, flags, mask, self._budget.early
+            )
         except OSError as error:
             self._nfq.unbind()
             raise QueueError(f"queue {self.number} refuses its flags: {error}") from None
@@ -130,6 +137,12 @@ class BoundQueue:
     def fileno(self) -> int:
         """The descriptor that is readable while packets wait to be read."""
         return int(self._nfq.get_fd())
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Call `handle` in this loop from now on, and at once for what came meanwhile."""
+        loop.add_reader(self.fileno(), self.handle)
+        while self._budget.early:
+            self.handle()
 
     def handle(self) -> None:
         """Read what is there, BATCH packets at most; call it whenever `fileno` is readable."""
@@ -181,7 +194,9 @@ class Queue(BoundQueue):
     ) -> None:
         self._mark_mask = mark_mask
         self._mark_shift = _lowest_bit(MARK_MASK) - _lowest_bit(mark_mask)
-        self._on_packet = on_packet
+        # The library may hand packets over inside its own requests, before we are made.
+        self._early: list[Packet | Undecodable] = []
+        self._on_packet: Callable[[Packet | Undecodable], None] = self._early.append
         self._waiting: dict[int, QueuedPacket] = {}
         super().__init__(
             number,
@@ -192,6 +207,14 @@ class Queue(BoundQueue):
             # GSO: one message for a whole segmented send, or its parts would be reordered.
             flags=netlink.NFQA_CFG_F_GSO | (netlink.NFQA_CFG_F_FAIL_OPEN if fail_open else 0),
         )
+        self._on_packet = on_packet
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Call `handle` in this loop from now on, and at once for what came meanwhile."""
+        early, self._early = self._early, []
+        for packet in early:
+            self._on_packet(packet)
+        super().begin(loop)
 
     def _receive(self, queued: QueuedPacket) -> None:
         id = queued.id

@@ -889,17 +889,17 @@ def test_queue_flags_are_set_and_refusals_explained() -> None:
         sock.bind((0, 0))
         fail_open = netlink.NFQA_CFG_F_FAIL_OPEN
         with pytest.raises(OSError, match=r"of queue 7: No such device"):
-            netlink.queue_config_flags(sock.fileno(), 7, fail_open, fail_open)
+            netlink.queue_config_flags(sock.fileno(), 7, fail_open, fail_open, [])
         bind = bytes((0, 0, 0, 7)) + netlink.pack_attribute(1, bytes((1, 0, 0, 2)))
         netlink.ack_request(sock, 0x302, 0, bind, "binding queue 7")
-        netlink.queue_config_flags(sock.fileno(), 7, fail_open, fail_open)
-        netlink.queue_config_flags(sock.fileno(), 7, 0, fail_open)
+        netlink.queue_config_flags(sock.fileno(), 7, fail_open, fail_open, [])
+        netlink.queue_config_flags(sock.fileno(), 7, 0, fail_open, [])
         with pytest.raises(OSError, match=r"flags 0x1000 .* of queue 7"):
-            netlink.queue_config_flags(sock.fileno(), 7, 0x1000, 0x1000)
+            netlink.queue_config_flags(sock.fileno(), 7, 0x1000, 0x1000, [])
         with socket.socket(socket.AF_NETLINK, kind, netlink.NETLINK_NETFILTER) as stranger:
             stranger.bind((0, 0))
             with pytest.raises(PermissionError):
-                netlink.queue_config_flags(stranger.fileno(), 7, fail_open, fail_open)
+                netlink.queue_config_flags(stranger.fileno(), 7, fail_open, fail_open, [])
 
 
 def test_a_dead_process_is_no_candidate_for_long() -> None:

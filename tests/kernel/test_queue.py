@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import select
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -181,6 +183,47 @@ def test_with_fail_open_a_full_queue_lets_pass(clean_lab: Lab) -> None:
         answers = sock.recv(200) + sock.recv(200)
         assert b"1" in answers
         assert consumer.counters().waiting == 1
+
+
+def test_a_queue_is_made_while_packets_come_and_none_of_them_is_lost(clean_lab: Lab) -> None:
+    """As after a kill: the rules are there, and others send without a pause."""
+    sent, stop = [0], threading.Event()
+    rule = ["OUTPUT", "-p", "udp", "--dport", str(PORT), "-j", "NFQUEUE"]
+    rule += ["--queue-num", str(NUMBER), "--queue-bypass"]
+    assert clean_lab.run(["iptables", "-w", "-t", "mangle", "-A", *rule]).returncode == 0
+
+    def flood(sock: socket.socket) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):  # the queue is full for now, or the server is deaf
+                sock.send(b"x")
+                sent[0] += 1
+
+    with client(clean_lab, SERVER4) as sock:
+        thread = threading.Thread(target=flood, args=(sock,))
+        thread.start()
+        early, loop = 0, asyncio.new_event_loop()
+        try:
+            for _ in range(60):
+                got: list[Packet | Undecodable] = []
+                queue = clean_lab.inside(
+                    lambda got=got: Queue(NUMBER, got.append, length=4096, fail_open=False)  # type: ignore[misc]
+                )
+                early += len(queue._early) + len(queue._budget.early)
+                assert not got, "nothing before begin"
+                queue.begin(loop)
+                while len(got) < 20:
+                    queue.handle()
+                ids = [packet.id for packet in got]
+                assert ids == list(range(1, len(ids) + 1)), "each, in its order"
+                for id in ids:
+                    queue.set_verdict(id, DROPPED)
+                loop.remove_reader(queue.fileno())
+                queue.close()
+        finally:
+            stop.set()
+            thread.join()
+            loop.close()
+    assert early, "some came while a queue was made"
 
 
 def test_the_receive_buffer_is_large(consumer: Consumer) -> None:
