@@ -106,6 +106,9 @@ class OwnerLookup:
     def scan(self, packet: Packet) -> Owner | NoOwner:
         """The owner, with every process that holds the socket: reads all of /proc (slow).
 
+        Or, where a scan of _SEEN_SECONDS ago at most saw the socket: who holds it still of those
+        that did, and their relatives. A stranger whom it was passed to since is not named.
+
         Of what no process can have sent, the tunnel that did.
         """
         uid: int | None = None

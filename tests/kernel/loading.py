@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from types import TracebackType
 
 from msgspec import Struct
@@ -66,13 +67,14 @@ class Load:
             for targets in (ALLOWED[:2], ALLOWED[2:], DENIED[:2], DENIED[2:])
         ]
         for program in self._programs:
+            assert program.stdout is not None
             thread = threading.Thread(target=self._read, args=(program.stdout,))
             thread.start()
             self._threads.append(thread)
         return self
 
-    def _read(self, lines: object) -> None:
-        for line in lines:  # type: ignore[attr-defined]
+    def _read(self, lines: Iterable[str]) -> None:
+        for line in lines:
             if line.startswith("["):
                 self.tries.append(Try(*json.loads(line)))
 

@@ -283,7 +283,8 @@ def test_without_memory_it_goes_on_or_ends_in_order_and_nothing_leaks(
             flood = arbiter.program(*python(MEMORY, "198.51.100.30"))
             time.sleep(5)
             flood.kill()
-            ended = arbiter.process.poll()  # type: ignore[union-attr]
+            assert arbiter.process is not None
+            ended = arbiter.process.poll()
             if ended is not None:
                 assert arbiter.stop(0) == 1
                 said = (tmp_path / "log").read_text()
