@@ -55,6 +55,11 @@ class Asking(Core):
             return [Refuse(event.client, protocol.Refused(reason, why))]
         return [TellSnoozes(None if event.message.everyone else event.peer.uid)]
 
+    def _show_anew(self) -> None:
+        """Asks show what has changed: they are sent again."""
+        for ask in self.asks:
+            ask.shown = None
+
     def _undecided(
         self, now: Now, held: Held, owner: Owner | NoOwner, obstacle: str = ""
     ) -> list[Effect]:

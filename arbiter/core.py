@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from arbiter.asks import AskBook
-from arbiter.events import Effect, Notify, UseClasses, WatchProcess
+from arbiter.events import Effect, NamesLearned, Notify, UseClasses, WatchProcess
 from arbiter.held import Held, HeldPackets
 from arbiter.judge import Context, Judgement
 from arbiter.model import ALLOW, DENY, Decision, Link, NoOwner, Now, Owner, Packet, Peer
@@ -69,6 +69,12 @@ class Core:
         if about is LinkDown.ASK and self.settings.mode is not Mode.ASK:
             return LinkDown.REFUSE
         return about
+
+    def _learn(self, event: NamesLearned) -> list[Effect]:
+        """Nothing that waits is tried again for it: who asked connects only after this."""
+        found, mono = event.answers, event.now.mono
+        self.names.learn(found.name, found.addresses, found.ttl, mono, found.targets)
+        return []
 
     def _judge(self, now: Now, held: Held) -> Judgement | None:
         assert held.owner is not None

@@ -38,6 +38,7 @@ from arbiter.frontdesk import FrontDesk
 from arbiter.health import Health
 from arbiter.kernel import firewall
 from arbiter.kernel.exits import ExitWatch
+from arbiter.kernel.fastpath import Start
 from arbiter.kernel.owner import OwnerLookup
 from arbiter.kernel.procevents import ProcEvents
 from arbiter.kernel.procfs import ProcessTable
@@ -52,7 +53,7 @@ from arbiter.pipeline import Pipeline
 from arbiter.policykeeper import PolicyKeeper
 from arbiter.priority import decide_promptly
 from arbiter.proofkeeper import ProofKeeper
-from arbiter.routeplan import RoutePlan
+from arbiter.repeater import Repeater
 from arbiter.rulekeeper import RuleKeeper
 from arbiter.rulesetkeeper import RulesetKeeper
 from arbiter.service import Service, shortage
@@ -64,7 +65,9 @@ from arbiter.startup import (
     allow_descriptors,
     lock_state,
     need_rights,
+    need_room,
     only_here,
+    planned,
     reserve,
 )
 from arbiter.waker import Waker
@@ -82,15 +85,16 @@ class Daemon:
         paths: Paths,
         admins: frozenset[int],
         events: ProcEvents | None,
+        fast: Start | None = None,
     ) -> None:
-        """`events` were opened with rights that the daemon has given up since; it closes them."""
+        """`events` and `fast` were opened with rights that are given up since; it closes them."""
         self._settings = SettingsKeeper(settings, read, self._dispatch)
         self.settings, self.paths = settings, paths  # the settings of the start
         self.pipeline = Pipeline(settings)
         self._service = Service(self.pipeline)
         self.pipeline.rules.index.zone = local_zone()
         self._processes = ProcessTable()
-        self._events = events
+        self._events, self._fast = events, fast
         self._desk = FrontDesk(
             self.pipeline,
             self._dispatch,
@@ -112,6 +116,7 @@ class Daemon:
             lambda: self._links.states(),
             lambda watched: self._accounts.pace(watched),
         )
+        self._before: Callable[[Event], None] = lambda event: None
         self._tasks: set[asyncio.Future[None]] = set()
         self._waker = Waker(
             self.pipeline.next_wake, self._dispatch, lambda: self._service.changed()
@@ -150,22 +155,9 @@ class Daemon:
             raise DaemonError(self._broken)
 
     async def _serve(self, ready: Callable[[], None]) -> None:
-        plan = firewall.Plan(
-            queue=self.settings.queue_num,
-            when_absent=self.settings.when_absent.value,
-            mask=self.settings.mark_base,
-            dns_queue=self.settings.dns_queue_num,
-        )
+        plan, routing = planned(self.settings)
         self._backend = await asyncio.to_thread(firewall.probe_backend, self.settings.backend.value)
-        routing = RoutePlan(
-            table=self.settings.route_table,
-            preference=self.settings.route_pref,
-            mask=plan.mask,
-        )
-        found = await asyncio.to_thread(firewall.look)
-        overlaps = firewall.overlaps(plan, *found, own_prefs=routing.preferences)
-        if overlaps:
-            raise DaemonError("\n".join(overlap.text for overlap in overlaps))
+        await asyncio.to_thread(need_room, plan, routing)
         self._exits = ExitWatch(
             self._processes.start_time,
             lambda pid, start: self._dispatch(ProcessExited(now(), pid, start)),
@@ -190,6 +182,10 @@ class Daemon:
             fail_open=self.settings.when_absent is WhenAbsent.PASS,
             mark_mask=plan.mask,
         )
+        self._repeater = Repeater.over(
+            self._queue, self._fast, owners, self._processes, self.pipeline, self._dispatch
+        )
+        self._before = self._repeater.before
         self._ruleset = RulesetKeeper(self._backend, self._alone.called_off, self._dispatch)
         self._health = Health(
             self.pipeline, self._queue, self._ruleset, self._problems, lambda: self._memory.lost
@@ -248,8 +244,9 @@ class Daemon:
                 self._names.close()
                 self._classes.close()
         finally:
-            self._loop.remove_reader(self._queue.fileno())
+            self._queue.end(self._loop)
             self._health.close()
+            self._repeater.close()
             self._queue.close()
             self._exits.close()
             self._finder.stop()
@@ -295,11 +292,13 @@ class Daemon:
     # --- the hot path -----------------------------------------------------------------------
 
     def _packet(self, packet: Packet | Undecodable) -> None:
+        self._repeater.packet_came(packet.id)
         self._dispatch(PacketQueued(now(), packet))
         self._health.packet_came()
 
     def _dispatch(self, event: Event) -> None:
         """Hand an event to the pipeline and do what it wants, in that order."""
+        self._before(event)
         self._carry_out(self._proofs.hold(self.pipeline.handle(event)))
 
     def _carry_out(self, effects: list[Effect]) -> None:
@@ -327,6 +326,7 @@ class Daemon:
             if link is not None:
                 self._links.decided(report.link, link.number, packet.flow)
         self._lives.decided(report, name)
+        self._repeater.decided(report)
 
     # --- effects beside the hot path --------------------------------------------------------
 

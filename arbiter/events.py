@@ -70,6 +70,19 @@ class PacketQueued(Struct, frozen=True, gc=False):
     packet: Packet | Undecodable
 
 
+class Repeated(Struct, frozen=True, gc=False):
+    """The kernel has been told the verdict on this packet: that of one before, for the same process
+    and destination (arbiter/kernel/fastpath.py)."""
+
+    now: Now
+    packet: Packet
+    owner: Owner
+    like: Report
+    """What was decided before."""
+    waited: float
+    """Seconds that it took."""
+
+
 class OwnerFound(Struct, frozen=True, gc=False):
     """The look-up that `FindOwner` asked for has an end."""
 
@@ -210,6 +223,7 @@ class Stopping(Struct, frozen=True, gc=False):
 
 Event = (
     PacketQueued
+    | Repeated
     | OwnerFound
     | Answered
     | Remembered
@@ -351,6 +365,8 @@ class Report(Struct, frozen=True, gc=False):
     """What the kernel was told."""
     context: Context = NOWHERE
     """What the rules were held against."""
+    lasting: bool = False
+    """The rules say the same, whatever the time is, until something changes."""
 
 
 Effect = (

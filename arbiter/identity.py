@@ -22,7 +22,7 @@ import re
 
 from msgspec import Struct
 
-from arbiter.model import App, AppKind
+from arbiter.model import App, AppKind, Process
 
 NAME_LIMIT = 64
 """Characters kept of App.name."""
@@ -100,6 +100,14 @@ def identify(facts: Facts) -> App:
         path = stable_path(facts.exe)
         return App(path, AppKind.PATH, _short(path.rpartition("/")[2]))
     return _foreign(facts, text)
+
+
+def by_executable_alone(process: Process) -> bool:
+    """Whether any process that runs the same file in the same cgroup, where its path means that
+    file, is the same app, whatever its arguments and environment are."""
+    name = process.exe.rpartition("/")[2]
+    plain = process.app.kind is AppKind.PATH and not process.note
+    return plain and not interpreter_name(name) and not appimage_mount(process.exe)
 
 
 def note(facts: Facts) -> str:

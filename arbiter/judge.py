@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from arbiter.model import (
@@ -42,6 +42,8 @@ class Judgement(NamedTuple):
 
     decision: Decision
     entry: Entry | None
+    lasting: bool = False
+    """The same holds, whatever the time is, until something changes."""
 
 
 SEVERAL_USERS = "its socket and its processes are of several users: no rule for a user counts"
@@ -125,8 +127,17 @@ def judge(
     context: Context = NOWHERE,
 ) -> Judgement | None:
     """The remembered decision on a packet, or None where a person must be asked."""
-    found = (index.lookup(one, wall) for one in queries(packet, owner, context))
-    return join(found, owner.established and not packet.opens)
+    lasting = True
+
+    def look_up() -> Iterator[Entry | None]:
+        nonlocal lasting
+        for one in queries(packet, owner, context):
+            entry = index.lookup(one, wall)
+            lasting = lasting and index.lasting
+            yield entry
+
+    found = join(look_up(), owner.established and not packet.opens)
+    return found._replace(lasting=lasting) if found is not None else None
 
 
 def join(found: Iterable[Entry | None], older: bool) -> Judgement | None:

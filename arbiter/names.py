@@ -159,6 +159,10 @@ class NameCache:
         names = [one.name for one in reversed(known) if now < one.until]
         return (*names, *(n for n in self._hosts.get(address, ()) if n not in names))
 
+    def until(self, address: bytes, now: float) -> float:
+        """When the first of these names ends, if nothing keeps it; infinite without any."""
+        return min((one.until for one in self._of(address) if now < one.until), default=math.inf)
+
     # --- bounds -------------------------------------------------------------------------------
 
     def _of(self, address: bytes) -> Sequence[_Known]:

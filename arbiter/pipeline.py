@@ -37,6 +37,7 @@ from arbiter.events import (
     Refuse,
     Remembered,
     RememberFailed,
+    Repeated,
     Reply,
     Retire,
     RulesChanged,
@@ -94,6 +95,8 @@ class Pipeline(Asking):
         match event:
             case PacketQueued(now, packet):
                 return self._queued(now, packet)
+            case Repeated():
+                return self._repeated(event)
             case OwnerFound(now, packet_id, owner):
                 return self._owner_found(now, packet_id, owner)
             case Tick(now):
@@ -149,6 +152,16 @@ class Pipeline(Asking):
             return self._verdicts.lose(now, packet, "too many owners are being looked for")
         self.held.add(packet, now.mono, now.mono + self.settings.waiting)
         return [FindOwner(packet)]
+
+    def _repeated(self, event: Repeated) -> list[Effect]:
+        """The rules were not asked again: nothing that they depend on had changed by then."""
+        self.counters["packets"] += 1
+        self.counters["repeated"] += 1
+        if event.like.context.names:
+            self.names.keep(event.packet.flow.daddr, event.now.mono)
+        return self._verdicts.repeated(
+            event.now, event.packet, event.owner, event.like, event.waited
+        )
 
     def _owner_found(self, now: Now, packet_id: int, owner: Owner | NoOwner) -> list[Effect]:
         held = self.held.get(packet_id)
@@ -317,17 +330,6 @@ class Pipeline(Asking):
         self.ways.hold(self.profiles.active)
         self._show_anew()
         return [*effects, *self._retry(now)]
-
-    def _show_anew(self) -> None:
-        """Asks show what has changed: they are sent again."""
-        for ask in self.asks:
-            ask.shown = None
-
-    def _learn(self, event: NamesLearned) -> list[Effect]:
-        """Nothing that waits is tried again for it: who asked connects only after this."""
-        found, mono = event.answers, event.now.mono
-        self.names.learn(found.name, found.addresses, found.ttl, mono, found.targets)
-        return []
 
     def _run_via(self, event: RunVia) -> list[Effect]:
         link = self.links.get(event.via)

@@ -20,6 +20,18 @@ STORE, SINK = "arbiter-store", "arbiter-sink"
 """Names of threads that no verdict waits for, but for the store's with `audit.sync`."""
 
 
+def come_first() -> bool:
+    """The calling thread comes before all that is not real-time: the lowest priority of SCHED_FIFO
+    (sched(7)). What it starts does not. False where that is not permitted (CAP_SYS_NICE,
+    RLIMIT_RTPRIO): then it comes a little later."""
+    try:
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
+
+
 def decide_promptly(sync: bool) -> None:
     """The threads that there are give way, and none keeps the interpreter long. `sync`: verdicts
     wait for the store's."""

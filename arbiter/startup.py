@@ -1,4 +1,4 @@
-"""What must be so before the daemon may start: paths, rights, descriptors, no other daemon."""
+"""What must be so before the daemon may start: paths, rights, descriptors, no other, room."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from arbiter.kernel import rights
+from arbiter.kernel import firewall, rights
+from arbiter.routeplan import RoutePlan
+from arbiter.settings import Settings
 
 RESERVE = 16
 """Descriptors that `reserve` opens."""
@@ -137,6 +139,26 @@ def only_here() -> Alone:
         raise DaemonError(f"{text} (it holds {path}); `arbiter status` shows it") from None
     except OSError as error:
         raise DaemonError(f"the lock {path} cannot be taken: {error.strerror}") from None
+
+
+def planned(settings: Settings) -> tuple[firewall.Plan, RoutePlan]:
+    """What these settings put into the kernel."""
+    plan = firewall.Plan(
+        queue=settings.queue_num,
+        when_absent=settings.when_absent.value,
+        mask=settings.mark_base,
+        dns_queue=settings.dns_queue_num,
+    )
+    return plan, RoutePlan(
+        table=settings.route_table, preference=settings.route_pref, mask=plan.mask
+    )
+
+
+def need_room(plan: firewall.Plan, routing: RoutePlan) -> None:
+    """Raise DaemonError where something else in the kernel is in the way; a moment's work."""
+    overlaps = firewall.overlaps(plan, *firewall.look(), own_prefs=routing.preferences)
+    if overlaps:
+        raise DaemonError("\n".join(overlap.text for overlap in overlaps))
 
 
 def lock_state(state: Path) -> int:

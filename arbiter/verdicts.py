@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from msgspec import structs
+
 from arbiter.events import Effect, Reason, Report, SetVerdict
 from arbiter.held import Held, HeldPackets
 from arbiter.judge import Judgement
@@ -18,6 +20,7 @@ from arbiter.model import (
     Action,
     Decision,
     Now,
+    Owner,
     Packet,
     Peer,
     Undecodable,
@@ -54,6 +57,7 @@ class Verdicts:
         by: Peer | None = None,
         note: str = "",
         way: Way | None = None,
+        lasting: bool = False,
     ) -> list[Effect]:
         """The verdict of a held packet. Its ask, if any, is the caller's to settle.
 
@@ -83,6 +87,7 @@ class Verdicts:
             link,
             way.verdict,
             held.context,
+            lasting,
         )
         return [SetVerdict(packet.id, way.verdict), report]
 
@@ -96,7 +101,23 @@ class Verdicts:
             note = "left over of a link that was lost" if denied else "open since before arbiter"
             return self.give(now, held, judgement.decision, Reason.OLDER, note=note, way=way)
         rule = judgement.entry
-        return self.give(now, held, judgement.decision, Reason.RULE, rule=rule, way=way)
+        lasting = judgement.lasting
+        return self.give(
+            now, held, judgement.decision, Reason.RULE, rule=rule, way=way, lasting=lasting
+        )
+
+    def repeated(
+        self, now: Now, packet: Packet, owner: Owner, like: Report, waited: float
+    ) -> list[Effect]:
+        """A verdict that was given already, as `like` was."""
+        self._count(like.decision, like.reason)
+        if like.verdict.passes:
+            self._ways.sent(packet, owner, like.link)
+        return [
+            structs.replace(
+                like, wall=now.wall, packet=packet, owner=owner, waited=waited, lasting=False
+            )
+        ]
 
     def at_once(
         self, now: Now, packet: Undecodable, decision: Decision, reason: Reason, note: str = ""

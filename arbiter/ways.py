@@ -342,6 +342,11 @@ class Ways:
         if not self._of_user[run.uid]:
             del self._of_user[run.uid]
 
+    @property
+    def runs(self) -> bool:
+        """Whether there are any."""
+        return bool(self._runs)
+
     def run_of(self, owner: Owner | NoOwner | None) -> Run | None:
         """The run that one of the socket's holders belongs to: the nearest of root's, which takes
         all users' and which no user leaves by a run of their own; else the nearest of the user's.

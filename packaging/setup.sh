@@ -74,7 +74,7 @@ if [ ! -x "$VENV/bin/python" ] || ! "$VENV/bin/python" -c '' 2>/dev/null; then
 	rm -rf "$VENV"
 	"$PYTHON" -m venv "$VENV"
 fi
-wanted=$(cksum pyproject.toml)
+wanted=$(cksum pyproject.toml arbiter/kernel/native/*) # what is built from these is built anew
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
 	echo "setup: installing arbiter and its Python packages into $VENV"
 	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'

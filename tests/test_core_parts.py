@@ -337,7 +337,7 @@ def test_a_question_says_why_no_program_is_known() -> None:
 def test_a_shared_socket_goes_over_the_link_of_whichever_app_is_routed() -> None:
     rules = [entry(1, "allow app=/usr/bin/curl"), entry(2, f"route via=lte app={WGET}")]
     index = Index(rules)
-    routed = Judgement(Decision(Action.ROUTE, ("lte",)), rules[1])
+    routed = Judgement(Decision(Action.ROUTE, ("lte",)), rules[1], True)
     swapped = owner(process(WGET, 2), process(pid=1))
     assert judge(index, packet(1), BOTH, START.wall) == routed
     assert judge(index, packet(1), swapped, START.wall) == routed

@@ -175,11 +175,12 @@ def _log_file(path: Path) -> TextIO:
 def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt: str | None) -> int:
     # Only now: these need the compiled parts, and a wrong option must not wait for them.
     from arbiter.daemon import Daemon
-    from arbiter.kernel import rights
+    from arbiter.kernel import fastpath, rights
     from arbiter.kernel.firewall import FirewallError
     from arbiter.kernel.procevents import ProcEvents
     from arbiter.kernel.queue import QueueError
     from arbiter.kernel.routes import RouteError
+    from arbiter.priority import come_first
     from arbiter.server import ServerError
     from arbiter.startup import DaemonError, Terminal
     from arbiter.store import StoreError
@@ -225,7 +226,7 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
             else:
                 daemon.reload()
 
-        daemon = Daemon(settings, read, paths, admins, events)
+        daemon = Daemon(settings, read, paths, admins, events, fast)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
         if prompt is None:
             loop.add_signal_handler(signal.SIGTSTP, log.warning, NOT_STOPPED)
@@ -245,7 +246,14 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
         # First: from another network namespace (a container, the lab) their socket is opened in
         # the machine's, and no right to go there is kept.
         events = ProcEvents.open()
-        rights.confine(extra_rights(paths))
+        also = extra_rights(paths)
+
+        def ahead() -> None:
+            come_first()
+            rights.confine(also)
+
+        fast = fastpath.Start.open(ahead)
+        rights.confine(also)
         code = asyncio.run(live())
         if not terminal.gone:
             click.echo(

@@ -50,6 +50,7 @@ def _lines(status: protocol.Status) -> list[tuple[str, str]]:
         ),
         *_undecided(status),
         ("queued", f"{count('queued', 0)} packets, {lost} lost by the kernel"),
+        *_repeated(count("repeated", 0)),
         ("records", f"{count('records_lost', 0)} lost"),
         *_put_back(count("repairs", 0)),
     ]
@@ -62,6 +63,11 @@ def _otherwise(status: protocol.Status) -> str:
     if status.mode == Mode.ENFORCE:
         return f"without a rule: {status.fallback}"
     return f"without an answer: {status.fallback}"
+
+
+def _repeated(repeated: int) -> list[tuple[str, str]]:
+    """What the fast path did; nothing where there is none, or nothing was asked twice yet."""
+    return [("fast path", f"{repeated} of them decided as before")] if repeated else []
 
 
 def _put_back(repairs: int) -> list[tuple[str, str]]:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from arbiter.kernel import rights
+from arbiter.kernel import fastpath, rights
 from arbiter.kernel.conntrack import open_netfilter
 from arbiter.kernel.firewall import installed, overlap, probe, why_no_classes
 from arbiter.kernel.firewall.plan import Plan
 from arbiter.kernel.netlink import ack_request, pack_attribute
+from arbiter.kernel.procevents import listen
 from arbiter.routeplan import RoutePlan
 
 _NETLINK_SOCK_DIAG = 4
@@ -197,6 +198,22 @@ def _processes(_: Plan) -> Check:
     return Check("processes", Level.OK, "/proc shows every process")
 
 
+def _fast_path(_: Plan) -> Check:
+    if not fastpath.compiled():
+        return Check(
+            "fast path",
+            Level.WARN,
+            "it was not compiled: deciding a connection again takes two to three times as long",
+            "apt install gcc python3-dev, and install arbiter anew",
+        )
+    events = listen()
+    if events is None:
+        text = "the kernel tells of no processes here (not root, or a container): there is none"
+        return Check("fast path", Level.WARN, text, "run arbiter outside of the container, as root")
+    events.close()
+    return Check("fast path", Level.OK, "what was decided is decided again without Python")
+
+
 def _ipv6(_: Plan) -> Check:
     if "ip6" in probe.families():
         return Check("ipv6", Level.OK, "IPv6 is there and filtered too")
@@ -258,6 +275,7 @@ _CHECKS: tuple[tuple[Callable[[Plan], Check], str], ...] = (
     (_conntrack, ""),
     (_sock_diag, ""),
     (_processes, ""),
+    (_fast_path, ""),
     (_ipv6, ""),
     (_overlaps, "marks"),
     (_notrack, "notrack"),

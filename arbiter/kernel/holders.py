@@ -113,6 +113,15 @@ class Holders:
         if len(self._usual) > _MAX_RECENT:
             self._usual.popitem(last=False)
 
+    def place(self, pid: int) -> tuple[int, tuple[int, ...]] | None:
+        """Where the last socket of a process was, and its relatives, who may have shared it. None
+        where there are no process events, or it held none lately."""
+        entry = self._recent.get(pid)
+        if entry is None or self._events is None:
+            return None
+        children, elders = self._relatives(pid)
+        return entry.fd, (*children, *elders)
+
     # --- quick ---
 
     def quick(self, inode: int, uid: int, known: tuple[Holder, ...] = ()) -> list[Holder] | None:

@@ -103,6 +103,11 @@ class OwnerLookup:
                 self._holders.note(holders[0], info.uid)
             return self._owner(found, processes, MAX_LISTED)
 
+    def place(self, pid: int) -> tuple[int, tuple[int, ...]] | None:
+        """Of a process that was just found: see `Holders.place`."""
+        with self._lock:
+            return self._holders.place(pid)
+
     def scan(self, packet: Packet) -> Owner | NoOwner:
         """The owner, with every process that holds the socket: reads all of /proc (slow).
 

@@ -31,6 +31,8 @@ _CLONE_NEWNET = 0x40000000
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER = 65536
 """Bytes; the kernel doubles it. About 170 events, which take 0.2 ms to read."""
+FORKS_BUFFER = 1 << 19
+"""Bytes for who reads them with packets only: about 1,400 events, until the next packet."""
 _MAX_DRAIN = 4096
 _MAX_NEWEST = 256
 _MAX_KNOWN = 8192
@@ -53,6 +55,9 @@ class ProcEvents:
         self._children: dict[int, set[int]] = {}
         self._complete: set[int] = set()
         self._dead: set[int] = set()
+        self._lossy = False
+        """Some were lost, and since then not all was read: until then the kernel drops more without
+        a word (NETLINK_S_CONGESTED, net/netlink/af_netlink.c)."""
         self.gone: deque[int] = deque(maxlen=_MAX_DRAIN)
         """Pids that exited, for whoever remembers pids: take them out and clear the list."""
         self.overruns = 0
@@ -62,17 +67,10 @@ class ProcEvents:
     def open(cls, proc: str = "/proc") -> ProcEvents | None:
         """Listen; None where the kernel does not deliver to us (not root, a container).
 
-        From another network namespace (the lab), the socket is opened in the initial one, found
-        by init or the kernel's own threads; only the socket stays there.
+        See `listen`.
         """
-        for namespace in (None, f"{proc}/1/ns/net", f"{proc}/2/ns/net"):
-            sock = _connector_socket(namespace)
-            if sock is None:
-                continue
-            if _listen(sock):
-                return cls(sock)
-            sock.close()
-        return None
+        sock = listen(proc)
+        return None if sock is None else cls(sock)
 
     def close(self) -> None:
         """Stop listening."""
@@ -84,11 +82,12 @@ class ProcEvents:
         """Read what has happened; False if events were lost and everything known forgotten."""
         if self._sock is None or not self._poll(0):  # cheaper than a recv that raises
             return True
-        whole = True
+        whole = not self._lossy
         for _ in range(_MAX_DRAIN):
             try:
                 data, sender = self._sock.recvfrom(512, socket.MSG_DONTWAIT)
             except BlockingIOError:
+                self._lossy = False
                 return whole
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
@@ -98,6 +97,7 @@ class ProcEvents:
                 continue
             if sender[0] == 0 and whole:  # from the kernel; after a loss the rest is old news
                 self.feed(data)
+        self._lossy = True
         self.forget()  # more than a buffer can hold: they come faster than they are read
         return False
 
@@ -221,7 +221,23 @@ class ProcEvents:
                     self._unlink(parent)
 
 
-def _connector_socket(namespace: str | None) -> socket.socket | None:
+def listen(proc: str = "/proc", buffer: int = _RECEIVE_BUFFER) -> socket.socket | None:
+    """A socket at which process events come; None where the kernel does not deliver to us.
+
+    From another network namespace (the lab), it is opened in the initial one, found by init or the
+    kernel's own threads; only the socket stays there. `buffer` in bytes.
+    """
+    for namespace in (None, f"{proc}/1/ns/net", f"{proc}/2/ns/net"):
+        sock = _connector_socket(namespace, buffer)
+        if sock is None:
+            continue
+        if _listen(sock):
+            return sock
+        sock.close()
+    return None
+
+
+def _connector_socket(namespace: str | None, buffer: int) -> socket.socket | None:
     """A connector socket bound to the process events, in that network namespace or our own.
 
     None where that is not permitted, or the kernel has no connector.
@@ -231,13 +247,13 @@ def _connector_socket(namespace: str | None) -> socket.socket | None:
     def make(target: int) -> None:
         try:
             _setns(target)
-            made.append(_bound_socket())
+            made.append(_bound_socket(buffer))
         except OSError as error:
             made.append(error)
 
     try:
         if namespace is None:
-            return _bound_socket()
+            return _bound_socket(buffer)
         fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
             # setns(2) moves one thread: a short-lived one goes there and opens the socket.
@@ -264,12 +280,12 @@ def _setns(fd: int) -> None:
         raise OSError(number, f"setns to the initial network namespace: {os.strerror(number)}")
 
 
-def _bound_socket() -> socket.socket:
+def _bound_socket(buffer: int) -> socket.socket:
     kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     sock = socket.socket(socket.AF_NETLINK, kind, NETLINK_CONNECTOR)
     try:
         _attach_filter(sock)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
         sock.bind((0, _CN_IDX_PROC))
     except OSError:
         sock.close()

@@ -143,6 +143,16 @@ class ProcessTable:
                 raise
             return None
 
+    def image(self, process: Process) -> str:
+        """What an execve of this process would change, as its stat file has it; "" where that, or
+        its executable, cannot tell: not cached, no executable with a name, fixed addresses."""
+        with self._lock:
+            entry = self._cache.get(process.pid)
+            if entry is None or entry.process is not process or entry.argv is not None:
+                return ""
+            plain = entry.exe is not None and entry.exe[2] and "/task/" not in entry.where
+            return b" ".join(entry.image).decode("ascii") if plain else ""
+
     def forget(self, pid: int) -> None:
         """Drops what is cached of a pid, because it has exited."""
         with self._lock:
@@ -279,6 +289,11 @@ class ProcessTable:
             return (), ANCESTORS  # it has gone, and its pid may be another's already
         above = (Ancestor(ppid, parent.process.app), *parent.process.ancestors)[:ANCESTORS]
         return above, min(ANCESTORS, parent.reach + 1)
+
+
+def argv_of(cmdline: bytes) -> tuple[str, ...]:
+    """What a Process has of a cmdline."""
+    return _shorten(procread.split_argv(cmdline))
 
 
 def _shorten(argv: tuple[str, ...]) -> tuple[str, ...]:

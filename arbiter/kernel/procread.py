@@ -83,10 +83,10 @@ def read(directory: int, status: Stat, proc: str, homes: Mapping[str, str]) -> R
         return Reading(facts)
     except PermissionError:
         raw = slurp("cmdline", ARGV_READ, directory)
-        facts = identity.Facts("", argv=_split(raw), comm=status.comm, cgroup=cgroup)
+        facts = identity.Facts("", argv=split_argv(raw), comm=status.comm, cgroup=cgroup)
         return Reading(facts, raw=raw)
     raw = slurp("cmdline", ARGV_READ, directory)
-    argv = _split(raw)
+    argv = split_argv(raw)
     view = homes.get(link("ns/mnt", directory))
     own, view = view is not None, view or ""
     exe, here, deleted, exe_id, linked = _executable(target, directory, view)
@@ -181,7 +181,7 @@ def parse_stat(data: bytes) -> Stat:
     return Stat(comm, int(fields[1]), int(fields[6]), int(fields[19]), mark)
 
 
-def _split(raw: bytes) -> tuple[str, ...]:
+def split_argv(raw: bytes) -> tuple[str, ...]:
     """argv from cmdline. The padding that a rewritten title leaves is dropped."""
     if not raw:
         return ()

@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +23,7 @@ from netfilterqueue import Packet as QueuedPacket
 
 from arbiter import packets
 from arbiter.kernel import netlink
+from arbiter.kernel.fastpath import FastPath, Handed
 from arbiter.model import MARK_MASK, Hook, Packet, Undecodable, Verdict, VerdictKind
 
 BATCH = 64
@@ -64,7 +65,8 @@ class _Budget:
         self._left = 0
         self.overruns = 0
         self.early: list[bytes] = []
-        """Messages that were read while the queue was set up, in their order."""
+        """Messages that others have read: while the queue was set up, or the fast path."""
+        self.only_early = False
 
     def refill(self) -> None:
         self._left = BATCH
@@ -75,6 +77,8 @@ class _Budget:
         self._left -= 1
         if self.early:
             return self.early.pop(0)
+        if self.only_early:
+            raise BlockingIOError(errno.EAGAIN, "another one reads the socket")
         try:
             return self._sock.recv(size, socket.MSG_DONTWAIT)
         except OSError as error:
@@ -208,29 +212,84 @@ class Queue(BoundQueue):
             flags=netlink.NFQA_CFG_F_GSO | (netlink.NFQA_CFG_F_FAIL_OPEN if fail_open else 0),
         )
         self._on_packet = on_packet
+        self._path: FastPath | None = None
+        self._handed: Handed | None = None
+        self._on_repeated: Callable[[Packet | Undecodable, Handed], None] = lambda packet, it: None
+
+    def go_by(
+        self, path: FastPath, on_repeated: Callable[[Packet | Undecodable, Handed], None]
+    ) -> None:
+        """From `begin` on the fast path reads the queue. `on_repeated` is called for each packet
+        that it has answered, which wants no `set_verdict`."""
+        self._path, self._on_repeated = path, on_repeated
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Call `handle` in this loop from now on, and at once for what came meanwhile."""
         early, self._early = self._early, []
         for packet in early:
             self._on_packet(packet)
+        if self._path is None:
+            super().begin(loop)
+            return
+        while self._budget.early:
+            self.handle()
+        self._budget.only_early = True
+        loop.add_reader(self._path.fileno(), self._take)
+        self._path.start(lambda why: loop.call_soon_threadsafe(self._fall_back, loop, why))
+
+    def end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read no more."""
+        loop.remove_reader(self.fileno())
+        if self._path is not None:
+            self._path.stop()
+            loop.remove_reader(self._path.fileno())
+            self.settle()
+
+    def _fall_back(self, loop: asyncio.AbstractEventLoop, error: OSError) -> None:
+        """The fast path cannot go on: read here, as without it."""
+        path = self._path
+        if path is None:
+            return
+        path.stop()
+        loop.remove_reader(path.fileno())
+        self._path = None
+        self.problems.append(f"the fast path ended: {error}; restart arbiter for less latency")
+        self._hand_all(path.rest())
+        self._budget.only_early = False
         super().begin(loop)
 
+    def _take(self) -> None:
+        assert self._path is not None
+        self._hand_all(self._path.take())
+
+    def settle(self) -> None:
+        """Tell of all that the fast path has answered."""
+        if self._path is not None:
+            self._hand_all(self._path.repeated())
+
+    def _hand_all(self, taken: Iterable[Handed]) -> None:
+        for handed in taken:
+            self._handed = handed
+            self._budget.early.append(handed.data)
+            self.handle()
+        self._handed = None
+
     def _receive(self, queued: QueuedPacket) -> None:
-        id = queued.id
-        self._waiting[id] = queued
-        hook = HOOKS.get(queued.hook, Hook.OUT)
         payload = queued.get_payload() if queued.get_payload_len() else b""
-        self._on_packet(
-            packets.decode(
-                payload,
-                id=id,
-                hook=hook,
-                mark=queued.mark,
-                indev=queued.indev,
-                outdev=queued.outdev,
-            )
+        packet = packets.decode(
+            payload,
+            id=queued.id,
+            hook=HOOKS.get(queued.hook, Hook.OUT),
+            mark=queued.mark,
+            indev=queued.indev,
+            outdev=queued.outdev,
         )
+        handed = self._handed
+        if handed is not None and handed.token:
+            self._on_repeated(packet, handed)
+        else:
+            self._waiting[queued.id] = queued
+            self._on_packet(packet)
 
     def set_verdict(self, packet_id: int, verdict: Verdict) -> None:
         """Answer a packet. Its other mark bits stay: set_mark replaces the whole word, so the
@@ -238,14 +297,22 @@ class Queue(BoundQueue):
         not wait."""
         queued = self._waiting.pop(packet_id)
         if verdict.mark:
-            others = queued.mark & ~self._mark_mask
-            queued.set_mark(others | verdict.mark >> self._mark_shift)
+            queued.set_mark(self.mark(queued.mark, verdict))
         if verdict.kind is VerdictKind.ACCEPT:
             queued.accept()
         elif verdict.kind is VerdictKind.DROP:
             queued.drop()
         else:
             queued.repeat()
+
+    def mark(self, before: int, verdict: Verdict) -> int:
+        """The whole mark that a packet has after this verdict."""
+        return before & ~self._mark_mask | verdict.mark >> self._mark_shift
+
+    @property
+    def overruns(self) -> int:
+        """How often the kernel said that messages to us were lost (ENOBUFS)."""
+        return super().overruns + (self._path.overruns if self._path is not None else 0)
 
     @property
     def waiting(self) -> int:

@@ -111,6 +111,8 @@ class Index:
         """How many entries end with a process. Without one, no answer depends on which asks."""
         self._passing = False
         """Whether the look-up of this moment has met an entry that holds at some times only."""
+        self.lasting = False
+        """Whether the last look-up's answer holds until something changes, whatever the time is."""
         for entry in entries:
             self.add(entry)
 
@@ -122,6 +124,11 @@ class Index:
 
     def __contains__(self, id: object) -> bool:
         return id in self._entries
+
+    @property
+    def of_processes(self) -> bool:
+        """Whether an entry ends with a process: then answers depend on which one asks."""
+        return self._of_processes > 0
 
     def get(self, id: int) -> Entry | None:
         """The entry with this id."""
@@ -243,13 +250,15 @@ class Index:
         memo = self._memo
         if query.processes and not self._of_processes:
             query = structs.replace(query, processes=())  # a new process of a known program, too
+        self.lasting = True
         try:
             return memo[query]
         except KeyError:
             pass
         self._passing = False
         entry = self._search(query, now)
-        if not self._passing:
+        self.lasting = not self._passing
+        if self.lasting:
             if len(memo) >= MEMO:
                 memo.clear()  # simpler than to find the oldest, and as good: it fills in no time
             memo[query] = entry

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ def _imports() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _wire() -> Iterator[tuple[str, str, bytes]]:
+    from queuemessages import queued, usual  # a folder above, see the end
+
     messages = {
         "a": _message("www.example.org. A", "www.example.org. 60 A 192.0.2.1"),
         "chain": _message(
@@ -110,6 +113,8 @@ def _wire() -> Iterator[tuple[str, str, bytes]]:
     for number, row in enumerate(row for row in rows if any(w in row["name"] for w in wanted)):
         if number % 4 == 0:
             yield "packet", row["name"].replace(" ", "-"), bytes.fromhex(row["hex"])
+        if usual(bytes.fromhex(row["hex"])):
+            yield "queue-message", row["name"].replace(" ", "-"), queued(bytes.fromhex(row["hex"]))
     yield "protocol", "two", b'{"type":"changed"}\n{"type":"query","what":"status"}\n'
     hosts = b"127.0.0.1 localhost\n::1 ip6-localhost # x\n10.0.0.1 nas nas.example\n"
     yield "hosts", "hosts", hosts
@@ -162,4 +167,5 @@ def write() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(1, str(Path(__file__).parents[1]))
     write()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import files_targets as files
 import import_targets as imports
+import native_targets as native
 import rules_targets as rules
 import wire_targets as wire
 
@@ -25,6 +26,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "dns": wire.dns_message,
     "dns-stream": wire.dns_stream,
     "packet": wire.packet,
+    "queue-message": native.queue_message,
     "protocol": wire.protocol,
     "hosts": wire.hosts,
 }

@@ -232,7 +232,7 @@ def test_no_comm_can_change_the_fields_after_it(comm: str) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8")), min_size=1))
 def test_argv_is_what_was_given_but_for_padding(argv: list[str]) -> None:
-    split = procread._split("".join(f"{word}\0" for word in argv).encode())
+    split = procread.split_argv("".join(f"{word}\0" for word in argv).encode())
     assert split == tuple(argv[: len(split)])
     assert not any(argv[len(split) :])
     assert sum(map(len, procfs._shorten(split))) <= procfs.ARGV_LIMIT

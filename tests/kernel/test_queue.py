@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from running import eventually
 
 from arbiter.kernel import queue as queue_room
 from arbiter.kernel.queue import BATCH, Queue, QueueError
@@ -233,3 +236,47 @@ def test_the_receive_buffer_is_large(consumer: Consumer) -> None:
 def test_a_queue_that_is_taken_names_its_holder(consumer: Consumer) -> None:
     with pytest.raises(QueueError, match="queue 5 is held by"):
         Consumer(consumer.lab)
+
+
+class Broken:
+    """A fast path whose thread ends at once."""
+
+    overruns = 0
+
+    def __init__(self) -> None:
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._wake
+
+    def start(self, failed: Callable[[OSError], object]) -> None:
+        thread = threading.Thread(target=failed, args=(OSError(5, "the kernel has had enough"),))
+        thread.start()
+        thread.join()
+
+    def stop(self) -> None:
+        os.close(self._wake)
+
+    def rest(self) -> list[object]:
+        return []
+
+
+def test_where_the_fast_path_ends_the_queue_is_read_all_the_same(consumer: Consumer) -> None:
+    path: Any = Broken()
+    consumer.queue.go_by(path, lambda packet, handed: None)
+
+    async def serve() -> bytes:
+        loop = asyncio.get_running_loop()
+        consumer.queue.begin(loop)
+        with client(consumer.lab, SERVER4) as sock:
+            sock.send(b"x")
+            await asyncio.to_thread(eventually, lambda: consumer.got)
+            consumer.queue.set_verdict(consumer.got[0].id, ACCEPTED)
+            answer = await asyncio.to_thread(sock.recv, 200)
+        consumer.queue.end(loop)
+        return answer
+
+    assert b"link=wifi" in asyncio.run(asyncio.wait_for(serve(), 10))
+    (problem,) = consumer.queue.problems
+    assert problem.startswith("the fast path ended: ")
+    assert "restart arbiter" in problem

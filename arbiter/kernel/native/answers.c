@@ -1,0 +1,348 @@
+/* answers.c: questions that were answered before, for which process, and whether it asks again.
+ *
+ * All of it with the lock of the path held. */
+#include "fastpath.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static unsigned bucket_of(const struct question *question)
+{
+	const uint8_t *at = (const void *)question;
+	uint32_t hash = 2166136261u; /* FNV-1a. Whoever makes it collide slows down own programs. */
+
+	for (size_t i = 0; i < sizeof *question; i++)
+		hash = (hash ^ at[i]) * 16777619u;
+	return hash % BUCKETS;
+}
+
+/* No answer holds any more. */
+void answers_forget(struct fastpath *path)
+{
+	memset(path->buckets, 0, sizeof path->buckets);
+	path->used = 0;
+}
+
+/* A process has changed: what was taught of it holds no more. */
+static void seen(void *of, pid_t pid, enum change what)
+{
+	struct fastpath *path = of;
+	bool ended = what == ENDED;
+
+	for (int i = 0; what != FORKED && i < PROGRAMS; i++)
+		if (path->programs[i].born && path->programs[i].parent == pid)
+			path->programs[i].born = 0;
+
+	for (int i = 0; i < PROCESSES; i++) {
+		struct process *process = &path->processes[i];
+		bool gone = process->pid == pid;
+
+		for (int k = 0; ended && k < process->relative_count; k++)
+			gone |= process->relatives[k] == pid;
+		if (process->pid && gone)
+			process_close(process);
+	}
+}
+
+/* Hear of what processes have done until now. */
+void answers_drain(struct fastpath *path)
+{
+	if (events_drain(&path->events, seen, path))
+		return;
+	for (int i = 0; i < PROCESSES; i++)
+		if (path->processes[i].pid)
+			process_close(&path->processes[i]);
+	for (int i = 0; i < PROGRAMS; i++)
+		path->programs[i].born = 0;
+}
+
+static bool known(const struct answer *answer)
+{
+	return answer->process->pid && answer->process->born == answer->born;
+}
+
+static bool program_known(const struct answer *answer)
+{
+	return answer->program != NULL && answer->program->born == answer->program_born;
+}
+
+/* Whether the same process sent it. */
+static bool by_process(struct fastpath *path, const struct answer *answer,
+		       const struct socket_found *found)
+{
+	struct process *process = answer->process;
+
+	if (!known(answer) || !process_holds(process, found->inode))
+		return false;
+	if (!process_same(process)) {
+		process_close(process);
+		return false;
+	}
+	answers_drain(path); /* last: whom it has as a child by now may hold the socket, too */
+	return known(answer);
+}
+
+/* Whether nobody who was born later has the socket from this process: its clones may be told of as
+ * its parent's children (CLONE_PARENT), and have children of their own. */
+static bool alone(const struct fastpath *path, const struct program *program, pid_t pid, uint32_t inode)
+{
+	pid_t pids[YOUNGER];
+	int count = events_younger(&path->events, pid, pids, YOUNGER);
+
+	for (int i = 0; i < count; i++)
+		if (program_shared(program, pids[i], inode))
+			return false;
+	return count >= 0;
+}
+
+/* Whether a new process of the same program and parent sent it: `path->newborn` then. */
+static bool by_program(struct fastpath *path, const struct answer *answer,
+		       const struct socket_found *found)
+{
+	pid_t pids[NEWBORN];
+	uint64_t since;
+	int count;
+
+	if (answer->program == NULL)
+		return false;
+	answers_drain(path);
+	if (!program_known(answer))
+		return false;
+	since = path->events.count;
+	count = events_newborn(&path->events, pids, NEWBORN);
+	for (int i = 0; i < count; i++) {
+		path->newborn.pid = pids[i];
+		if (!program_holds(answer->program, &path->newborn, found->inode))
+			continue;
+		if (!program_runs(answer->program, &path->newborn))
+			return false;
+		/* It was the same one all along: what was read of it belongs together. */
+		answers_drain(path);
+		return program_known(answer) && !events_had(&path->events, since, pids[i]) &&
+		       alone(path, answer->program, pids[i], found->inode);
+	}
+	return false;
+}
+
+static bool name(struct message *message, pid_t pid, uint64_t start, const char *argv, size_t size)
+{
+	message->argv = malloc(size + 1);
+	if (message->argv == NULL)
+		return false;
+	memcpy(message->argv, argv, size);
+	message->argv_size = size;
+	message->pid = pid;
+	message->start = start;
+	return true;
+}
+
+static bool name_newborn(const struct newborn *one, struct message *message)
+{
+	return name(message, one->pid, one->start, one->argv, one->argv_size);
+}
+
+/* Python knows the process that was decided about. */
+static bool name_process(const struct process *one, struct message *message)
+{
+	return one->argv == NULL || name(message, one->pid, one->start, one->argv, one->argv_size);
+}
+
+/* The answer to a packet's question, if all is as it was when the answer was given. */
+const struct answer *answers_recall(struct fastpath *path, const struct packet *packet,
+				    struct message *message)
+{
+	struct answer *first = path->buckets[bucket_of(&packet->question)];
+	struct socket_found found;
+	bool looked = false;
+
+	for (int program = 0; program < 2; program++) {
+		for (struct answer *answer = first; answer != NULL; answer = answer->next) {
+			if (memcmp(&answer->question, &packet->question, sizeof packet->question) ||
+			    answer->until < message->came)
+				continue;
+			if (!looked && !packet_socket(path->diag, packet, &found))
+				return NULL;
+			looked = true;
+			if (answer->uid != found.uid ||
+			    !(program ? by_program : by_process)(path, answer, &found))
+				continue;
+			message->inode = found.inode;
+			if (!(program ? name_newborn(&path->newborn, message)
+				      : name_process(answer->process, message)))
+				return NULL; /* its record would not say who it was */
+			return answer;
+		}
+	}
+	return NULL;
+}
+
+/* A place for a process, whose descriptors are opened; NULL if it has gone, or changed. Its `argv`
+ * is the place's from then on. */
+static struct process *place(struct fastpath *path, const struct process *process)
+{
+	struct process *mine = NULL;
+
+	for (int i = 0; i < PROCESSES && mine == NULL; i++)
+		if (!path->processes[i].pid || path->processes[i].pid == process->pid)
+			mine = &path->processes[i];
+	if (mine == NULL)
+		mine = &path->processes[path->turn++ % PROCESSES];
+	if (mine->pid)
+		process_close(mine);
+	*mine = *process;
+	if (!process_open(mine))
+		return NULL;
+	if (mine->argv == NULL && !process_is_image(mine)) {
+		process_close(mine);
+		return NULL;
+	}
+	mine->born = ++path->births;
+	return mine;
+}
+
+/* The place of an answer to this question for this process: the one that there is, one that holds no
+ * more (a new process each time fills no table), or a new one; NULL if there is no room. */
+static struct answer *answer_place(struct fastpath *path, const struct question *question,
+				   const struct process *holder)
+{
+	unsigned bucket = bucket_of(question);
+	struct answer *mine = path->buckets[bucket];
+
+	for (; mine != NULL; mine = mine->next)
+		if (!memcmp(&mine->question, question, sizeof *question) &&
+		    ((mine->process == holder && mine->born == holder->born) ||
+		     !(known(mine) || program_known(mine))))
+			return mine;
+	if (path->used == ANSWERS)
+		return NULL;
+	mine = &path->answers[path->used++];
+	mine->next = path->buckets[bucket];
+	path->buckets[bucket] = mine;
+	return mine;
+}
+
+static void answer_fill(struct answer *mine, const struct answer *answer, struct process *holder)
+{
+	struct answer *next = mine->next;
+
+	*mine = *answer;
+	mine->next = next;
+	mine->process = holder;
+	mine->born = holder->born;
+}
+
+/* Whether this new process was met before; most connect once. */
+static bool met(struct fastpath *path, pid_t pid)
+{
+	for (int i = 0; i < NEWBORN; i++)
+		if (path->met[i] == pid)
+			return true;
+	path->met[path->met_turn++ % NEWBORN] = pid;
+	return false;
+}
+
+static struct process *adopted(struct fastpath *path, const struct program *program)
+{
+	struct process process = {
+		.pid = path->newborn.pid,
+		.uid = program->uid,
+		.device = program->device,
+		.file = program->file,
+		.relatives = { program->parent },
+		.relative_count = 1,
+		.descriptors = { path->newborn.descriptor },
+		.descriptor_count = 1,
+		.start = path->newborn.start,
+		.argv_size = path->newborn.argv_size,
+	};
+
+	for (int i = 0; i < PROCESSES; i++)
+		if (path->processes[i].pid == process.pid && path->processes[i].argv != NULL &&
+		    path->processes[i].start == process.start)
+			return &path->processes[i];
+	process.argv = malloc(process.argv_size + 1);
+	if (process.argv == NULL)
+		return NULL;
+	memcpy(process.argv, path->newborn.argv, process.argv_size);
+	return place(path, &process);
+}
+
+/* The new process of a program is a process like others from its second connection on: it need not
+ * be looked for among those that were just born again. */
+void answers_adopt(struct fastpath *path, const struct answer *answer)
+{
+	struct answer *mine, like = *answer;
+	struct process *holder;
+
+	if (!met(path, path->newborn.pid) || (holder = adopted(path, answer->program)) == NULL)
+		return;
+	like.program = NULL;
+	mine = answer_place(path, &like.question, holder);
+	if (mine != NULL)
+		answer_fill(mine, &like, holder);
+}
+
+static struct process *same_one(struct fastpath *path, const struct process *process)
+{
+	for (int i = 0; i < PROCESSES; i++) {
+		struct process *other = &path->processes[i];
+
+		if (other->pid != process->pid || other->device != process->device ||
+		    other->file != process->file || other->uid != process->uid ||
+		    strcmp(other->image, process->image) ||
+		    other->relative_count != process->relative_count ||
+		    memcmp(other->relatives, process->relatives, process->relative_count * sizeof(pid_t)))
+			continue;
+		return other;
+	}
+	return NULL;
+}
+
+/* The place of the same program, or a new one; NULL if the process does not run it. */
+static struct program *program_place(struct fastpath *path, const struct program *program, pid_t pid)
+{
+	struct program mine = *program, *place = NULL;
+
+	if (!program_learn(&mine, pid))
+		return NULL;
+	for (int i = 0; i < PROGRAMS; i++) {
+		struct program *other = &path->programs[i];
+
+		if (!other->born)
+			place = other;
+		else if (other->file == mine.file && other->device == mine.device &&
+			 other->uid == mine.uid && other->parent == mine.parent &&
+			 !strcmp(other->path, mine.path) && !strcmp(other->cgroup, mine.cgroup) &&
+			 !strcmp(other->mounts, mine.mounts))
+			return other;
+	}
+	if (place == NULL)
+		place = &path->programs[path->program_turn++ % PROGRAMS];
+	*place = mine;
+	place->born = ++path->births;
+	return place;
+}
+
+/* Answer a question so from now on; false if the process has changed since `mark`, or there is no
+ * room. The answer's process is the given one, whose descriptors are not open. `program`: others
+ * that run it are answered so, too; NULL if they are not. */
+bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *answer,
+		   const struct process *process, const struct program *program)
+{
+	struct process *holder;
+	struct answer *mine;
+
+	answers_drain(path);
+	if (events_had(&path->events, mark, process->pid))
+		return false;
+	holder = same_one(path, process);
+	if (holder == NULL)
+		holder = place(path, process);
+	mine = holder ? answer_place(path, &answer->question, holder) : NULL;
+	if (mine == NULL)
+		return false;
+	answer_fill(mine, answer, holder);
+	mine->program = program ? program_place(path, program, process->pid) : NULL;
+	mine->program_born = mine->program ? mine->program->born : 0;
+	return true;
+}

@@ -1,0 +1,206 @@
+/* fastpath.h: the parts of the fast path, each in a file of its own:
+ *
+ *   packet.c    a message of the queue to the question it asks, and a verdict back
+ *   process.c   whether a process that was looked up before is the same, and holds a socket
+ *   program.c   whether a new process runs a program that was looked up before
+ *   events.c    which processes had children or ended since
+ *   answers.c   questions that were answered before, for which process
+ *   fastpath.c  the thread that reads the queue and answers them again
+ *   module.c    all of it for Python
+ *
+ * Nothing here decides: it repeats what the pipeline decided for the same process and destination,
+ * after it has looked the owner up and verified it. What it does not know, or what is odd in the
+ * least, goes to the pipeline untouched. */
+#ifndef ARBITER_FASTPATH_H
+#define ARBITER_FASTPATH_H
+
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* What a connection's first packet asks, but for who sends it and from which port. Compared byte by
+ * byte: cleared before it is filled in. */
+struct question {
+	uint8_t family; /* AF_INET or AF_INET6 */
+	uint8_t proto;  /* IPPROTO_TCP or IPPROTO_UDP */
+	uint16_t dport; /* network order, as all ports and addresses here */
+	uint32_t outdev;
+	uint32_t mark; /* the packet's, in host order */
+	uint8_t saddr[16], daddr[16];
+};
+
+struct packet {
+	struct question question;
+	uint16_t sport;
+	uint32_t id; /* the queue's, network order */
+};
+
+/* packet.c */
+bool packet_read(const void *message, size_t size, struct packet *packet);
+int packet_accept(int netlink, uint16_t queue, uint32_t id, uint32_t mark);
+
+struct socket_found {
+	uint32_t inode, uid;
+};
+
+bool packet_socket(int diag, const struct packet *packet, struct socket_found *found);
+
+/* process.c */
+#define IMAGE 128 /* four numbers of stat, at most 20 digits each */
+#define RELATIVES 8
+#define DESCRIPTORS 4
+
+struct process {
+	pid_t pid; /* 0: none */
+	uint32_t born; /* tells it from the one that had its place before */
+	int directory, table;
+	uid_t uid;
+	uint64_t device, file;
+	char image[IMAGE];
+	pid_t relatives[RELATIVES]; /* who may share its descriptors */
+	int relative_count;
+	int descriptors[DESCRIPTORS]; /* where its sockets were, the last one first */
+	int descriptor_count;
+	uint64_t start; /* of one that Python has not seen: clock ticks since boot, and its cmdline */
+	size_t argv_size;
+	char *argv; /* NULL: Python has */
+};
+
+bool process_open(struct process *process);
+bool process_is_image(const struct process *process);
+void process_close(struct process *process);
+bool process_holds(struct process *process, uint32_t inode);
+bool process_same(const struct process *process);
+
+/* program.c */
+#define ARGV 4096
+
+struct program {
+	uint32_t born; /* 0: none */
+	char path[256], cgroup[512], mounts[32];
+	uint64_t device, file;
+	uid_t uid;
+	pid_t parent;
+	int descriptors[DESCRIPTORS];
+	int descriptor_count;
+};
+
+/* A process that runs a program, as the record of its connection names it. */
+struct newborn {
+	pid_t pid;
+	int descriptor;
+	uint64_t start; /* clock ticks since boot */
+	ssize_t argv_size;
+	char argv[ARGV];
+};
+
+bool program_learn(struct program *program, pid_t pid);
+bool program_runs(const struct program *program, struct newborn *one);
+bool program_holds(const struct program *program, struct newborn *one, uint32_t inode);
+bool program_shared(const struct program *program, pid_t with, uint32_t inode);
+
+/* events.c */
+#define RECENT 256
+
+enum change { NOTHING, BORN, FORKED, EXECED, ENDED };
+
+struct event {
+	pid_t pid;
+	enum change what;
+};
+
+struct events {
+	int socket;
+	bool lossy;                  /* some were lost since it was empty the last time */
+	uint64_t count;              /* of all that were seen */
+	struct event recent[RECENT]; /* number n is at n % RECENT */
+};
+
+typedef void events_seen(void *of, pid_t pid, enum change what);
+
+bool events_drain(struct events *events, events_seen *seen, void *of);
+bool events_had(const struct events *events, uint64_t since, pid_t pid);
+int events_newborn(const struct events *events, pid_t *pids, int most);
+int events_younger(const struct events *events, pid_t pid, pid_t *pids, int most);
+
+/* answers.c */
+#define PROCESSES 64
+#define ANSWERS 1024
+#define BUCKETS 2048
+#define PROGRAMS 64
+#define NEWBORN 8
+#define UNTOLD 4096 /* repeated and not taken yet */
+#define YOUNGER 16
+
+struct answer {
+	struct question question;
+	uint32_t uid;
+	struct process *process;
+	uint32_t born;
+	struct program *program; /* NULL: for this process only */
+	uint32_t program_born;
+	uint32_t mark;
+	uint64_t token, until; /* nanoseconds of CLOCK_MONOTONIC */
+	struct answer *next;
+};
+
+/* A message of the queue on its way to Python. */
+struct message {
+	struct message *next;
+	size_t size;
+	uint64_t token; /* 0: it has no verdict yet */
+	uint32_t inode;
+	uint64_t came, answered; /* nanoseconds of CLOCK_MONOTONIC */
+	pid_t pid;               /* of another process than the answer's; 0: it is that one's */
+	uint64_t start;
+	size_t argv_size;
+	char *argv; /* its cmdline, in memory of its own */
+	char data[];
+};
+
+struct messages {
+	struct message *first, **last;
+	int count;
+};
+
+struct fastpath {
+	pthread_mutex_t lock; /* of all below but the descriptors */
+	int netlink, diag, wake, stop;
+	uint16_t queue;
+	struct events events;
+	struct process processes[PROCESSES];
+	struct program programs[PROGRAMS];
+	uint32_t births, turn, program_turn;
+	struct newborn newborn;
+	pid_t met[NEWBORN];
+	uint32_t met_turn;
+	struct answer answers[ANSWERS], *buckets[BUCKETS];
+	int used;
+	struct messages missed, repeated;
+	uint64_t overruns, lost;
+};
+
+void answers_forget(struct fastpath *path);
+void answers_drain(struct fastpath *path);
+const struct answer *answers_recall(struct fastpath *path, const struct packet *packet,
+				    struct message *message);
+void answers_adopt(struct fastpath *path, const struct answer *answer);
+bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *answer,
+		   const struct process *process, const struct program *program);
+
+/* fastpath.c */
+void fastpath_begin(struct fastpath *path);
+void fastpath_end(struct fastpath *path);
+int fastpath_run(struct fastpath *path);
+void fastpath_forget(struct fastpath *path);
+uint64_t fastpath_mark(struct fastpath *path);
+bool fastpath_teach(struct fastpath *path, uint64_t mark, const struct answer *answer,
+		    const struct process *process, const struct program *program);
+void message_free(struct message *message);
+struct message *fastpath_take(struct fastpath *path, bool waiting);
+void fastpath_losses(struct fastpath *path, uint64_t *overruns, uint64_t *lost);
+
+#endif

@@ -1,0 +1,157 @@
+/* program.c: whether a process that was just born runs a program that was looked up before.
+ *
+ * The facts that arbiter/identity.py tells an app by, where it tells it by its executable alone;
+ * and the same parent, so that it has the same ancestors. */
+#define _GNU_SOURCE
+#include "fastpath.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define SHORT 2048
+
+/* A file of a process, whole, with a NUL behind it; -1 if it is gone or does not fit. */
+static ssize_t slurp(int directory, const char *name, char *to, size_t room)
+{
+	int file = openat(directory, name, O_RDONLY | O_CLOEXEC);
+	ssize_t size, whole = 0;
+
+	if (file < 0)
+		return -1;
+	/* A short read is the end of such a file, as a rule; see procread.slurp. */
+	while ((size = read(file, to + whole, room - whole)) > 0) {
+		whole += size;
+		if (whole < SHORT)
+			break;
+	}
+	close(file);
+	if (size < 0 || (size_t)whole >= room)
+		return -1;
+	to[whole] = 0;
+	return whole;
+}
+
+static bool link_of(int directory, const char *name, char *to, size_t room)
+{
+	ssize_t size = readlinkat(directory, name, to, room);
+
+	if (size <= 0 || (size_t)size >= room)
+		return false;
+	to[size] = 0;
+	return true;
+}
+
+/* Not in step with its file system: that may be a FUSE that never answers. */
+static bool is_file(int directory, const char *path, const struct program *program)
+{
+	struct statx file;
+
+	return statx(directory, path, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_INO | STATX_NLINK, &file) == 0 &&
+	       makedev(file.stx_dev_major, file.stx_dev_minor) == program->device &&
+	       file.stx_ino == program->file && file.stx_nlink > 0;
+}
+
+/* The numbers behind the name of a stat file that are wanted here; see process.c. */
+static bool parent_and_start(int directory, pid_t *parent, uint64_t *start)
+{
+	char text[2048], *at;
+	unsigned long long number;
+
+	if (slurp(directory, "stat", text, sizeof text) < 0 || (at = strrchr(text, ')')) == NULL ||
+	    sscanf(at + 1, " %*c %d", parent) != 1)
+		return false;
+	for (int field = 3; field < 22 && at != NULL; field++)
+		at = strchr(at + (field == 3 ? 2 : 1), ' ');
+	if (at == NULL || sscanf(at, " %llu", &number) != 1)
+		return false;
+	*start = number;
+	return true;
+}
+
+/* Fill in what the program of a living process is known by. The path, file, user and parent are
+ * set by then, and must still be its own. */
+bool program_learn(struct program *program, pid_t pid)
+{
+	struct newborn one = { .pid = pid };
+	char path[32];
+	int directory;
+	bool learned;
+
+	snprintf(path, sizeof path, "/proc/%d", (int)pid);
+	directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (directory < 0)
+		return false;
+	learned = link_of(directory, "ns/mnt", program->mounts, sizeof program->mounts) &&
+		  slurp(directory, "cgroup", program->cgroup, sizeof program->cgroup) >= 0;
+	close(directory);
+	return learned && program_runs(program, &one);
+}
+
+/* Whether this process runs it; fills in what the record of its connection says. */
+bool program_runs(const struct program *program, struct newborn *one)
+{
+	char path[32], text[sizeof program->cgroup];
+	struct stat status;
+	pid_t parent;
+	int directory;
+	bool runs;
+
+	snprintf(path, sizeof path, "/proc/%d", (int)one->pid);
+	directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (directory < 0)
+		return false;
+	runs = fstat(directory, &status) == 0 && status.st_uid == program->uid &&
+	       is_file(directory, "exe", program) &&
+	       link_of(directory, "exe", text, sizeof text) && strcmp(text, program->path) == 0 &&
+	       is_file(AT_FDCWD, program->path, program) &&
+	       link_of(directory, "ns/mnt", text, sizeof text) && strcmp(text, program->mounts) == 0 &&
+	       slurp(directory, "cgroup", text, sizeof text) >= 0 &&
+	       strcmp(text, program->cgroup) == 0;
+	if (runs)
+		one->argv_size = slurp(directory, "cmdline", one->argv, sizeof one->argv);
+	/* Last: it cannot be read once the process is gone, so that all before was of the living. */
+	runs = runs && one->argv_size >= 0 && parent_and_start(directory, &parent, &one->start) &&
+	       parent == program->parent;
+	close(directory);
+	return runs;
+}
+
+static bool holds(pid_t pid, int descriptor, const char *target)
+{
+	char path[48], link[32];
+
+	snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, descriptor);
+	return link_of(AT_FDCWD, path, link, sizeof link) && strcmp(link, target) == 0;
+}
+
+/* Whether it holds the socket where the program's others had theirs, and its parent does not. */
+bool program_holds(const struct program *program, struct newborn *one, uint32_t inode)
+{
+	char target[32];
+
+	snprintf(target, sizeof target, "socket:[%u]", inode);
+	for (int i = 0; i < program->descriptor_count; i++)
+		if (holds(one->pid, program->descriptors[i], target)) {
+			one->descriptor = program->descriptors[i];
+			return !holds(program->parent, one->descriptor, target);
+		}
+	return false;
+}
+
+/* Whether another process holds the socket where the program's have theirs, or as its standard
+ * input. */
+bool program_shared(const struct program *program, pid_t with, uint32_t inode)
+{
+	char target[32];
+
+	snprintf(target, sizeof target, "socket:[%u]", inode);
+	for (int i = 0; i < program->descriptor_count; i++)
+		if (holds(with, program->descriptors[i], target))
+			return true;
+	return holds(with, 0, target);
+}

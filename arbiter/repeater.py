@@ -1,0 +1,206 @@
+"""Teaches the fast path what may be repeated, takes it back, and tells the pipeline what it did.
+
+An answer is repeated as long as no event comes by which the pipeline could decide otherwise:
+`before` is called with each one ahead of the pipeline, and takes back everything unless the event
+is known to change nothing. Rules that hold at some times only, budgets that are used up and tunnels
+are never repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec import structs
+
+from arbiter import identity
+from arbiter.events import (
+    Event,
+    NamesLearned,
+    OwnerFound,
+    PacketQueued,
+    PromptsChanged,
+    Reason,
+    Repeated,
+    Report,
+    Trouble,
+)
+from arbiter.kernel.fastpath import FastPath, Handed, Question, Standing, Start
+from arbiter.kernel.owner import OwnerLookup
+from arbiter.kernel.procfs import ProcessTable, argv_of
+from arbiter.kernel.queue import Queue
+from arbiter.memory import now
+from arbiter.model import Action, Hook, Now, Owner, Packet, Process, Undecodable, VerdictKind
+from arbiter.pipeline import Pipeline
+
+STEADY = frozenset({PacketQueued, OwnerFound, Repeated, PromptsChanged, Trouble})
+"""Events after which the pipeline decides as before."""
+MOST = 1024
+"""Answers taught (ANSWERS of native/fastpath.h): with more, it begins anew."""
+SECONDS = 60.0
+"""How long one is repeated; then the pipeline is asked again, as at first."""
+_STREAMS = frozenset({6, 17})
+
+
+class _Taught(NamedTuple):
+    owner: Owner
+    report: Report
+
+
+class Repeater:
+    """Does nothing without a fast path. In the loop."""
+
+    def __init__(
+        self,
+        path: FastPath | None,
+        queue: Queue,
+        owners: OwnerLookup,
+        processes: ProcessTable,
+        pipeline: Pipeline,
+        dispatch: Callable[[Event], None],
+    ) -> None:
+        self._path, self._queue = path, queue
+        self._owners, self._processes = owners, processes
+        self._pipeline, self._dispatch = pipeline, dispatch
+        self._taught: dict[int, _Taught] = {}
+        self._addresses: set[bytes] = set()
+        """Where the answers lead to."""
+        self._tokens = 0
+        self._last: tuple[tuple[Process, int, int, bytes] | None, tuple[Process, ...]] = (None, ())
+        """What the last other process was told by, and it."""
+        self._packet = self._mark = 0
+        """The packet whose owner is looked up now, and since when its process must not change."""
+        if path is not None:
+            queue.go_by(path, self._repeated)
+
+    @classmethod
+    def over(
+        cls,
+        queue: Queue,
+        start: Start | None,
+        owners: OwnerLookup,
+        processes: ProcessTable,
+        pipeline: Pipeline,
+        dispatch: Callable[[Event], None],
+    ) -> Repeater:
+        """With `audit.sync` nothing is repeated: each record comes before its verdict."""
+        path: FastPath | None = None
+        if start is not None and pipeline.settings.audit.sync:
+            start.close()
+        elif start is not None:
+            path = FastPath(queue.fileno(), queue.number, start)
+        return cls(path, queue, owners, processes, pipeline, dispatch)
+
+    def close(self) -> None:
+        """Stop the thread, and give everything back."""
+        if self._path is not None:
+            self._path.close()
+
+    def packet_came(self, packet: int) -> None:
+        """Its owner is looked up next. On the hot path."""
+        if self._path is not None:
+            self._packet, self._mark = packet, self._path.mark()
+
+    def before(self, event: Event) -> None:
+        """Take back what this event may change. On the hot path."""
+        if not self._taught or type(event) in STEADY:
+            return
+        if isinstance(event, NamesLearned) and self._addresses.isdisjoint(event.answers.addresses):
+            return
+        self._forget()
+
+    def decided(self, report: Report) -> None:
+        """Have it repeated, if it may be. On the hot path."""
+        path, packet, owner = self._path, report.packet, report.owner
+        if path is None or packet.id != self._packet or not repeatable(report):
+            return
+        assert isinstance(packet, Packet) and isinstance(owner, Owner)
+        ways = self._pipeline.ways
+        link = ways.used(packet, report.link)
+        if link is not None and link.spent is not None:
+            return
+        if any(one.tun for one in ways.links.values()):
+            return  # who holds its other end is to be found out each time
+        process = owner.processes[0]
+        image, place = self._processes.image(process), self._owners.place(process.pid)
+        if place is None or not image:
+            return
+        program, parent = self._program(process)
+        standing = Standing(
+            process.pid, process.uid, *process.exe_id, image, *place, program, parent
+        )
+        if len(self._taught) >= MOST:
+            self._forget()
+        flow, mono = packet.flow, time.monotonic()
+        until = min(mono + SECONDS, self._pipeline.names.until(flow.daddr, mono))
+        self._tokens += 1
+        question = Question(
+            flow.proto, flow.saddr, flow.daddr, flow.dport, packet.outdev, packet.mark
+        )
+        mark = self._queue.mark(packet.mark, report.verdict)
+        if path.teach(self._mark, question, standing, owner.uid, mark, self._tokens, until):
+            self._taught[self._tokens] = _Taught(owner, report)
+            self._addresses.add(flow.daddr)
+
+    def _program(self, process: Process) -> tuple[bytes, int]:
+        """The path by which others of its program are known, and its parent; b"" where more than
+        that, and what they inherit, tells whether they are decided the same."""
+        pipeline = self._pipeline
+        if not process.ancestors or pipeline.rules.index.of_processes or pipeline.ways.runs:
+            return b"", 0
+        if not identity.by_executable_alone(process):
+            return b"", 0
+        return os.fsencode(process.exe), process.ancestors[0].pid
+
+    def _forget(self) -> None:
+        assert self._path is not None
+        self._path.forget()
+        self._queue.settle()  # what was answered until now was decided before
+        self._taught.clear()
+        self._addresses.clear()
+
+    def _repeated(self, packet: Packet | Undecodable, handed: Handed) -> None:
+        taught = self._taught[handed.token]
+        assert isinstance(packet, Packet)  # the fast path answers what both can read
+        processes = taught.owner.processes
+        if handed.pid:
+            processes = self._other(processes[0], handed)
+        owner = structs.replace(taught.owner, inode=handed.inode, processes=processes)
+        ago = now()
+        came = handed.came / 1e9
+        at = Now(came, ago.wall - (ago.mono - came))
+        waited = (handed.answered - handed.came) / 1e9
+        self._dispatch(Repeated(at, packet, owner, taught.report, waited))
+
+    def _other(self, like: Process, handed: Handed) -> tuple[Process, ...]:
+        """Another process of its program; the same one as the last time, as a rule."""
+        key = (like, handed.pid, handed.start, handed.cmdline)
+        if self._last[0] != key:
+            argv = argv_of(handed.cmdline)
+            other = structs.replace(like, pid=handed.pid, start=handed.start, argv=argv)
+            self._last = (key, (other,))
+        return self._last[1]
+
+
+def repeatable(report: Report) -> bool:
+    """Whether a later packet that asks the same would surely be decided the same."""
+    packet, owner, decision = report.packet, report.owner, report.decision
+    return (
+        report.lasting
+        and report.reason is Reason.RULE
+        and decision.traffic is None
+        and report.verdict.kind is VerdictKind.ACCEPT
+        and report.verdict.passes is (decision.action is not Action.DENY)
+        and isinstance(packet, Packet)
+        and packet.hook is Hook.OUT
+        and packet.flow.proto in _STREAMS
+        and packet.opens
+        and not packet.fragment
+        and isinstance(owner, Owner)
+        and len(owner.processes) == 1
+        and not owner.established
+        and not owner.tunnels
+        and owner.inode != 0
+    )

@@ -1,0 +1,347 @@
+"""What may be repeated, and since when it may not: the repeater over a real pipeline.
+
+The kernel's rooms stand in here; tests/kernel/test_fastpath.py has the real ones.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from msgspec import structs
+from playbook import ALICE, NOBODY, SERVER, SERVER6, START, Playbook, owner, packet, process
+
+from arbiter.dnswire import Answers
+from arbiter.events import (
+    Event,
+    HostsRead,
+    LinksChanged,
+    NamesLearned,
+    OwnerFound,
+    PacketQueued,
+    ProcessExited,
+    ProfilesRead,
+    PromptsChanged,
+    Repeated,
+    Report,
+    RulesChanged,
+    RunVia,
+    SettingsChanged,
+    Stopping,
+    Tick,
+    Trouble,
+)
+from arbiter.identity import by_executable_alone
+from arbiter.kernel.fastpath import Handed
+from arbiter.model import (
+    DENIED,
+    MARK_DECIDED,
+    App,
+    AppKind,
+    Hook,
+    Link,
+    OverBudget,
+    Packet,
+    Process,
+    Spent,
+)
+from arbiter.profiles import Book, Standing
+from arbiter.repeater import MOST, SECONDS, Repeater, repeatable
+from arbiter.settings import Settings
+
+CURL = "allow app=/usr/bin/curl"
+LTE = Link("lte", 2, "wwan0", index=3)
+
+
+class Path:
+    """What the fast path is told."""
+
+    def __init__(self) -> None:
+        self.taught: list[Any] = []
+        self.calls: list[str] = []
+
+    def mark(self) -> int:
+        return 7
+
+    def forget(self) -> None:
+        self.calls.append("forget")
+
+    def teach(self, mark: int, *what: Any) -> bool:
+        assert mark == 7
+        self.taught.append(what)
+        return True
+
+
+class Queue:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.repeated: Any = None
+
+    def go_by(self, path: Path, on_repeated: Any) -> None:
+        self.repeated = on_repeated
+
+    def settle(self) -> None:
+        self._path.calls.append("settle")
+
+    def mark(self, before: int, verdict: Any) -> int:
+        return before | int(verdict.mark)
+
+
+class Owners:
+    def __init__(self) -> None:
+        self.found: tuple[int, tuple[int, ...]] | None = (5, (100,))
+
+    def place(self, pid: int) -> tuple[int, tuple[int, ...]] | None:
+        return self.found
+
+
+class Processes:
+    def __init__(self) -> None:
+        self.stat = "1 2 3 4"
+
+    def image(self, process: Process) -> str:
+        return self.stat
+
+
+class Scene:
+    def __init__(self, *rules: str) -> None:
+        self.play = Playbook(*rules)
+        self.path, self.owners, self.processes = Path(), Owners(), Processes()
+        self.queue = Queue(self.path)
+        self.events: list[Event] = []
+        rooms: tuple[Any, Any, Any, Any] = (self.path, self.queue, self.owners, self.processes)
+        self.repeater = Repeater(*rooms, self.play.pipeline, self.events.append)
+        self._next = 1
+
+    def decide(self, who: Any = None, **where: Any) -> Report:
+        """A packet comes and is decided; the repeater hears of it as in the daemon."""
+        id, self._next = self._next, self._next + 1
+        self.repeater.packet_came(id)
+        self.play.effects.clear()
+        self.play.queue(id, who, **where)
+        (report,) = [effect for effect in self.play.effects if isinstance(effect, Report)]
+        self.repeater.decided(report)
+        return report
+
+
+def test_what_a_rule_decides_is_taught() -> None:
+    scene = Scene(CURL)
+    report = scene.decide(sport=40000, dport=443)
+    ((question, standing, uid, mark, token, until),) = scene.path.taught
+    assert isinstance(report.packet, Packet)
+    flow = report.packet.flow
+    assert question == (6, flow.saddr, SERVER, 443, report.packet.outdev, report.packet.mark)
+    assert (standing.pid, standing.uid, standing.image) == (4242, 1000, "1 2 3 4")
+    assert (standing.descriptor, standing.relatives) == (5, (100,))
+    assert (uid, mark, token) == (1000, MARK_DECIDED, 1)
+    assert SECONDS - 5 < until - time.monotonic() <= SECONDS
+
+
+def test_a_denial_is_taught_with_its_mark() -> None:
+    scene = Scene("deny app=/usr/bin/curl")
+    scene.decide()
+    assert scene.path.taught[0][3] == DENIED.mark
+
+
+@pytest.mark.parametrize(
+    ("rules", "who", "where"),
+    [
+        (("allow app=/usr/bin/curl time=22:00-23:00",), None, {}),
+        (("allow app=/usr/bin/curl for=5s",), None, {}),
+        (("allow app=/usr/bin/curl class=bulk",), None, {}),
+        (("allow",), NOBODY, {}),
+        (("allow",), owner(process(), process("/usr/bin/wget", 9)), {}),
+        (("allow",), owner(established=True), {"flags": 0x10}),
+        (("allow",), None, {"flags": 0x10}),
+        (("allow",), None, {"proto": 1}),
+        (("allow",), structs.replace(owner(), tunnels=(4,)), {}),
+        (("allow",), structs.replace(owner(), inode=0), {}),
+    ],
+)
+def test_what_could_be_decided_otherwise_next_time_is_not(
+    rules: tuple[str, ...], who: Any, where: dict[str, Any]
+) -> None:
+    scene = Scene(*rules)
+    report = scene.decide(who, **where)
+    assert scene.path.taught == []
+    assert not repeatable(report)
+
+
+def test_nor_is_what_comes_from_elsewhere_or_in_parts() -> None:
+    report = Scene("allow").decide()
+    assert isinstance(report.packet, Packet)
+    for other in ({"hook": Hook.IN}, {"hook": Hook.FORWARD}, {"fragment": True}):
+        assert not repeatable(
+            structs.replace(report, packet=structs.replace(report.packet, **other))
+        )
+    assert repeatable(report)
+
+
+def test_nor_what_a_person_said_for_once() -> None:
+    scene = Scene()
+    scene.play.prompts(ALICE)
+    scene.repeater.packet_came(1)
+    scene.play.queue(1).answer(1, "allow")
+    (report,) = [effect for effect in scene.play.effects if isinstance(effect, Report)]
+    scene.repeater.decided(report)
+    assert scene.path.taught == []
+
+
+def test_nor_over_a_link_whose_budget_is_used_up() -> None:
+    scene = Scene(CURL)
+    scene.play.links(structs.replace(LTE, spent=Spent(1.0, OverBudget.ALLOW, "5 of 5 MB")))
+    assert scene.decide(outdev=3).verdict.passes
+    assert scene.path.taught == []
+
+
+def test_nor_while_a_program_holds_the_end_of_a_tunnel() -> None:
+    scene = Scene(CURL)
+    scene.play.links(structs.replace(LTE, tun=True))
+    scene.decide()
+    assert scene.path.taught == []
+
+
+def test_nor_a_process_of_which_too_little_is_known() -> None:
+    scene = Scene(CURL)
+    scene.processes.stat = ""
+    scene.decide()
+    scene.processes.stat, scene.owners.found = "1 2 3 4", None
+    scene.decide()
+    assert scene.path.taught == []
+
+
+def test_nor_what_was_decided_after_another_packet_came() -> None:
+    """Its process may have changed since: the mark is of another look-up."""
+    scene = Scene(CURL)
+    scene.repeater.packet_came(1)
+    scene.play.queue(1)
+    (report,) = [effect for effect in scene.play.effects if isinstance(effect, Report)]
+    scene.repeater.packet_came(2)
+    scene.repeater.decided(report)
+    assert scene.path.taught == []
+
+
+def test_a_refusal_that_is_told_is_told_each_time() -> None:
+    scene = Scene("route via=lte app=/usr/bin/curl")
+    scene.play.links(structs.replace(LTE, spent=Spent(9e9, OverBudget.DENY, "5 of 5 MB")))
+    assert scene.decide(outdev=3).verdict == DENIED
+    assert scene.path.taught == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Tick(START),
+        RulesChanged(START, (), ()),
+        LinksChanged(START, ()),
+        HostsRead(START, {}),
+        ProfilesRead(START, Book((), Standing("", None))),
+        ProcessExited(START, 1, 1),
+        RunVia(START, 1, ALICE, (1, 1), "lte"),
+        SettingsChanged(START, Settings()),
+        NamesLearned(START, Answers("a.example", (SERVER6, SERVER), 5)),
+        Stopping(START),
+    ],
+)
+def test_what_may_change_a_decision_takes_all_back_first(event: Event) -> None:
+    scene = Scene(CURL)
+    scene.decide()
+    scene.repeater.before(event)
+    assert scene.path.calls == ["forget", "settle"]
+    scene.repeater.before(event)
+    assert scene.path.calls == ["forget", "settle"], "nothing is taught: nothing to take back"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        PacketQueued(START, packet(1)),
+        OwnerFound(START, 1, NOBODY),
+        PromptsChanged(START, (ALICE,)),
+        Trouble(START, "the disk is full"),
+        NamesLearned(START, Answers("a.example", (SERVER6,), 5)),
+    ],
+)
+def test_what_changes_none_takes_nothing_back(event: Event) -> None:
+    scene = Scene(CURL)
+    scene.decide()
+    scene.repeater.before(event)
+    assert scene.path.calls == []
+
+
+def test_with_too_many_it_begins_anew() -> None:
+    scene = Scene(CURL)
+    for port in range(1, MOST + 2):
+        scene.decide(dport=port)
+    assert scene.path.calls == ["forget", "settle"]
+    assert len(scene.path.taught) == MOST + 1
+
+
+def test_the_pipeline_hears_of_what_was_repeated_with_its_own_facts() -> None:
+    scene = Scene(CURL)
+    report = scene.decide()
+    came, answered = 5_000_000_000, 5_000_040_000
+    scene.queue.repeated(packet(9, sport=5), Handed(b"", 1, 77, came, answered, 0, 0, b""))
+    scene.queue.repeated(
+        packet(10, sport=6), Handed(b"", 1, 78, came, answered, 4300, 99, b"curl\0-v\0")
+    )
+    first, second = scene.events
+    assert isinstance(first, Repeated)
+    assert isinstance(second, Repeated)
+    assert (first.packet.id, first.like, first.owner.inode) == (9, report, 77)
+    assert first.now.mono == 5.0
+    assert first.waited == pytest.approx(40e-6)
+    assert first.owner.processes == owner().processes
+    (other,) = second.owner.processes
+    assert (other.pid, other.start, other.argv) == (4300, 99, ("curl", "-v"))
+    assert (other.app, other.ancestors) == (process().app, process().ancestors)
+
+
+def program(scene: Scene) -> tuple[bytes, int]:
+    path, parent = scene.path.taught[-1][1][-2:]
+    return path, parent
+
+
+def test_others_of_a_program_are_decided_so_where_its_file_tells_all() -> None:
+    scene = Scene("allow")
+    scene.decide()
+    assert program(scene) == (b"/usr/bin/curl", 100)
+    scene.decide(owner(process("/usr/bin/python3")))
+    assert program(scene) == (b"", 0)
+    scene.decide(owner(structs.replace(process(), ancestors=())))
+    assert program(scene) == (b"", 0)
+
+
+def test_and_not_while_answers_or_runs_are_of_single_processes() -> None:
+    scene = Scene("allow")
+    scene.play.links(LTE)
+    scene.play.send(RunVia(START, 1, ALICE, (5, 5), "lte"))
+    scene.decide()
+    assert program(scene) == (b"", 0)
+    scene = Scene("allow")
+    entry = scene.play.entry("deny app=/usr/bin/wget for=process", process=(9, 9))
+    scene.play.send(RulesChanged(START, (entry,), ()))
+    scene.decide()
+    assert program(scene) == (b"", 0)
+
+
+@pytest.mark.parametrize(
+    ("exe", "kind", "note", "alone"),
+    [
+        ("/usr/bin/curl", AppKind.PATH, "", True),
+        ("/usr/bin/python3.11", AppKind.PATH, "", False),
+        ("/usr/bin/bash", AppKind.PATH, "", False),
+        ("/usr/bin/java", AppKind.PATH, "", False),
+        ("/usr/bin/busybox", AppKind.PATH, "", False),
+        ("/tmp/.mount_FooAbc/usr/bin/foo", AppKind.PATH, "", False),
+        ("/usr/bin/curl", AppKind.UNIT, "", False),
+        ("/snap/x/1/bin/x", AppKind.SNAP, "", False),
+        ("/usr/bin/curl", AppKind.PATH, "its executable was replaced or deleted", False),
+    ],
+)
+def test_which_programs_are_told_by_their_file(
+    exe: str, kind: AppKind, note: str, alone: bool
+) -> None:
+    app = App("x", kind, "x")
+    assert by_executable_alone(Process(1, 1, 0, app, exe, note=note)) is alone
