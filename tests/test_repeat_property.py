@@ -53,6 +53,11 @@ WALL = 1_700_000_000.0
 LTE = Link("lte", 2, "wwan0", index=3)
 
 
+def _leads(report: Report) -> bytes:
+    assert isinstance(report.packet, Packet)
+    return report.packet.flow.daddr
+
+
 class Repeating(Playbook):
     """Remembers what the fast path would know."""
 
@@ -63,7 +68,7 @@ class Repeating(Playbook):
     def send(self, event: Event) -> Playbook:
         if isinstance(event, NamesLearned):
             there = event.answers.addresses
-            self.known = [one for one in self.known if one[0].packet.flow.daddr not in there]  # type: ignore[union-attr]
+            self.known = [one for one in self.known if _leads(one[0]) not in there]
         elif type(event) not in STEADY:
             self.known.clear()
         return super().send(event)

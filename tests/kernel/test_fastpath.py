@@ -350,7 +350,8 @@ def test_processes_that_come_and_go_leave_no_descriptors_behind(arbiter: Arbiter
     for _ in range(80):
         dialer = Dialer(arbiter)
         known(arbiter, dialer, "tcp", SERVER4)
-        dialer.program.stdin.close()  # type: ignore[union-attr]
+        assert dialer.program.stdin is not None
+        dialer.program.stdin.close()
         dialer.program.wait()
     assert held() <= 64 * 2 + 64 * 1, "64 places of two each, and the table's warm ones"
     dialer = Dialer(arbiter)

@@ -70,6 +70,7 @@ struct process {
 };
 
 bool process_open(struct process *process);
+bool process_has(pid_t pid, int descriptor, const char *target);
 bool process_is_image(const struct process *process);
 void process_close(struct process *process);
 bool process_holds(struct process *process, uint32_t inode);

@@ -152,7 +152,8 @@ static int search(const struct process *process, const char *target)
 	return -1;
 }
 
-static bool holds_at(pid_t pid, int descriptor, const char *target)
+/* Whether a process has this socket (`socket:[INODE]`) at this descriptor. */
+bool process_has(pid_t pid, int descriptor, const char *target)
 {
 	char path[48];
 
@@ -184,7 +185,7 @@ bool process_holds(struct process *process, uint32_t inode)
 	for (int i = 0; i < process->relative_count; i++) {
 		const pid_t relative = process->relatives[i];
 
-		if (holds_at(relative, found, target) || holds_at(relative, 0, target))
+		if (process_has(relative, found, target) || process_has(relative, 0, target))
 			return false;
 	}
 	if (kept < DESCRIPTORS)

@@ -121,14 +121,6 @@ bool program_runs(const struct program *program, struct newborn *one)
 	return runs;
 }
 
-static bool holds(pid_t pid, int descriptor, const char *target)
-{
-	char path[48], link[32];
-
-	snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, descriptor);
-	return link_of(AT_FDCWD, path, link, sizeof link) && strcmp(link, target) == 0;
-}
-
 /* Whether it holds the socket where the program's others had theirs, and its parent does not. */
 bool program_holds(const struct program *program, struct newborn *one, uint32_t inode)
 {
@@ -136,9 +128,9 @@ bool program_holds(const struct program *program, struct newborn *one, uint32_t 
 
 	snprintf(target, sizeof target, "socket:[%u]", inode);
 	for (int i = 0; i < program->descriptor_count; i++)
-		if (holds(one->pid, program->descriptors[i], target)) {
+		if (process_has(one->pid, program->descriptors[i], target)) {
 			one->descriptor = program->descriptors[i];
-			return !holds(program->parent, one->descriptor, target);
+			return !process_has(program->parent, one->descriptor, target);
 		}
 	return false;
 }
@@ -151,7 +143,7 @@ bool program_shared(const struct program *program, pid_t with, uint32_t inode)
 
 	snprintf(target, sizeof target, "socket:[%u]", inode);
 	for (int i = 0; i < program->descriptor_count; i++)
-		if (holds(with, program->descriptors[i], target))
+		if (process_has(with, program->descriptors[i], target))
 			return true;
-	return holds(with, 0, target);
+	return process_has(with, 0, target);
 }
