@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from arbiter import protocol, views
+from arbiter import protocol, rulepages, views
 from arbiter.events import (
     Event,
     KeepProfile,
@@ -28,7 +28,7 @@ from arbiter.model import Now, Peer
 from arbiter.outbox import Made, Outbox
 from arbiter.profiles import word
 from arbiter.records import Progress, Running
-from arbiter.rules import Index
+from arbiter.rules import Entry, Index
 from arbiter.settings import Settings
 from arbiter.store import Kept, StoreError, Writer, checkpoints
 from arbiter.store.checkpoints import Checkpoint
@@ -103,9 +103,8 @@ class Memory:
                 return ""
             if first:
                 await self._sweep(at)
-            entries, unreadable = await asyncio.wrap_future(
-                self._writer.rules(at, self._boot, self._session)
-            )
+            page = partial(self._writer.rules, at, self._boot, self._session)
+            unreadable = await rulepages.follow(index, page, self._changed, first=first)
         except StoreError as error:
             if first:
                 raise
@@ -114,14 +113,10 @@ class Memory:
         self._change, self.unreadable = change, unreadable
         for problem in unreadable:
             log.error("%s", problem)
-        found = {entry.id: entry for entry in entries}
-        added = tuple(entry for entry in entries if index.get(entry.id) != entry)
-        # Those of policy files have negative ids, and are not the store's.
-        removed = tuple(entry.id for entry in index if entry.id > 0 and entry.id not in found)
-        if added or removed or first:
-            log.info("rules: %d in force, %d new, %d gone", len(found), len(added), len(removed))
-            self._dispatch(RulesChanged(now(), added, removed))
         return ""
+
+    def _changed(self, added: tuple[Entry, ...], removed: tuple[int, ...]) -> None:
+        self._dispatch(RulesChanged(now(), added, removed))
 
     async def _sweep(self, at: float) -> None:
         """Rules that ended while no daemon ran go. Raises StoreError, but not for want of room:

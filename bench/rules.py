@@ -21,12 +21,14 @@ import socket
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from arbiter.rules import Entry, Index, Layer, Query, parse
 
 SIZES = (10, 100, 1_000, 10_000, 100_000)
 LOOKUPS = 2_000
+PAGE = 500
 ROUNDS = 7
 
 
@@ -87,46 +89,57 @@ def timed(index: Index, queries: list[Query]) -> float:
 def measure(count: int, database: Path | None) -> None:
     asked = questions(count)
     before = resident()
-    started = time.process_time()
-    if database is not None:
-        entries = iter(stored(database))
-    else:
-        lines = map(line, range(count))
-        entries = (
-            Entry(id, parse(text), Layer.REMEMBERED, 1e9 + id, "alice", "cli")
-            for id, text in enumerate(lines, 1)
-        )
-    held = list(entries)
-    read = time.process_time()
-    index = Index(held)
-    compiled = time.process_time()
-    del held
+    index, read, compiled = Index(), 0.0, 0.0
+    entries = pages(count) if database is None else stored(database)
+    while True:
+        started = time.process_time()
+        page = next(entries, None)
+        read += time.process_time() - started
+        if page is None:
+            break
+        started = time.process_time()
+        for entry in page:
+            index.add(entry)
+        compiled += time.process_time() - started
     grown = resident() - before
     figures = []
     for kind, queries in asked.items():
         assert (index.lookup(queries[0], 1e9) is None) == (kind == "none"), kind
         rounds = []
         for _ in range(ROUNDS):
-            entry = index.get(1)
-            assert entry is not None
-            index.add(entry)  # empties the memo
+            first = index.get(1)
+            assert first is not None
+            index.add(first)  # empties the memo
             rounds.append(timed(index, queries))
         figures.append(statistics.median(rounds))
     few = [copy.copy(query) for query in asked["exact"][:100] * 20]
     memo = statistics.median(timed(index, few) for _ in range(ROUNDS))
     print(
-        f"{count:>7}  {read - started:6.2f} s  {compiled - read:6.2f} s  {grown:5.1f} MB  "
+        f"{count:>7}  {read:6.2f} s  {compiled:6.2f} s  {grown:5.1f} MB  "
         f"{memo:6.2f}  " + "  ".join(f"{figure:6.2f}" for figure in figures),
         flush=True,
     )
 
 
-def stored(path: Path) -> list[Entry]:
+def pages(count: int) -> Iterator[list[Entry]]:
+    """Made here, as many at a time as the daemon reads."""
+    for start in range(0, count, PAGE):
+        yield [
+            Entry(i + 1, parse(line(i)), Layer.REMEMBERED, 1e9 + i, "alice", "cli")
+            for i in range(start, min(start + PAGE, count))
+        ]
+
+
+def stored(path: Path) -> Iterator[list[Entry]]:
     """As the daemon reads them."""
     from arbiter.store import Store
 
+    after: int | None = 0
     with Store.open(path) as store:
-        return store.rules(1e9, "boot", "session")
+        while after is not None:
+            page = store.rules_page(1e9, "boot", "session", after, PAGE)
+            yield list(page.entries)
+            after = page.last
 
 
 def fill(path: Path, count: int) -> None:

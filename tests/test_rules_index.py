@@ -681,13 +681,13 @@ class ChangedIndex(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for id in self.held:
-            assert self.index.get(id) is self.held[id]
+            assert self.index.get(id) == self.held[id]
             assert id in self.index
             self.index.remove(id)
             assert id not in self.index
         assert len(self.index) == 0
         assert not self.index._shapes, "an empty shape would slow down every look-up"
-        assert not any(family.shapes for family in self.index._families.values())
+        assert not any(family.shapes for family in self.index._slots.families.values())
 
 
 TestChangedIndex = ChangedIndex.TestCase

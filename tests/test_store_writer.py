@@ -19,6 +19,7 @@ import pytest
 from arbiter.records import Record
 from arbiter.rules.line import parse
 from arbiter.store import ClosedError, LockedError, NotOursError, Store, Writer
+from arbiter.store.inforce import Page
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,7 +109,7 @@ def test_a_rule_takes_the_records_along(writer: Writer, path: Path) -> None:
 
 def test_rules_are_read_after_every_change_asked_for_before(writer: Writer) -> None:
     made = writer.remember(parse("allow port=1"), by="alice", created=1.0)
-    assert writer.rules(2.0, "", "").result(5) == ([made.result(0).entry], ())
+    assert writer.rules(2.0, "", "", 0, 9).result(5) == Page((made.result(0).entry,), {}, None)
 
 
 def test_closing_does_everything_that_was_asked_for(path: Path) -> None:

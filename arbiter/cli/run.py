@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -28,6 +27,7 @@ from arbiter.cli.common import (
     sudo_uid,
 )
 from arbiter.cli.settingsfile import read_settings
+from arbiter.notls import asyncio
 from arbiter.protocol import clean
 from arbiter.settings import Backend, Mode, Settings, SettingsError
 from arbiter.startup import Paths, extra_rights

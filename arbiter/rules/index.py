@@ -1,17 +1,17 @@
 """The compiled rules: a look-up that costs the same for 10 rules and for 100,000.
 
 Tuple space search (Srinivasan, Suri, Varghese, SIGCOMM 1999): rules with the same *shape*, the
-same set of conditions that can be compared exactly, share one dict, keyed by the values of
-those conditions. A look-up asks each shape that exists once, the most specific first, and stops
+same set of conditions that can be compared exactly, are found by a key, the values of those
+conditions. A look-up asks each shape that exists once, the most specific first, and stops
 when no later one can win. Cost follows the number of shapes in use, not of rules. Port lists and
 ranges, `time=` and expiry are checked entry by entry in the few that share all exact conditions.
+
+An entry that is alone with its key is packed (packed.py), under the hash of its shape and key, and
+is made anew when it is asked for. What shares a key stays as it is, sorted, in the shape's dict.
 
 The memo is emptied by every change; an answer is in it only if no entry was met on the way, the
 winner included, that holds at some times only. Entries that were not met rank below the winner, and
 the winner holds until something changes.
-
-A new exact condition is one more slot (shapes.py): a line in `_exact`, a value in `_values` (or,
-where one query has several, a line in `shapes.MANY`), and its part in `rank.specificity`.
 """
 
 from __future__ import annotations
@@ -24,69 +24,17 @@ from operator import itemgetter
 
 from msgspec import structs
 
-from arbiter.model import PORT_PROTOS
 from arbiter.rules import explain
-from arbiter.rules.rank import NO_CONTEXT, ONE_PORT, Specificity, rank, specificity
-from arbiter.rules.rule import (
-    MAPPED,
-    Address,
-    Domain,
-    Entry,
-    Match,
-    Name,
-    Network,
-    Query,
-    is_number,
-)
-from arbiter.rules.scopes import scope_of
-from arbiter.rules.shapes import (
-    ADDRESS,
-    APP,
-    DOMAIN,
-    GROUP,
-    HOOK,
-    NAME,
-    PARENT,
-    PORT,
-    PREFIXES,
-    PROCESS,
-    PROTO,
-    SCOPE,
-    UID,
-    USER,
-    Bucket,
-    Shape,
-    ShapeId,
-    context_slots,
-    keys,
-)
+from arbiter.rules.packed import Packed
+from arbiter.rules.rank import Specificity, rank, specificity
+from arbiter.rules.rule import Entry, Match, Query
+from arbiter.rules.shapes import PORT, Bucket, Shape, ShapeId, keys
+from arbiter.rules.slots import Slots
 from arbiter.rules.spoken import Spoken
 from arbiter.rules.week import holds, minute_of_week
 
 MEMO = 1024
 """Answers that are remembered. A query and its answer take about half a kilobyte."""
-_SEVERAL = (None,) * (PREFIXES - PARENT)
-"""In place of the slots that have several values."""
-
-
-class _Family:
-    """What differs between IPv4 and IPv6: prefixes, and the shapes that can match."""
-
-    __slots__ = ("prefixes", "shapes", "shifts", "width")
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.prefixes: dict[int, int] = {}
-        """Prefix length to slot. Never forgotten: there are 160 at most."""
-        self.shifts: list[int] = []
-        self.shapes: list[Shape] = []
-        """Sorted by floor."""
-
-    def slot(self, prefixlen: int) -> int:
-        if prefixlen not in self.prefixes:
-            self.prefixes[prefixlen] = PREFIXES + len(self.shifts)
-            self.shifts.append(self.width - prefixlen)
-        return self.prefixes[prefixlen]
 
 
 class Index:
@@ -100,9 +48,14 @@ class Index:
         self.zone = zone
         """May be set at any time."""
         self.spoken = Spoken()
-        self._entries: dict[int, Entry] = {}
+        self._packed = Packed()
+        self._shared: dict[int, Entry] = {}
+        """Those that are not packed."""
+        self._made: dict[int, tuple[Entry, ShapeId, Hashable]] = {}
+        """By hash: packed ones that were asked for, and where they stand. MEMO at most."""
+        self._numbers = itertools.count()
         self._shapes: dict[ShapeId, Shape] = {}
-        self._families = {4: _Family(32), 16: _Family(128)}
+        self._slots = Slots()
         self._expiries: list[tuple[float, int]] = []
         """(expires, id) of the spans, sorted."""
         self._memo: dict[Query, Entry | None] = {}
@@ -117,13 +70,22 @@ class Index:
             self.add(entry)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._packed) + len(self._shared)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
+        """In any order."""
+        return filter(None, map(self.get, self.ids()))
 
-    def __contains__(self, id: object) -> bool:
-        return id in self._entries
+    def __contains__(self, id: int) -> bool:
+        return id in self._shared or self._packed.has(id)
+
+    def ids(self) -> Iterator[int]:
+        """Of all entries, in any order."""
+        return itertools.chain(self._shared, self._packed.ids())
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether just this is in force."""
+        return self.get(entry.id) == entry
 
     @property
     def of_processes(self) -> bool:
@@ -132,112 +94,76 @@ class Index:
 
     def get(self, id: int) -> Entry | None:
         """The entry with this id."""
-        return self._entries.get(id)
+        return self._shared.get(id) or self._packed.get(id)
 
     # --- changes ----------------------------------------------------------------------------
 
     def add(self, entry: Entry) -> None:
         """Put an entry in force, in place of one with the same id."""
         self.remove(entry.id)
-        self._memo.clear()
-        self._entries[entry.id] = entry
+        self._forget()
         self.spoken.add(entry.rule.host)
         self._of_processes += entry.process is not None
         if entry.expires is not None:
             bisect.insort(self._expiries, (entry.expires, entry.id))
-        id, key = self._place(entry)
+        id, key = self._slots.place(entry)
         shape = self._shapes.get(id) or self._new_shape(id)
+        shape.count += 1
+        hash = shape.hash(key)
         bucket = shape.table.get(key)
         if bucket is None:
-            shape.table[key] = entry
-        elif isinstance(bucket, Entry):
-            shape.table[key] = sorted((bucket, entry), key=rank)
-        else:
-            bisect.insort(bucket, entry, key=rank)
+            alone = self._packed.under(hash)
+            if alone is None:
+                self._packed.add(entry, hash)
+                return
+            bucket = shape.table[key] = []
+            if self._slots.place(alone) == (id, key):  # or the hash is the same by chance
+                self._packed.remove(alone.id)
+                self._shared[alone.id] = alone
+                bucket.append(alone)
+        bisect.insort(bucket, entry, key=rank)
+        self._shared[entry.id] = entry
 
     def remove(self, id: int) -> None:
         """Put an entry out of force; nothing if there is none.
 
         A rule can end twice: its time is over, and somebody removed it meanwhile.
         """
-        entry = self._entries.pop(id, None)
+        entry = self.get(id)
         if entry is None:
             return
-        self._memo.clear()
+        self._forget()
         self.spoken.remove(entry.rule.host)
         self._of_processes -= entry.process is not None
         if entry.expires is not None:
             del self._expiries[bisect.bisect_left(self._expiries, (entry.expires, id))]
-        shape_id, key = self._place(entry)
-        table = self._shapes[shape_id].table
-        bucket = table[key]
-        if isinstance(bucket, list) and len(bucket) > 1:
+        shape_id, key = self._slots.place(entry)
+        shape = self._shapes[shape_id]
+        if self._shared.pop(id, None) is None:
+            self._packed.remove(id)
+        else:
+            bucket = shape.table[key]
             del bucket[bisect.bisect_left(bucket, rank(entry), key=rank)]
-            return
-        del table[key]
-        if not table:
-            shape = self._shapes.pop(shape_id)
-            for family in self._families.values():
+            if not bucket:
+                del shape.table[key]
+        shape.count -= 1
+        if not shape.count:
+            del self._shapes[shape_id]
+            for family in self._slots.families.values():
                 if shape in family.shapes:
                     family.shapes.remove(shape)
 
+    def _forget(self) -> None:
+        """What was found may not be what is found now."""
+        self._memo.clear()
+        self._made.clear()
+
     def _new_shape(self, id: ShapeId) -> Shape:
-        shape = self._shapes[id] = Shape(id)
-        for length, family in self._families.items():
+        shape = self._shapes[id] = Shape(id, next(self._numbers))
+        for length, family in self._slots.families.items():
             if id.family in (0, length):
                 bisect.insort(family.shapes, shape, key=lambda each: each.id)
         return shape
-
-    def _place(self, entry: Entry) -> tuple[ShapeId, Hashable]:
-        """The shape of an entry, and its key there."""
-        exact = self._exact(entry)
-        floor = specificity(entry)
-        if floor[7] != NO_CONTEXT:
-            exact |= context_slots(entry.rule)
-        slots = tuple(exact)
-        ranges = floor[3] > ONE_PORT and bool(entry.rule.ports)
-        if ranges:
-            floor = (*floor[:3], ONE_PORT + 1, *floor[4:])
-        host = entry.rule.host
-        family = len(host.packed) if isinstance(host, Network) else 0
-        values = tuple(exact.values())
-        return ShapeId(floor, family, slots, ranges), values[0] if len(values) == 1 else values
-
-    def _exact(self, entry: Entry) -> dict[int, Hashable]:
-        """Slot to value, for every condition that can be compared exactly."""
-        rule, host = entry.rule, entry.rule.host
-        exact: dict[int, Hashable] = {}
-        if rule.app:
-            exact[APP] = rule.app
-        if rule.parent:
-            exact[PARENT] = rule.parent
-        if isinstance(host, Address):
-            exact[ADDRESS] = host.packed
-        elif isinstance(host, Network):
-            family = self._families[len(host.packed)]
-            shift = family.width - host.prefixlen
-            exact[family.slot(host.prefixlen)] = int.from_bytes(host.packed) >> shift
-        elif isinstance(host, Name):
-            exact[NAME] = host.name
-        elif isinstance(host, Domain):
-            exact[DOMAIN] = host.name
-        elif host is not None:
-            exact[SCOPE] = host.value  # not the enum: its hash is slow, and not its text's
-        if len(rule.ports) == 1 and rule.ports[0][0] == rule.ports[0][1]:
-            exact[PORT] = rule.ports[0][0]
-        if rule.proto is not None:
-            exact[PROTO] = rule.proto
-        if rule.user.startswith("@"):
-            group = rule.user[1:]
-            exact[GROUP] = int(group) if is_number(group) else group
-        elif rule.user:
-            by_uid = is_number(rule.user)
-            exact[UID if by_uid else USER] = int(rule.user) if by_uid else rule.user
-        if rule.hook is not None:
-            exact[HOOK] = rule.hook.value
-        if entry.process is not None:
-            exact[PROCESS] = entry.process
-        return exact
 
     # --- questions --------------------------------------------------------------------------
 
@@ -265,16 +191,15 @@ class Index:
         return entry
 
     def _search(self, query: Query, now: float) -> Entry | None:
-        family, values = self._values(query)
+        family, values = self._slots.values(query)
         port = values[PORT]
         best: Entry | None = None
         floor: Specificity | None = None
         for shape in family.shapes:
             if floor is not None and shape.floor > floor:
                 break
-            table = shape.table
             for key in keys(shape, query, values) if shape.many else (shape.key(values),):
-                bucket = table.get(key)
+                bucket = self._bucket(shape, key)
                 if bucket is None:
                     continue
                 found = self._first(bucket, port, shape.ranges, now)
@@ -285,7 +210,7 @@ class Index:
 
     def explain(self, query: Query, now: float) -> Match | None:
         """The same winner, with every entry it beat and why; None if nothing matches."""
-        family, values = self._values(query)
+        family, values = self._slots.values(query)
         found = sorted(
             itertools.chain.from_iterable(
                 self._matching(shape, query, values, now) for shape in family.shapes
@@ -300,43 +225,33 @@ class Index:
     def expired(self, now: float) -> list[Entry]:
         """The entries whose time is over at `now` (epoch seconds), the earliest first."""
         ended = bisect.bisect_right(self._expiries, now, key=itemgetter(0))
-        return [self._entries[id] for _, id in self._expiries[:ended]]
+        return list(filter(None, (self.get(id) for _, id in self._expiries[:ended])))
 
     def next_expiry(self) -> float | None:
         """Epoch seconds when the next entry ends (or has ended, and is still here)."""
         return self._expiries[0][0] if self._expiries else None
 
-    def _values(self, query: Query) -> tuple[_Family, list[Hashable]]:
-        """The query's value for each slot; None where nothing may match."""
-        daddr = query.daddr
-        if len(daddr) == 16 and daddr.startswith(MAPPED):
-            daddr = daddr[12:]
-        family = self._families.get(len(daddr))
-        if family is None:
-            raise ValueError(f"an address has 4 or 16 bytes, not {len(daddr)}")
-        values: list[Hashable] = [
-            query.app,
-            query.uid,
-            query.user,
-            daddr,
-            scope_of(daddr)._value_,
-            query.dport if query.proto in PORT_PROTOS else None,
-            query.proto,
-            query.hook._value_,
-            query.roaming,
-            query.metered,
-            query.profile,
-            *_SEVERAL,
-        ]
-        if family.shifts:
-            number = int.from_bytes(daddr)
-            values += [number >> shift for shift in family.shifts]
-        return family, values
+    def _bucket(self, shape: Shape, key: Hashable) -> Bucket | None:
+        """The entries of a shape with that key."""
+        if shape.table and (bucket := shape.table.get(key)) is not None:
+            return bucket
+        hash = shape.hash(key)
+        made = self._made.get(hash)
+        if made is None:
+            entry = self._packed.under(hash)
+            if entry is None:
+                return None
+            if len(self._made) >= MEMO:
+                self._made.clear()
+            made = self._made[hash] = (entry, *self._slots.place(entry))
+        entry, id, its = made
+        # Others choose the values of a query, and could look for one with the hash of a rule.
+        return (entry,) if id == shape.id and its == key else None
 
     def _first(self, bucket: Bucket, port: Hashable, ranges: bool, now: float) -> Entry | None:
         """The best entry of a bucket that holds at `now` and, with `ranges`, covers `port`."""
         minute = -1
-        for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
+        for entry in bucket:
             rule = entry.rule
             if ranges and not (isinstance(port, int) and _covers(rule.ports, port)):
                 continue
@@ -357,11 +272,8 @@ class Index:
     ) -> Iterator[Entry]:
         """Every entry of a shape that matches."""
         for key in keys(shape, query, values) if shape.many else (shape.key(values),):
-            bucket = shape.table.get(key)
-            if bucket is None:
-                continue
-            for entry in (bucket,) if isinstance(bucket, Entry) else bucket:
-                if self._first(entry, values[PORT], shape.ranges, now):
+            for entry in self._bucket(shape, key) or ():
+                if self._first((entry,), values[PORT], shape.ranges, now):
                     yield entry
 
 

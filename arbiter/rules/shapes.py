@@ -51,8 +51,8 @@ def _domains(depth: int, query: Query) -> tuple[str, ...]:
     return tuple(filter(None, (suffix(name, depth) for name in query.names)))
 
 
-Bucket = Entry | list[Entry]
-"""One entry stands alone (most do, and a list costs 64 bytes); more are sorted by rank."""
+Bucket = tuple[Entry] | list[Entry]
+"""Entries with the same exact conditions, sorted by rank."""
 
 
 class ShapeId(NamedTuple):
@@ -66,12 +66,16 @@ class ShapeId(NamedTuple):
 
 
 class Shape:
-    """One dict, and how to ask it."""
+    """How to ask for entries of one shape, and those of them that share a key."""
 
-    __slots__ = ("floor", "id", "key", "many", "ranges", "table")
+    __slots__ = ("count", "floor", "id", "key", "many", "number", "ranges", "table")
 
-    def __init__(self, id: ShapeId) -> None:
+    def __init__(self, id: ShapeId, number: int) -> None:
         self.id = id
+        self.number = number
+        """No other shape has, or had, it: for hashes."""
+        self.count = 0
+        """Entries of this shape."""
         self.floor, _, slots, self.ranges = id
         many = dict(MANY)
         if DOMAIN in slots:
@@ -79,7 +83,12 @@ class Shape:
         self.many = tuple((slot, many[slot]) for slot in slots if slot in many)
         self.key: Callable[[list[Hashable]], Hashable] = itemgetter(*slots) if slots else _no_key
         """From a query's values to the dict's key: a tuple, or the value itself if it is one."""
-        self.table: dict[Hashable, Bucket] = {}
+        self.table: dict[Hashable, list[Entry]] = {}
+        """Most entries are alone with their key, and not here but packed."""
+
+    def hash(self, key: Hashable) -> int:
+        """64 bits for this shape and key. Texts and bytes in it are hashed with a secret."""
+        return hash((self.number, key))
 
 
 def _no_key(values: list[Hashable]) -> Hashable:

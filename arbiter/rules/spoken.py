@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 
+from arbiter.rules.cells import Cells
 from arbiter.rules.names import suffix
 from arbiter.rules.rule import Domain, Host, Name
 
 
 class Spoken:
-    """`name in spoken`: whether a rule has it as `host=`, or a domain above it."""
+    """`name in spoken`: whether a rule has it as `host=`, or a domain above it.
+
+    One in 2**60 others may be taken for one that is spoken of: it is kept longer, and no more.
+    """
 
     def __init__(self) -> None:
-        self._names: Counter[str] = Counter()
-        self._domains: Counter[str] = Counter()
+        self._names = _Tally()
+        self._domains = _Tally()
         self._depths: Counter[int] = Counter()  # labels of the domains
         self.version = 0
         """Another number after each change of what `in` says."""
@@ -26,27 +31,56 @@ class Spoken:
     def add(self, host: Host | None) -> None:
         """A rule with this host is in force."""
         if isinstance(host, Name):
-            self._count(self._names, host.name, 1)
+            self.version += self._names.add(host.name)
         elif isinstance(host, Domain):
-            self._count(self._domains, host.name, 1)
+            self.version += self._domains.add(host.name)
             self._depths[host.name.count(".") + 1] += 1
 
     def remove(self, host: Host | None) -> None:
         """A rule with this host, which was added, is in force no more."""
         if isinstance(host, Name):
-            self._count(self._names, host.name, -1)
+            self.version += self._names.remove(host.name)
         elif isinstance(host, Domain):
-            self._count(self._domains, host.name, -1)
+            self.version += self._domains.remove(host.name)
             depth = host.name.count(".") + 1
             self._depths[depth] -= 1
             if not self._depths[depth]:
                 del self._depths[depth]
 
-    def _count(self, counted: Counter[str], name: str, change: int) -> None:
-        before = counted[name]
-        if before + change:
-            counted[name] = before + change
+
+class _Tally:
+    """How often names were added, by their hashes: 25 bytes a name."""
+
+    def __init__(self) -> None:
+        self._hashes, self._counts = array("q"), array("I")
+        self._free: list[int] = []
+        self._cells = Cells(self._hashes)
+
+    def __contains__(self, name: str | None) -> bool:
+        return self._cells.find(hash(name)) >= 0
+
+    def add(self, name: str) -> bool:
+        """Once more; whether it is new."""
+        place = self._cells.find(hash(name))
+        if place >= 0:
+            self._counts[place] += 1
+            return False
+        if self._free:
+            place = self._free.pop()
+            self._hashes[place], self._counts[place] = hash(name), 1
         else:
-            del counted[name]
-        if not before or not before + change:
-            self.version += 1
+            place = len(self._hashes)
+            self._hashes.append(hash(name))
+            self._counts.append(1)
+        self._cells.add(place)
+        return True
+
+    def remove(self, name: str) -> bool:
+        """Once less, of one that was added; whether it is gone."""
+        place = self._cells.find(hash(name))
+        self._counts[place] -= 1
+        if self._counts[place]:
+            return False
+        self._cells.remove(hash(name))
+        self._free.append(place)
+        return True

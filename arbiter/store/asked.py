@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from arbiter.profiles import Book, Standing
 from arbiter.records import Running
-from arbiter.rules.rule import Entry, Layer, Rule
+from arbiter.rules.rule import Layer, Rule
 from arbiter.store.checkpoints import Checkpoint
+from arbiter.store.inforce import Page
 from arbiter.store.records import LookedUp
 from arbiter.store.retention import Keeping
 from arbiter.store.rows import Author, Remembered
@@ -96,11 +97,9 @@ class Asked(ABC):
         """As Store.sweep."""
         return self._submit(lambda store: store.sweep(now, boot, session))
 
-    def rules(
-        self, now: float, boot: str, session: str
-    ) -> Future[tuple[list[Entry], tuple[str, ...]]]:
-        """As Store.rules, after every change asked for before; with what was unreadable."""
-        return self._submit(lambda store: (store.rules(now, boot, session), store.unreadable))
+    def rules(self, now: float, boot: str, session: str, after: int, most: int) -> Future[Page]:
+        """As Store.rules_page, after every change asked for before."""
+        return self._submit(lambda store: store.rules_page(now, boot, session, after, most))
 
     def undo_rule(
         self,

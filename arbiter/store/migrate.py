@@ -132,25 +132,24 @@ def identify(connection: sqlite3.Connection, path: Path) -> int | None:
 
 
 def _utils(connection: sqlite3.Connection) -> Database:
-    # Imported where it is used: it costs the daemon 10 MB and 90 ms, and most starts need
-    # neither a new schema nor a migration. Plugins of other packages stay out of this process.
+    # Imported where it is used: it costs the daemon 10 MB and 90 ms, and most starts migrate
+    # nothing. Plugins of other packages stay out of this process.
     from sqlite_utils import Database
 
     return Database(connection, execute_plugins=False)
 
 
-def _apply(database: Database, script: str) -> None:
+def _apply(connection: sqlite3.Connection, script: str) -> None:
     for statement in statements(script):
-        database.execute(statement)
+        connection.execute(statement)
 
 
 def create(connection: sqlite3.Connection, path: Path) -> None:
     """Apply schema.sql to an empty database. Harmless where another process was faster."""
-    database = _utils(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         if identify(connection, path) is None:
-            _apply(database, schema())
+            _apply(connection, schema())
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
@@ -185,7 +184,7 @@ def _step(connection: sqlite3.Connection, path: Path) -> int:
         if callable(step):
             step(database)
         else:
-            _apply(database, step)
+            _apply(connection, step)
         if not connection.in_transaction:
             raise RuntimeError(f"the step from schema {version} ended its transaction")
         broken = connection.execute("PRAGMA foreign_key_check").fetchone()

@@ -18,7 +18,7 @@ from arbiter.records import Record, utf8
 from arbiter.rules.rule import Entry, Layer, Rule
 from arbiter.rules.seen import Sighting
 from arbiter.rules.stale import Uses
-from arbiter.store import chain, changes, imports, replacing, rows, sightings, undo, usage
+from arbiter.store import chain, changes, imports, inforce, replacing, rows, sightings, undo, usage
 from arbiter.store.database import connect
 from arbiter.store.errors import UnstorableError, explained
 from arbiter.store.evidence import Evidence
@@ -40,8 +40,6 @@ _INSERT_RULE = (
     f"INSERT INTO rules ({', '.join(rows.RULE_COLUMNS)})"
     f" VALUES ({', '.join('?' * len(rows.RULE_COLUMNS))})"
 )
-_SELECT_ENTRY = f"SELECT {rows.ENTRY_COLUMNS} FROM rules"
-_IN_FORCE = f"{_SELECT_ENTRY} WHERE retired IS NULL"
 
 
 class Store:
@@ -198,7 +196,9 @@ class Store:
             self._db.execute("UPDATE rules SET replaced_by = ? WHERE id = ?", (id, old))
         line = str(values[0])
         changes.log(self._db, self.path, created, id, "added", "remembered", author, line)
-        entry = rows.entry(self._db.execute(f"{_SELECT_ENTRY} WHERE id = ?", (id,)).fetchone())
+        entry = rows.entry(
+            self._db.execute(f"{inforce.SELECT_ENTRY} WHERE id = ?", (id,)).fetchone()
+        )
         if entry.rule != rule:
             # A rule must match exactly what was shown: better none than another one.
             raise UnstorableError(
@@ -239,31 +239,21 @@ class Store:
         and those of another boot, another session or a process that is gone, are
         left out. A line that cannot be read is left out too, and named in `unreadable`.
         """
-        entries: list[Entry] = []
-        bad: dict[int, str] = {}
+        found = self.rules_page(now, boot, session)
+        self.unreadable, self.unread = tuple(found.unreadable.values()), tuple(found.unreadable)
+        return list(found.entries)
+
+    def rules_page(
+        self, now: float, boot: str, session: str | None, after: int = 0, most: int = inforce.ALL
+    ) -> inforce.Page:
+        """The same, of at most so many rules with ids above `after`."""
         with explained(self.path, "cannot read the rules"):
-            # Row by row: all rows of 100,000 rules at once would be 40 MB on top of the entries.
-            for row in self._db.execute(f"{_IN_FORCE} ORDER BY id"):
-                if rows.ended(row, now, boot, session):
-                    continue
-                try:
-                    entries.append(rows.entry(row))
-                except ValueError as error:  # RuleError, or the values contradict the line
-                    bad[row[0]] = (
-                        f"cannot read rule {row[0]}: {self.path}: {row[1]!r}: {error};"
-                        f" make it anew, then: arbiter rules remove {row[0]}"
-                    )
-        self.unreadable, self.unread = tuple(bad.values()), tuple(bad)
-        return entries
+            return inforce.page(self._db, self.path, now, boot, session, after, most)
 
     def sweep(self, now: float, boot: str, session: str) -> tuple[int, ...]:
         """Retire every rule that `rules` leaves out for good, with the reason; gives their ids."""
         with self._write("cannot retire rules that have ended", durable=False):
-            gone = [
-                (row[0], reason)
-                for row in self._db.execute(_IN_FORCE).fetchall()
-                if (reason := rows.ended(row, now, boot, session))
-            ]
+            gone = inforce.ended(self._db, now, boot, session)
             for id, reason in gone:
                 changes.retire(self._db, self.path, id, reason, now, Author("arbiter"))
         return tuple(id for id, _ in gone)
@@ -271,7 +261,7 @@ class Store:
     def get(self, id: int) -> Entry | None:
         """The rule with this id, in force or retired. Raises RuleError for an unreadable line."""
         with explained(self.path, f"cannot read rule {id}"):
-            row = self._db.execute(f"{_SELECT_ENTRY} WHERE id = ?", (id,)).fetchone()
+            row = self._db.execute(f"{inforce.SELECT_ENTRY} WHERE id = ?", (id,)).fetchone()
         return None if row is None else rows.entry(row)
 
     # --- changes ----------------------------------------------------------------------------
