@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -238,6 +239,17 @@ def test_every_package_is_in_the_distribution() -> None:
         if path.name == "__init__.py"
     }
     assert found == listed
+
+
+def test_the_daemon_loads_only_what_it_uses() -> None:
+    """Each of these takes 4 to 15 MB, of the 60 that it may have."""
+    heavy = ("ssl", "pyroute2", "sqlite_utils", "rich", "textual", "scapy", "starlette", "uvicorn")
+    show = (
+        "import sys, arbiter.cli.run, arbiter.daemon;"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_no_shell_and_no_pickle() -> None:
