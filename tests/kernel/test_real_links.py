@@ -6,22 +6,21 @@ them all. WireGuard is set up over netlink, so that no tool of its own is needed
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from capture import Capture
-from pyroute2 import WireGuard
 from running import UDP_CLIENT, Arbiter, eventually, python
 from test_main_job import picture
 from test_twelve import curl, finish, sh
+from wgnetlink import WireGuard
 
 from arbiter.lab import Lab
 from arbiter.lab.config import LTE, SECOND4, SECOND6, SERVER4, SERVER6, WIFI
@@ -57,24 +56,31 @@ def command(lab: Lab, line: str, ns: str = "host") -> None:
 # --- WireGuard ---------------------------------------------------------------------------------
 
 
-def tunnel_end(lab: Lab, ns: str, device: str = "wg0", /, **settings: int) -> str:
+def tunnel_end(lab: Lab, ns: str, device: str = "wg0", port: int = 0, mark: int = 0) -> bytes:
     """A WireGuard interface with a key of its own; gives the public key."""
     command(lab, f"ip link add {device} type wireguard", ns)
-    secret = base64.b64encode(os.urandom(32)).decode()
 
-    def put() -> str:
+    def put() -> bytes:
         with WireGuard() as wg:
-            wg.set(device, private_key=secret, **settings)
-            key = wg.info(device)[0].get_attr("WGDEVICE_A_PUBLIC_KEY")
-        return key.decode() if isinstance(key, bytes) else str(key)
+            wg.set(device, os.urandom(32), port, mark)
+            return wg.public_key(device)
 
     return lab.inside(put, ns)
 
 
-def introduce(lab: Lab, ns: str, device: str = "wg0", /, **peer: object) -> None:
+def introduce(
+    lab: Lab,
+    ns: str,
+    device: str,
+    key: bytes,
+    allowed: Iterable[str],
+    endpoint: tuple[str, int] | None = None,
+) -> None:
+    """Tell an interface of its peer."""
+
     def put() -> None:
         with WireGuard() as wg:
-            wg.set(device, peer=peer)
+            wg.add(device, key, allowed, endpoint)
 
     lab.inside(put, ns)
 
@@ -84,12 +90,10 @@ def wireguard(lab: Lab, fwmark: int = 0, endpoint: str = SECOND4) -> None:
 
     What comes out at the peer reaches the lab's servers there, which say whom they see.
     """
-    near = tunnel_end(lab, "host", **({"fwmark": fwmark} if fwmark else {}))
-    far = tunnel_end(lab, "wifi", listen_port=PORT)
-    everything = ["0.0.0.0/0", "::/0"]
-    where = {"endpoint_addr": endpoint, "endpoint_port": PORT}
-    introduce(lab, "host", public_key=far, allowed_ips=everything, **where)
-    introduce(lab, "wifi", public_key=near, allowed_ips=[f"{HOST4}/32", f"{HOST6}/128"])
+    near = tunnel_end(lab, "host", mark=fwmark)
+    far = tunnel_end(lab, "wifi", port=PORT)
+    introduce(lab, "host", "wg0", far, ["0.0.0.0/0", "::/0"], (endpoint, PORT))
+    introduce(lab, "wifi", "wg0", near, [f"{HOST4}/32", f"{HOST6}/128"])
     for ns, address4, address6 in (("host", HOST4, HOST6), ("wifi", FAR4, FAR6)):
         command(lab, f"ip addr add {address4}/24 dev wg0", ns)
         command(lab, f"ip addr add {address6}/64 dev wg0 nodad", ns)

@@ -5,7 +5,6 @@ WireGuard and the tunnels between two addresses need a kernel that has them, as 
 
 from __future__ import annotations
 
-import base64
 import os
 import socket
 from contextlib import closing
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from capture import Capture
-from pyroute2 import WireGuard
 from running import UDP_CLIENT, Arbiter, eventually, python
 from test_real_links import (
     FAR4,
@@ -32,6 +30,7 @@ from test_real_links import (
     wireguard,
 )
 from test_twelve import curl, sh
+from wgnetlink import WireGuard
 
 from arbiter.kernel.tunnels import Tunnel, Tunnels
 from arbiter.lab import Lab
@@ -54,11 +53,8 @@ def goes_through(arbiter: Arbiter, *servers: str) -> None:
 def move(device: str, address: str) -> None:
     """The one peer's far end is there from now on."""
     with WireGuard() as wg:
-        (peer,) = wg.info(device)[0].get_attr("WGDEVICE_A_PEERS")
-        key = peer.get_attr("WGPEER_A_PUBLIC_KEY")
-        key = key.decode() if isinstance(key, bytes) else str(key)
-        where = {"endpoint_addr": address, "endpoint_port": PORT}
-        wg.set(device, peer={"public_key": key, **where})
+        (key,) = wg.peers(device)
+        wg.add(device, key, endpoint=(address, PORT))
 
 
 def quiet_udp(address: str, port: int) -> tuple[str, ...]:
@@ -201,14 +197,9 @@ def test_a_tunnel_in_a_tunnel(clean_lab: Lab, tmp_path: Path) -> None:
     wireguard(clean_lab)
     behind_others(clean_lab)
     inner = {"host": ("10.98.0.2", 0), "wifi": ("10.98.0.1", PORT + 1)}
-    keys = {
-        ns: tunnel_end(clean_lab, ns, "wg1", **({"listen_port": port} if port else {}))
-        for ns, (_, port) in inner.items()
-    }
-    where = {"endpoint_addr": FAR4, "endpoint_port": PORT + 1}
-    everything = ["0.0.0.0/0"]
-    introduce(clean_lab, "host", "wg1", public_key=keys["wifi"], allowed_ips=everything, **where)
-    introduce(clean_lab, "wifi", "wg1", public_key=keys["host"], allowed_ips=["10.98.0.2/32"])
+    keys = {ns: tunnel_end(clean_lab, ns, "wg1", port) for ns, (_, port) in inner.items()}
+    introduce(clean_lab, "host", "wg1", keys["wifi"], ["0.0.0.0/0"], (FAR4, PORT + 1))
+    introduce(clean_lab, "wifi", "wg1", keys["host"], ["10.98.0.2/32"])
     for ns, (address, _) in inner.items():
         command(clean_lab, f"ip addr add {address}/24 dev wg1", ns)
         command(clean_lab, "ip link set wg1 up", ns)
@@ -287,16 +278,14 @@ def test_the_kernel_says_which_packets_a_tunnel_sends(clean_lab: Lab, kind: str)
 @has_wireguard
 def test_the_kernel_says_whose_packets_of_many_peers_these_are(clean_lab: Lab) -> None:
     """Their list takes more than one netlink message, and only the first has the port."""
-    tunnel_end(clean_lab, "host", listen_port=PORT)
+    tunnel_end(clean_lab, "host", port=PORT)
     many = [f"192.0.2.{number}" for number in range(1, 201)]
 
     def look() -> tuple[set[str], list[tuple[Tunnel, ...]]]:
         with WireGuard() as wg:
             for address in many:
-                key = base64.b64encode(os.urandom(32)).decode()
-                where = {"endpoint_addr": address, "endpoint_port": 7, "public_key": key}
                 allowed = [f"10.{n}.{n}.0/24" for n in range(20)]
-                wg.set("wg0", peer={**where, "allowed_ips": allowed})
+                wg.add("wg0", os.urandom(32), allowed, (address, 7))
         near = socket.inet_aton(WIFI.host4)
         with closing(Tunnels()) as tunnels:
             known = {
