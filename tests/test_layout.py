@@ -131,7 +131,6 @@ IMPURE = {
     "time",
     "netfilterqueue",
     "psutil",
-    "pyroute2",
     "sqlite_utils",
 }
 """What a pure room must not import: a clock, a file, a socket, a thread."""

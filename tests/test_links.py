@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from arbiter.kernel.linkkind import Hardware, kind_of, read_hardware
-from arbiter.kernel.rtnldump import Snapshot, _Reader
 from arbiter.linkfiles import LinkFile, Match
 from arbiter.linknumbers import Numbers, valid_name
 from arbiter.links import (
@@ -520,10 +519,3 @@ def test_sysfs_is_believed_of_this_very_interface_only(tmp_path: Path) -> None:
     assert read_hardware("lan", 7, mac, tmp_path) is None
     (at / "ifindex").write_text("seven\n")
     assert read_hardware("wan", 7, mac, tmp_path) is None
-
-
-@pytest.mark.parametrize(("flags", "consistent"), [(0x02, True), (0x12, False)])
-def test_a_dump_that_was_interrupted_is_known_for_it(flags: int, consistent: bool) -> None:
-    reader = _Reader(range(0), {})
-    reader.link({"header": {"flags": flags}, "flags": 0x8})
-    assert reader.snapshot() == Snapshot((), consistent, {})

@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable
 from arbiter.kernel.neighbours import RTM_DELNEIGH, RTM_NEWNEIGH, Gateways, parse
 from arbiter.kernel.netlink import Message, attributes, messages
 from arbiter.kernel.rtnldump import RT_TABLE_LOCAL
+from arbiter.kernel.rtnlmessages import IFA_ADDRESS, IFA_LOCAL, IFADDR, IFINFO, RTA_TABLE, RTMSG
 from arbiter.links import Interface
 from arbiter.routeplan import PROTOCOL
 
@@ -23,12 +24,8 @@ RTNLGRP_IPV6_RULE, which has no name (linux/rtnetlink.h)."""
 
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 21, 24, 25
 _NEWRULE, _DELRULE = 32, 33
-_IFINFO = struct.Struct("=BBHiII")  # struct ifinfomsg
-_IFADDR = struct.Struct("=BBBBI")  # struct ifaddrmsg
-_RTMSG = struct.Struct("=BBBBBBBBI")  # struct rtmsg; fib_rule_hdr has the same shape
 _RUNNING = 0x1 | 0x10000  # IFF_UP, IFF_LOWER_UP
 _AF_BRIDGE = 7
-_IFA_ADDRESS, _IFA_LOCAL, _RTA_TABLE = 1, 2, 15
 _FRA_PRIORITY, _FRA_L3MDEV, _FRA_PROTOCOL = 6, 19, 21
 _MAIN = 32766
 """The preference of the rule that looks up table main: nothing from there on is before ours."""
@@ -99,23 +96,23 @@ class Judge:
         return Told.NOTHING
 
     def _link(self, kind: int, payload: bytes) -> Told:
-        family, _, _, index, flags, _ = _IFINFO.unpack_from(payload)
+        family, _, _, index, flags, _ = IFINFO.unpack_from(payload)
         if family == _AF_BRIDGE:
             return Told.CHANGE  # RTM_DELLINK here: it left its bridge
         gone = kind == _DELLINK or flags & _RUNNING != _RUNNING
         return _LOST if gone and index in self._up else Told.CHANGE
 
     def _address(self, kind: int, payload: bytes) -> Told:
-        *_, index = _IFADDR.unpack_from(payload)
-        found = dict(attributes(payload[_IFADDR.size :]))
-        address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
+        *_, index = IFADDR.unpack_from(payload)
+        found = dict(attributes(payload[IFADDR.size :]))
+        address = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS, b"")
         lost = kind == _DELADDR and (index, address) in self._addresses
         return _LOST if lost else Told.CHANGE
 
     def _route(self, message: Message) -> Told:
         """Routes of table local follow addresses; cloned ones are cache entries."""
-        _, length, _, _, small, _, _, _, flags = _RTMSG.unpack_from(message.payload)
-        attribute = dict(attributes(message.payload[_RTMSG.size :])).get(_RTA_TABLE)
+        _, length, _, _, small, _, _, _, flags = RTMSG.unpack_from(message.payload)
+        attribute = dict(attributes(message.payload[RTMSG.size :])).get(RTA_TABLE)
         table = int.from_bytes(attribute, sys.byteorder) if attribute else small
         if table == RT_TABLE_LOCAL or flags & _RTM_F_CLONED:
             return Told.NOTHING
@@ -129,7 +126,7 @@ class Judge:
     def _rule(self, message: Message) -> Told:
         """Until a lost rule is back, and before one in front of it, what was decided for a link can
         leave by another: at once. A VRF's rule (l3mdev) is for packets of that VRF only."""
-        found = dict(attributes(message.payload[_RTMSG.size :]))
+        found = dict(attributes(message.payload[RTMSG.size :]))
         ours = found.get(_FRA_PROTOCOL) == bytes([PROTOCOL])
         if message.type == _NEWRULE:
             preference = int.from_bytes(found.get(_FRA_PRIORITY, b""), sys.byteorder)

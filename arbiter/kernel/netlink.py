@@ -1,8 +1,8 @@
 """Netlink by hand: pack a request, read the kernel's answer, turn a refusal into an OSError.
 
-Only what sock_diag, the proc connector and the queue's settings need (linux/netlink.h,
-linux/netfilter/nfnetlink_queue.h). Requests are answered by the kernel inside sendmsg(2), so every
-read is non-blocking: an answer that is not there at once will not come.
+Only what this room needs (linux/netlink.h, linux/netfilter/nfnetlink_queue.h): sock_diag,
+rtnetlink, conntrack, the proc connector, settings of queues. Requests are answered by the kernel
+inside sendmsg(2), so every read is non-blocking: an answer that is not there at once will not come.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +22,7 @@ from arbiter.kernel.netlink import (
     pack_message,
 )
 
-_DUMP_INTR = 0x10  # NLM_F_DUMP_INTR: the list changed while it was being read
+_DUMP_INTR = 0x10  # NLM_F_DUMP_INTR
 _DUMP_TRIES = 10
 _READ_SIZE = 1 << 18
 
@@ -35,6 +36,9 @@ class NetlinkCalls:
         )
         self._sock.connect((0, 0))  # from the kernel only
         self._seq = 0
+        self._ended = True
+        self.interrupted = False
+        """Whether the last list is none of one moment: it changed while it was read."""
 
     def __enter__(self) -> Self:
         return self
@@ -68,28 +72,37 @@ class NetlinkCalls:
     def dump(self, kind: int, body: bytes, what: str) -> list[Message]:
         """The whole list, of one moment; OSError, naming `what`, where it is refused."""
         for _ in range(_DUMP_TRIES):
-            found, whole = self._dump_once(kind, body, what)
-            if whole:
+            found = [message for part in self.parts(kind, body, what) for message in part]
+            if not self.interrupted:
                 return found
         raise os_error(errno.EAGAIN, f"{what}: it changes faster than it can be read")
 
-    def _dump_once(self, kind: int, body: bytes, what: str) -> tuple[list[Message], bool]:
-        self._seq += 1
-        self._sock.send(pack_message(kind, NLM_F_DUMP, self._seq, body))
-        found: list[Message] = []
-        whole = True
-        while True:
-            for message in self._read(what):
-                whole &= not message.flags & _DUMP_INTR
-                if message.type in (NLMSG_DONE, NLMSG_ERROR):
-                    if message.error:
-                        raise os_error(message.error, what)
-                    return found, whole
-                found.append(message)
+    def parts(self, kind: int, body: bytes, what: str) -> Iterator[Iterator[Message]]:
+        """A list in parts, some kilobytes each: the kernel makes the next one when it is read.
 
-    def _read(self, what: str) -> list[Message]:
+        Take each part to its end, and all of them before the next request; then see `interrupted`.
+        OSError, naming `what`, where it is refused; ValueError for what is no netlink message.
+        """
+        self._seq += 1
+        self._ended = self.interrupted = False
+        self._sock.send(pack_message(kind, NLM_F_DUMP, self._seq, body))
+        while not self._ended:
+            yield self._part(self._read(what), what)
+
+    def _part(self, found: Iterable[Message], what: str) -> Iterator[Message]:
+        for message in found:
+            if message.flags & _DUMP_INTR:
+                self.interrupted = True
+            if message.type in (NLMSG_DONE, NLMSG_ERROR):
+                if message.error:
+                    raise os_error(message.error, what)
+                self._ended = True
+                return
+            yield message
+
+    def _read(self, what: str) -> Iterator[Message]:
         try:
             data = self._sock.recv(_READ_SIZE, socket.MSG_DONTWAIT)
         except BlockingIOError:
             raise os_error(errno.ETIMEDOUT, f"{what}: the kernel gave no answer") from None
-        return [m for m in messages(data) if m.seq == self._seq]
+        return (m for m in messages(data) if m.seq == self._seq)

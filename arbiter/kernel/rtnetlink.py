@@ -1,7 +1,7 @@
 """Rules and routes of this network namespace, by hand-packed rtnetlink(7).
 
-Not by pyroute2, which opens an event loop for every such socket and gives untyped dictionaries: a
-link change is a handful of messages, and which of them was refused, and why, must be told.
+By hand, as the messages are few and small: no library's event loop and untyped dictionaries stand
+between, and which message was refused, and why, can be told.
 """
 
 from __future__ import annotations
@@ -14,27 +14,38 @@ from collections.abc import Iterator
 
 from arbiter.kernel.netlink import attributes, pack_attribute
 from arbiter.kernel.netlinkcalls import NetlinkCalls
+from arbiter.kernel.rtnlmessages import (
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_OIF,
+    RTA_PREFSRC,
+    RTA_PRIORITY,
+    RTA_TABLE,
+    RTA_VIA,
+    RTM_GETROUTE,
+    RTMSG,
+    RTN_UNICAST,
+    read_route,
+)
 from arbiter.links import Route
-from arbiter.routeplan import METRIC6, Rule, TableRoute
+from arbiter.routeplan import Rule, TableRoute
 
-_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
+_NEWROUTE, _DELROUTE = 24, 25
 _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _EXCL_CREATE, _REPLACE_CREATE = 0x600, 0x500  # NLM_F_EXCL, NLM_F_REPLACE with NLM_F_CREATE
 _SOL_NETLINK, _GET_STRICT_CHK = 270, 12  # linux/netlink.h
 _KEPT_PORTS = 256
 
-_UNICAST, _LOCAL = 1, 2  # RTN_*
+_RTN_LOCAL = 2
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _ONLINK = 4  # RTNH_F_ONLINK
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
-_RTA_TABLE, _RTA_MARK, _RTA_VIA = 15, 16, 18
+_RTA_MARK = 16
 _FRA_DST, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_MARK, _FRA_SUPPRESS = 1, 3, 6, 10, 14
 _LOOPBACK = b"lo\0"
 _FRA_TABLE, _FRA_MASK, _FRA_PROTOCOL = 15, 16, 21
 _FRA_NARROW = frozenset({2, 3, 11, 12, 13, 17, 19, 20, 22, 23, 24})
 """Source, interfaces, realm, tunnel id, suppress_ifgroup, l3mdev, uids, protocol, ports."""
 
-_RTMSG = struct.Struct("=BBBBBBBBI")  # struct rtmsg; fib_rule_hdr has the same shape
 _U32 = struct.Struct("=I")
 _AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FAMILY = {int(af): family for family, af in _AF.items()}
@@ -77,7 +88,7 @@ class Rtnetlink(NetlinkCalls):
 
     def rules(self, family: int) -> list[Rule]:
         """Every `ip rule` of a family (4 or 6)."""
-        body = _RTMSG.pack(_AF[family], 0, 0, 0, 0, 0, 0, 0, 0)
+        body = RTMSG.pack(_AF[family], 0, 0, 0, 0, 0, 0, 0, 0)
         return [_rule(m.payload) for m in self.dump(_GETRULE, body, f"listing ip -{family} rule")]
 
     def add_rule(self, rule: Rule) -> None:
@@ -92,11 +103,11 @@ class Rtnetlink(NetlinkCalls):
 
     def routes(self, family: int, table: int = 0, protocol: int = 0) -> list[TableRoute]:
         """Routes of all tables or one, any protocol or one: the kernel filters."""
-        body = _RTMSG.pack(_AF[family], 0, 0, 0, 0, protocol, 0, 0, 0)
+        body = RTMSG.pack(_AF[family], 0, 0, 0, 0, protocol, 0, 0, 0)
         if table:
-            body += pack_attribute(_RTA_TABLE, _U32.pack(table))
+            body += pack_attribute(RTA_TABLE, _U32.pack(table))
         try:
-            found = self.dump(_GETROUTE, body, f"listing ip -{family} route")
+            found = self.dump(RTM_GETROUTE, body, f"listing ip -{family} route")
         except FileNotFoundError:
             return []  # no such table: nobody ever made it
         routes = [_table_route(m.payload) for m in found]
@@ -118,18 +129,18 @@ class Rtnetlink(NetlinkCalls):
         it before a verdict, because a reroute that fails is a silent drop.
         """
         family = 4 if len(destination) == 4 else 6
-        body = _RTMSG.pack(_AF[family], 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
-        body += pack_attribute(_RTA_DST, destination) + pack_attribute(_RTA_MARK, _U32.pack(mark))
+        body = RTMSG.pack(_AF[family], 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
+        body += pack_attribute(RTA_DST, destination) + pack_attribute(_RTA_MARK, _U32.pack(mark))
         try:
-            payload = self.get(_GETROUTE, body, "looking up a route")
+            payload = self.get(RTM_GETROUTE, body, "looking up a route")
         except OSError as error:
             # ENETUNREACH: no route. The others are routes that say no (fib_props).
             no = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
             if error.errno in no:
                 return 0
             raise
-        index = _word(dict(_numbered(payload)), _RTA_OIF)
-        return index if payload[7] in (_UNICAST, _LOCAL) else 0
+        index = _word(dict(_numbered(payload)), RTA_OIF)
+        return index if payload[7] in (RTN_UNICAST, _RTN_LOCAL) else 0
 
 
 def describe_rule(rule: Rule) -> str:
@@ -160,7 +171,7 @@ def _text(family: int, packed: bytes) -> str:
 
 def _pack_rule(rule: Rule) -> bytes:
     # Tables above 255 go into the attribute; the header's byte is then RT_TABLE_UNSPEC.
-    body = _RTMSG.pack(_AF[rule.family], rule.dst_len, 0, 0, 0, 0, 0, rule.action, 0)
+    body = RTMSG.pack(_AF[rule.family], rule.dst_len, 0, 0, 0, 0, 0, rule.action, 0)
     if rule.dst_len:
         body += pack_attribute(_FRA_DST, rule.dst)
     for kind, value in (
@@ -176,7 +187,7 @@ def _pack_rule(rule: Rule) -> bytes:
 
 
 def _rule(payload: bytes) -> Rule:
-    family, dst_len, src_len, tos, table, _, _, action, flags = _RTMSG.unpack_from(payload)
+    family, dst_len, src_len, tos, table, _, _, action, flags = RTMSG.unpack_from(payload)
     found = dict(_numbered(payload))
     suppress = _word(found, _FRA_SUPPRESS, 0xFFFFFFFF)
     inverted = bool(flags & 0x2)  # FIB_RULE_INVERT
@@ -200,49 +211,42 @@ def _rule(payload: bytes) -> Rule:
 def _pack_route(found: TableRoute) -> bytes:
     route = found.route
     near = route.family == 4 and not route.gateway
-    body = _RTMSG.pack(
+    body = RTMSG.pack(
         _AF[route.family], route.prefixlen, 0, 0, 0, found.protocol,
-        _SCOPE_LINK if near else _SCOPE_UNIVERSE, _UNICAST, _ONLINK if found.onlink else 0,
+        _SCOPE_LINK if near else _SCOPE_UNIVERSE, RTN_UNICAST, _ONLINK if found.onlink else 0,
     )  # fmt: skip
     if route.prefixlen:
-        body += pack_attribute(_RTA_DST, route.dst)
-    body += pack_attribute(_RTA_TABLE, _U32.pack(found.table))
-    body += pack_attribute(_RTA_OIF, _U32.pack(found.index))
+        body += pack_attribute(RTA_DST, route.dst)
+    body += pack_attribute(RTA_TABLE, _U32.pack(found.table))
+    body += pack_attribute(RTA_OIF, _U32.pack(found.index))
     if len(route.gateway) == len(route.dst or bytes(4 if route.family == 4 else 16)):
-        body += pack_attribute(_RTA_GATEWAY, route.gateway)
+        body += pack_attribute(RTA_GATEWAY, route.gateway)
     elif route.gateway:
         family = struct.pack("=H", socket.AF_INET6)  # struct rtvia
-        body += pack_attribute(_RTA_VIA, family + route.gateway)
+        body += pack_attribute(RTA_VIA, family + route.gateway)
     if route.metric:
-        body += pack_attribute(_RTA_PRIORITY, _U32.pack(route.metric))
+        body += pack_attribute(RTA_PRIORITY, _U32.pack(route.metric))
     if route.source:
-        body += pack_attribute(_RTA_PREFSRC, route.source)
+        body += pack_attribute(RTA_PREFSRC, route.source)
     return body
 
 
 def _table_route(payload: bytes) -> TableRoute:
-    family, size, _, _, table, protocol, _, _, flags = _RTMSG.unpack_from(payload)
-    found = dict(_numbered(payload))
-    via = found.get(_RTA_VIA, b"")[2:]
-    route = Route(
-        _FAMILY[family],
-        found.get(_RTA_DST, b"") if size else b"",
-        size,
-        found.get(_RTA_GATEWAY, via),
-        _word(found, _RTA_PRIORITY, METRIC6 if family == socket.AF_INET6 else 0),
-        found.get(_RTA_PREFSRC, b""),
-    )
+    found = read_route(payload)
+    index, gateway = 0, b""
+    if len(found.hops) == 1:
+        index, gateway = found.hops[0].index, found.hops[0].gateway
     return TableRoute(
-        _word(found, _RTA_TABLE, table),
-        _word(found, _RTA_OIF),
-        route,
-        bool(flags & _ONLINK),
-        protocol,
+        found.table,
+        index,
+        Route(found.family, found.dst, found.prefixlen, gateway, found.metric, found.source),
+        bool(found.flags & _ONLINK),
+        found.protocol,
     )
 
 
 def _numbered(payload: bytes) -> Iterator[tuple[int, bytes]]:
-    return attributes(payload[_RTMSG.size :])
+    return attributes(payload[RTMSG.size :])
 
 
 def _word(found: dict[int, bytes], kind: int, default: int = 0) -> int:

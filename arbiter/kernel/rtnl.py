@@ -16,8 +16,6 @@ import errno
 import socket
 from collections.abc import Callable, Container
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from arbiter.kernel.linkevents import EVERYTHING, GROUPS, Judge, Told
 from arbiter.kernel.neighbours import Gateways
 from arbiter.kernel.rtnetlink import OWN_PORTS
@@ -95,9 +93,6 @@ class LinkWatch:
         try:
             self.interfaces = await self._read()
             self._changed(self.interfaces)
-        except NetlinkError as error:
-            self._close_socket()
-            raise OSError(error.code, f"reading interfaces and routes: {error}") from error
         except BaseException:
             self._close_socket()
             raise
@@ -201,7 +196,7 @@ class LinkWatch:
             if self._socket is None:
                 self._open()
             found = await self._read()
-        except (OSError, NetlinkError) as error:
+        except OSError as error:
             self._say(
                 f"cannot read interfaces and routes from rtnetlink: {error}; links stay as they "
                 f"were last seen, next try in {RETRY:.0f} s; see `ip monitor` and `arbiter doctor`"

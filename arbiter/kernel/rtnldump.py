@@ -1,4 +1,4 @@
-"""All interfaces with their addresses and routes, read from rtnetlink in three dumps.
+"""All interfaces with their addresses and routes, read from rtnetlink in four dumps.
 
 Always the whole state: the kernel is silent about much of what follows from a change (IPv4 routes
 of an interface that goes down vanish without RTM_DELROUTE, net/ipv4/fib_frontend.c), so a state
@@ -8,33 +8,44 @@ patched together from events goes wrong.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
+import errno
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Container, Iterator
-from typing import Any
+from collections.abc import Container, Iterator
+from time import perf_counter
 
 from msgspec import Struct
 from msgspec.structs import replace
-from pyroute2 import AsyncIPRoute
 
 from arbiter.kernel.linkkind import kind_of, read_hardware
+from arbiter.kernel.netlink import os_error
+from arbiter.kernel.rtnetlink import Rtnetlink
+from arbiter.kernel.rtnlmessages import (
+    ALL_ADDRESSES,
+    ALL_LINKS,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    LinkMessage,
+    RouteMessage,
+    all_routes,
+    is_unicast,
+    read_address,
+    read_link,
+    read_route,
+)
 from arbiter.links import Address, Interface, LinkKind, Route
 
 RT_TABLE_MAIN = 254
 RT_TABLE_LOCAL = 255
+HELD = 0.0002
+"""Seconds after which others on the loop, a packet's verdict, get a turn."""
 _IFF_UP, _IFF_LOOPBACK, _IFF_LOWER_UP = 0x1, 0x8, 0x10000
-_RTN_UNICAST = 1
 _RTNH_F_DEAD = 1
 _RT_SCOPE_LINK = 253
 _UNUSABLE = 0x08 | 0x20 | 0x40  # IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE
-_NLM_F_DUMP_INTR = 0x10
-_RTEXT_FILTER_SKIP_STATS = 8
-_FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
-Kinds = dict[tuple[int, str, str], LinkKind]
-"""What was found out of an interface: by its index, name and address."""
-_Message = Any  # pyroute2 is untyped
+Kinds = dict[tuple[int, str, bytes], LinkKind]
+"""What was found out of an interface: by its index, name and hardware address."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -47,26 +58,50 @@ class Snapshot(Struct, frozen=True):
 
 
 async def read_interfaces(own_tables: Container[int], kinds: Kinds | None = None) -> Snapshot:
-    """Read everything, in the calling thread's network namespace; 2 ms, and 1 ms an interface.
+    """Read everything, in the calling thread's network namespace.
 
-    `own_tables` are arbiter's, which only mirror others. `kinds` of an earlier snapshot spare
-    sysfs. OSError or pyroute2's NetlinkError where the kernel refuses.
+    0.3 ms and 0.06 ms an interface. `own_tables` are arbiter's, which only mirror others. `kinds`
+    of an earlier snapshot spare sysfs, another 0.05 ms an interface. OSError where the kernel
+    refuses, or says what cannot be.
     """
+    reader = _Reader(own_tables, kinds or {})
+    lists = (
+        ("interfaces", RTM_GETLINK, ALL_LINKS, reader.link),
+        ("addresses", RTM_GETADDR, ALL_ADDRESSES, reader.address),
+        ("IPv4 routes", RTM_GETROUTE, all_routes(4), reader.route),
+        ("IPv6 routes", RTM_GETROUTE, all_routes(6), reader.route),
+    )
+    consistent, turns = True, _Turns()
     # No groups: this socket gets answers only, and cannot be overrun by events.
-    async with AsyncIPRoute(groups=0) as ipr:
-        reader = _Reader(own_tables, kinds or {})
-        await _each(await ipr.link("dump", ext_mask=_RTEXT_FILTER_SKIP_STATS), reader.link)
-        await _each(await ipr.addr("dump"), reader.address)
-        for family in _FAMILIES:
-            await _each(await ipr.route("dump", family=family), reader.route)
-    return reader.snapshot()
+    with Rtnetlink() as net:
+        for what, kind, body, take in lists:
+            try:
+                for part in net.parts(kind, body, f"listing {what}"):
+                    for message in part:
+                        take(message.payload)
+                        await turns.give()
+                    await turns.give(now=True)  # the kernel needs up to as long for the next part
+            except ValueError as error:
+                raise os_error(errno.EPROTO, f"listing {what}: {error}") from error
+            consistent = consistent and not net.interrupted
+    found = []
+    for interface in reader.interfaces():
+        found.append(interface)
+        await turns.give()
+    return Snapshot(tuple(found), consistent, reader.kinds)
 
 
-async def _each(dump: AsyncIterator[_Message], take: Callable[[_Message], None]) -> None:
-    """Decoding is slow: between two messages others on the loop, a packet's verdict, get a turn."""
-    async for message in dump:
-        take(message)
-        await asyncio.sleep(0)
+class _Turns:
+    """Lets others on the loop have their turn."""
+
+    def __init__(self) -> None:
+        self._since = perf_counter()
+
+    async def give(self, now: bool = False) -> None:
+        """Now, or if the last one is long enough ago."""
+        if now or perf_counter() - self._since >= HELD:
+            await asyncio.sleep(0)
+            self._since = perf_counter()
 
 
 class _Reader:
@@ -75,7 +110,7 @@ class _Reader:
     def __init__(self, own_tables: Container[int], kinds: Kinds) -> None:
         self._own_tables = own_tables
         self._old_kinds = kinds
-        self._kinds: Kinds = {}
+        self.kinds: Kinds = {}
         self._links: dict[int, Interface] = {}
         self._addresses: dict[int, set[Address]] = defaultdict(set)
         self._main: dict[int, set[Route]] = defaultdict(set)
@@ -83,77 +118,63 @@ class _Reader:
         self._closed: set[int] = set()
         """VRFs and what is in them: replies from there reach only sockets that are bound to the VRF
         (inet_sk_bound_dev_eq), so that for all others no route leads out by them."""
-        self._consistent = True
 
-    def link(self, message: _Message) -> None:
-        self._check(message)
-        flags = message["flags"]
-        if flags & _IFF_LOOPBACK:
+    def link(self, payload: bytes) -> None:
+        """An RTM_NEWLINK; ValueError for what cannot be one."""
+        link = read_link(payload)
+        if link.flags & _IFF_LOOPBACK:
             return
-        index, name = message["index"], os.fsdecode(message.get_attr("IFLA_IFNAME"))
-        if "vrf" in (_info(message, "IFLA_INFO_KIND"), _info(message, "IFLA_INFO_SLAVE_KIND")):
-            self._closed.add(index)
-        key = (index, name, message.get_attr("IFLA_ADDRESS") or "")
-        self._kinds[key] = self._old_kinds.get(key) or _kind(message, key)
-        self._links[index] = Interface(
-            index=index,
-            name=name,
-            kind=self._kinds[key],
-            up=flags & _IFF_UP != 0 and flags & _IFF_LOWER_UP != 0,
-            mtu=message.get_attr("IFLA_MTU"),
-            driver=_info(message, "IFLA_INFO_KIND"),
-            mac=(message.get_attr("IFLA_PERM_ADDRESS") or "").lower(),
+        if "vrf" in (link.driver, link.master):
+            self._closed.add(link.index)
+        key = (link.index, link.name, link.address)
+        self.kinds[key] = self._old_kinds.get(key) or _kind(link)
+        self._links[link.index] = Interface(
+            index=link.index,
+            name=link.name,
+            kind=self.kinds[key],
+            up=link.flags & _IFF_UP != 0 and link.flags & _IFF_LOWER_UP != 0,
+            mtu=link.mtu,
+            driver=link.driver,
+            mac=link.permanent.hex(":"),
         )
 
-    def address(self, message: _Message) -> None:
-        self._check(message)
-        if (address := _address(message)) is not None:
-            self._addresses[message["index"]].add(address)
+    def address(self, payload: bytes) -> None:
+        """An RTM_NEWADDR; what cannot be a source beyond the link does not count."""
+        found = read_address(payload)
+        if found and not found.flags & _UNUSABLE and found.scope < _RT_SCOPE_LINK:
+            self._addresses[found.index].add(Address(found.packed, found.prefixlen))
 
-    def route(self, message: _Message) -> None:
-        self._check(message)
-        table = message.get_attr("RTA_TABLE") or message["table"]
-        if table == RT_TABLE_LOCAL or table in self._own_tables:
+    def route(self, payload: bytes) -> None:
+        """An RTM_NEWROUTE; what is no plain unicast route does not count."""
+        if not is_unicast(payload):
             return
-        for index, route in _routes(message):
-            if table == RT_TABLE_MAIN:
+        found = read_route(payload)
+        if found.table == RT_TABLE_LOCAL or found.table in self._own_tables:
+            return
+        for index, route in _routes(found):
+            if found.table == RT_TABLE_MAIN:
                 self._main[index].add(route)
             elif route.prefixlen == 0:
                 self._elsewhere[index].add(route)
+
+    def interfaces(self) -> Iterator[Interface]:
+        """By index, whole, once everything was said."""
+        for index in sorted(self._links):
+            yield replace(
+                self._links[index],
+                addresses=tuple(sorted(self._addresses[index], key=_address_order)),
+                routes=tuple(sorted(self._routes(index), key=_route_order)),
+            )
 
     def _routes(self, index: int) -> set[Route]:
         if index in self._closed:
             return set()
         return _merged(self._main[index], self._elsewhere[index])
 
-    def snapshot(self) -> Snapshot:
-        return Snapshot(
-            interfaces=tuple(
-                replace(
-                    self._links[index],
-                    addresses=tuple(sorted(self._addresses[index], key=_address_order)),
-                    routes=tuple(sorted(self._routes(index), key=_route_order)),
-                )
-                for index in sorted(self._links)
-            ),
-            consistent=self._consistent,
-            kinds=self._kinds,
-        )
 
-    def _check(self, message: _Message) -> None:
-        if message["header"]["flags"] & _NLM_F_DUMP_INTR:
-            self._consistent = False
-
-
-def _kind(link: _Message, key: tuple[int, str, str]) -> LinkKind:
-    index, name, address = key
-    return kind_of(
-        name, _info(link, "IFLA_INFO_KIND"), link["ifi_type"], read_hardware(name, index, address)
-    )
-
-
-def _info(link: _Message, what: str) -> str:
-    return link.get_nested("IFLA_LINKINFO", what) or ""
+def _kind(link: LinkMessage) -> LinkKind:
+    hardware = read_hardware(link.name, link.index, link.address.hex(":"))
+    return kind_of(link.name, link.driver, link.arphrd, hardware)
 
 
 def _merged(main: set[Route], elsewhere: set[Route]) -> set[Route]:
@@ -162,50 +183,21 @@ def _merged(main: set[Route], elsewhere: set[Route]) -> set[Route]:
     return main | {route for route in elsewhere if route.family not in has}
 
 
-def _address(message: _Message) -> Address | None:
-    """The interface's own address; None for one that cannot be a source beyond the link."""
-    flags = message.get_attr("IFA_FLAGS") or message["flags"]
-    if flags & _UNUSABLE or message["scope"] >= _RT_SCOPE_LINK:
-        return None
-    # On a point-to-point link IFA_ADDRESS is the peer's (linux/if_addr.h).
-    text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-    return Address(socket.inet_pton(message["family"], text), message["prefixlen"])
-
-
-def _routes(message: _Message) -> Iterator[tuple[int, Route]]:
-    """(interface index, route), one for each next hop; nothing for what is no plain unicast route.
+def _routes(found: RouteMessage) -> Iterator[tuple[int, Route]]:
+    """(interface index, route), one for each next hop that lives.
 
     A source-specific IPv6 route (`from`) counts without its condition: on the link itself it is the
     way out, and masquerading gives the address.
     """
-    if message["type"] != _RTN_UNICAST or message["tos"] or message["family"] not in _FAMILIES:
-        return
-    dst = _packed(message.get_attr("RTA_DST"))
+    dst = found.dst
     if len(dst) == 16 and (dst[0] == 0xFF or (dst[0] == 0xFE and dst[1] & 0xC0 == 0x80)):
         return  # fe80::/10 and ff00::/8 stay on their link whatever is decided
-    hops = message.get_attr("RTA_MULTIPATH")
-    for hop in hops or (message,):
-        index = hop["oif"] if hops else message.get_attr("RTA_OIF")
-        if index is None or hop["flags"] & _RTNH_F_DEAD:
-            continue
-        via = hop.get_attr("RTA_VIA")
-        yield (
-            index,
-            Route(
-                family=_FAMILIES[message["family"]],
-                dst=dst if message["dst_len"] else b"",
-                prefixlen=message["dst_len"],
-                gateway=_packed(via["addr"] if via else hop.get_attr("RTA_GATEWAY")),
-                metric=message.get_attr("RTA_PRIORITY") or 0,
-                source=_packed(message.get_attr("RTA_PREFSRC")),
-            ),
-        )
-
-
-def _packed(text: str | None) -> bytes:
-    if not text:
-        return b""
-    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    for hop in found.hops:
+        if not hop.flags & _RTNH_F_DEAD:
+            route = Route(
+                found.family, dst, found.prefixlen, hop.gateway, found.metric, found.source
+            )
+            yield hop.index, route
 
 
 def _address_order(address: Address) -> tuple[int, bytes, int]:

@@ -23,14 +23,20 @@ from msgspec import Struct
 
 from arbiter.kernel.netlink import attributes, os_error, pack_attribute
 from arbiter.kernel.netlinkcalls import NetlinkCalls
+from arbiter.kernel.rtnlmessages import (
+    ALL_LINKS,
+    IFINFO,
+    IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    RTM_GETLINK,
+    header,
+)
 from arbiter.model import Flow
 
 _NETLINK_GENERIC = 16
-_GETLINK = 18
-_IFINFO = struct.Struct("=BBHiII")  # struct ifinfomsg
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 3, 18, 29, 37
-_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
-_SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
+_IFLA_LINK_NETNSID = 37
+_IFLA_INFO_DATA = 2
 
 _GENERIC = struct.Struct("=BBH")  # struct genlmsghdr
 _ID_CTRL, _CTRL_GETFAMILY, _CTRL_FAMILY_ID, _CTRL_FAMILY_NAME = 16, 3, 1, 2
@@ -108,9 +114,7 @@ class Tunnels:
         return tuple(dict.fromkeys(found))
 
     def _outers(self, proto: int) -> Iterator[Outer]:
-        mask = pack_attribute(_IFLA_EXT_MASK, _SKIP_STATS.to_bytes(4, sys.byteorder))
-        body = _IFINFO.pack(0, 0, 0, 0, 0, 0) + mask
-        for message in self._route.dump(_GETLINK, body, "listing interfaces"):
+        for message in self._route.dump(RTM_GETLINK, ALL_LINKS, "listing interfaces"):
             tunnel, kind, data = read_link(message.payload)
             if kind == _WIREGUARD and proto == UDP:
                 yield from self._wireguard(tunnel)
@@ -149,13 +153,13 @@ def read_link(payload: bytes) -> tuple[Tunnel, str, bytes]:
 
     "" for what is no tunnel, or one that sends its outer packets in another network namespace.
     """
-    index = _IFINFO.unpack_from(payload)[3]
-    found = dict(attributes(payload[_IFINFO.size :]))
-    tunnel = Tunnel(index, os.fsdecode(found.get(_IFLA_IFNAME, b"").rstrip(b"\0")))
-    info = dict(attributes(found.get(_IFLA_LINKINFO, b"")))
+    index = header(IFINFO, payload, "interface")[3]
+    found = dict(attributes(payload[IFINFO.size :]))
+    tunnel = Tunnel(index, os.fsdecode(found.get(IFLA_IFNAME, b"").rstrip(b"\0")))
+    info = dict(attributes(found.get(IFLA_LINKINFO, b"")))
     if _IFLA_LINK_NETNSID in found:
         return tunnel, "", b""
-    kind = info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
+    kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
     return tunnel, kind, info.get(_IFLA_INFO_DATA, b"")
 
 

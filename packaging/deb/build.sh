@@ -2,8 +2,8 @@
 # build.sh: dist/arbiter_VERSION_ARCH.deb, for the Debian release that it is built on.
 #
 # The Python packages are in it, in /usr/lib/arbiter, and not taken from Debian: bookworm has no
-# msgspec and no NetfilterQueue, and its pyroute2, dbus-fast and Textual are older than what arbiter
-# needs. What Debian has and arbiter does not bring: the interpreter, libraries, nft, iptables.
+# msgspec and no NetfilterQueue, and its dbus-fast and Textual are older than what arbiter needs.
+# What Debian has and arbiter does not bring: the interpreter, libraries, nft, iptables.
 #
 # REVISION   the Debian revision, 1
 set -eu

@@ -58,6 +58,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
     yield from _files()
     yield from _imports()
     yield from _wire()
+    yield from _netlink()
 
 
 def _rules() -> Iterator[tuple[str, str, bytes]]:
@@ -119,6 +120,24 @@ def _wire() -> Iterator[tuple[str, str, bytes]]:
     hosts = b"127.0.0.1 localhost\n::1 ip6-localhost # x\n10.0.0.1 nas nas.example\n"
     yield "hosts", "hosts", hosts
     yield "hosts", "resolv", b"nameserver 192.0.2.53\nnameserver fe80::1%eth0\nsearch example\n"
+
+
+def _netlink() -> Iterator[tuple[str, str, bytes]]:
+    rows = map(json.loads, (FIXTURES / "rtnetlink" / "debian-12.jsonl").read_text().splitlines())
+    payloads = [(row["list"], bytes.fromhex(row["hex"])) for row in rows]
+    by_size = {(name, len(payload)): payload for name, payload in payloads}
+    for name, size in sorted(by_size)[::2]:
+        yield "rtnetlink", f"{name}-{size}", by_size[name, size]
+    kinds = {"links": 16, "addresses": 20, "routes": 24}  # RTM_NEWLINK, NEWADDR, NEWROUTE
+    some = [(kinds[name], payload) for name, payload in payloads[::40]]
+    yield (
+        "rtnetlink",
+        "datagram",
+        b"".join(
+            struct.pack("=IHHII", 16 + len(payload), kind, 2, 1, 0) + payload
+            for kind, payload in some
+        ),
+    )
 
 
 def _message(question: str, *records: str) -> bytes:

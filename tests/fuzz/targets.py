@@ -7,6 +7,7 @@ from collections.abc import Callable
 import files_targets as files
 import import_targets as imports
 import native_targets as native
+import netlink_targets as netlink
 import rules_targets as rules
 import wire_targets as wire
 
@@ -29,4 +30,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "queue-message": native.queue_message,
     "protocol": wire.protocol,
     "hosts": wire.hosts,
+    "rtnetlink": netlink.rtnetlink,
 }
