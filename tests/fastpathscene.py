@@ -12,6 +12,7 @@ belong to one that says so; then what was counted is printed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -19,12 +20,13 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import queuemessages
 from scapy.layers.inet import IP, UDP
@@ -110,11 +112,19 @@ def standing(pid: int, descriptor: int, program: bool = False) -> tuple[Any, ...
 class Scene:
     """A fast path and the other ends of all that it reads and writes. Close it."""
 
-    def __init__(self, module: ModuleType, events: socket.socket | None = None) -> None:
-        """`events`: real ones, in place of what is told by us."""
+    def __init__(
+        self,
+        module: ModuleType,
+        events: socket.socket | None = None,
+        births: socket.socket | None = None,
+        ahead: bool = True,
+    ) -> None:
+        """`events`, `births`: real ones, in place of what is told by us. `ahead`: births count."""
         pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.kernel, self._queue = pair
         self.happens, self._events = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.bears, self._births = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.bears.setblocking(False)
         self._diag = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
         self._diag.connect((0, 0))
         self.wake, self._stop = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
@@ -123,11 +133,18 @@ class Scene:
             queue=NUMBER,
             diag=self._diag.fileno(),
             events=(events or self._events).fileno(),
+            births=(births or self._births).fileno() if ahead else -1,
             wake=self.wake,
             stop=self._stop,
         )
         self._thread = threading.Thread(target=self.path.run, daemon=True)
         self._thread.start()
+
+    @property
+    def task(self) -> int:
+        """The kernel's number of its thread."""
+        assert self._thread.native_id is not None
+        return self._thread.native_id
 
     def stop(self) -> None:
         """Read no more."""
@@ -141,6 +158,8 @@ class Scene:
         del self.path
         for sock in (self.kernel, self._queue, self.happens, self._events, self._diag):
             sock.close()
+        self.bears.close()
+        self._births.close()
         os.close(self.wake)
         os.close(self._stop)
 
@@ -168,6 +187,10 @@ class Scene:
             os.eventfd_read(self.wake)
         return Taken._make(found)
 
+    def deaf(self) -> bool:
+        """Whether no birth waits to be read."""
+        return not select.select([self._births], [], [], 0)[0]
+
     def unread(self) -> bool:
         """Whether there is a message that was not read yet."""
         return bool(select.select([self._queue], [], [], 0)[0])
@@ -189,6 +212,70 @@ def read_verdict(data: bytes) -> Verdict:
     assert (first, kind, second, other) == (12, 2, 8, 3)
     assert int.from_bytes(verdict, "big") == ACCEPT
     return Verdict(int.from_bytes(number, "big"), int.from_bytes(mark, "big"))
+
+
+CHILD = """
+import ctypes, os, socket, sys
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.connect(("127.0.0.1", 9))
+os.set_inheritable(one.fileno(), True)
+print(one.fileno(), one.getsockname()[1], flush=True)
+for line in sys.stdin:
+    print(eval(line), flush=True)
+"""
+"""A process with a socket, which does what it is told."""
+
+
+class Child:
+    """It, as long as the test runs."""
+
+    def __init__(self, *words: str, executable: str = sys.executable) -> None:
+        pipe = subprocess.PIPE
+        argv = [executable, "-S", "-E", "-c", CHILD, *words]
+        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True)
+        self.descriptor, self.port = map(int, self.line().split())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def line(self) -> str:
+        """The next that it says."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def tell(self, expression: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(expression + "\n")
+        self.process.stdin.flush()
+
+    def do(self, expression: str) -> str:
+        """What comes of it."""
+        self.tell(expression)
+        return self.line().strip()
+
+    def packet(self, number: int = 1) -> bytes:
+        return queued(socket.AF_INET, self.port, number)
+
+
+LOOKED_AT = ("", "/cgroup", "/cmdline", "/stat")
+
+
+def opened(pid: int) -> tuple[str, ...]:
+    """What this process has open of that one: LOOKED_AT where it was opened ahead."""
+    head = f"/proc/{pid}"
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return tuple(sorted(link[len(head) :] for link in links if f"{link}/".startswith(f"{head}/")))
 
 
 def stress(module: ModuleType, seconds: float) -> dict[str, int]:
@@ -238,6 +325,9 @@ def stress(module: ModuleType, seconds: float) -> dict[str, int]:
         time.sleep(0.002)
         for message in (event(1, us, us, 2**22, 2**22), event(2, us, us), b"x"):
             scene.happens.send(message)
+        for child in (us, us + 1, os.getppid()):  # us: born to our parent, as was taught
+            with contextlib.suppress(BlockingIOError):
+                scene.bears.send(event(1, os.getppid(), os.getppid(), child, child))
         scene.path.mark()
 
     def during(what: Callable[[], None], end: threading.Event) -> threading.Thread:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import sysconfig
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,13 @@ def compile_c(to: Path, *words: str) -> Path:
     done = subprocess.run([*command, "-o", str(to), *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return to
+
+
+def build(folder: Path, *words: str) -> Path:
+    """The module, compiled with these words."""
+    shared = ("-shared", "-fPIC", f"-I{sysconfig.get_path('include')}")
+    sources = map(str, sorted(NATIVE.glob("*.c")))
+    return compile_c(folder / "_fastpath.so", *words, *shared, *sources)
 
 
 class Harness:

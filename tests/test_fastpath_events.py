@@ -25,6 +25,7 @@ FORK, EXEC, UID, EXIT = 1, 2, 4, 0x80000000
 class Event(NamedTuple):
     pid: int
     what: int
+    parent: int = 0
 
 
 class Drained(NamedTuple):
@@ -84,8 +85,8 @@ def had(harness: Harness, since: int, pid: int) -> bool:
     return harness.ask("h", struct.pack("=Qi", since, pid)) == b"\1"
 
 
-def newborn(harness: Harness, most: int = 8) -> list[int]:
-    said = harness.ask("n", struct.pack("=i", most))
+def newborn(harness: Harness, parent: int = 7, most: int = 8) -> list[int]:
+    said = harness.ask("n", struct.pack("=ii", parent, most))
     return [pid for (pid,) in struct.iter_unpack("=i", said)]
 
 
@@ -198,7 +199,7 @@ class Memory:
         later = self.events[since:]
         return None in later or any(one is not None and one.pid == pid for one in later)
 
-    def newborn(self) -> list[int]:
+    def newborn(self, parent: int) -> list[int]:
         """Of the last RECENT events, those after a loss."""
         found, others = [], set()
         for one in reversed(self.events[-RECENT:]):
@@ -206,7 +207,7 @@ class Memory:
                 break
             if one.what in (FORKED, ENDED):
                 others.add(one.pid)
-            elif one.what == BORN and one.pid not in others:
+            elif one.what == BORN and one.parent == parent and one.pid not in others:
                 found.append(one.pid)
         return found
 
@@ -223,10 +224,10 @@ def test_what_is_remembered_is_what_happened(
     for kind, one, other in steps:
         if kind == "fork":
             found = drain(program, message(fork(one, other)))
-            memory.events += [Event(one, FORKED), Event(other, BORN)]
+            memory.events += [Event(one, FORKED), Event(other, BORN, one)]
         elif kind == "many":
             found = drain(program, message(fork(one, 99), times=other // 2))
-            memory.events += [Event(one, FORKED), Event(99, BORN)] * (other // 2)
+            memory.events += [Event(one, FORKED), Event(99, BORN, one)] * (other // 2)
         elif kind == "exec":
             found = drain(program, message(execve(one)))
             memory.events.append(Event(one, EXECED))
@@ -247,7 +248,8 @@ def test_what_is_remembered_is_what_happened(
                 assert said  # it cannot tell any more
             else:
                 assert said is memory.had(since, pid)
-    assert newborn(program, most) == memory.newborn()[:most]
+    for parent in (2, 3, 4, 5, 6, 77):
+        assert newborn(program, parent, most) == memory.newborn(parent)[:most]
 
 
 @pytest.mark.parametrize("mark", [1, 2**63])
@@ -338,10 +340,13 @@ def test_numbers_too_long_for_any_are_refused(harness: Harness) -> None:
     assert image(harness, stat(fields=fields)) is None
 
 
-@pytest.mark.parametrize("size", [0, 1, 62, 63])
-def test_a_file_that_fits_is_read_whole(harness: Harness, size: int) -> None:
-    data = bytes(range(size))
-    said = harness.ask("w", struct.pack("=I", 64) + data)
+@pytest.mark.parametrize(
+    ("size", "room"),
+    [(0, 64), (1, 64), (62, 64), (63, 64), (2047, 8192), (2048, 8192), (7000, 8192)],
+)
+def test_a_file_that_fits_is_read_whole(harness: Harness, size: int, room: int) -> None:
+    data = bytes(number % 251 for number in range(size))
+    said = harness.ask("w", struct.pack("=I", room) + data)
     assert struct.unpack("=q", said[:8]) == (size,)
     assert said[8:] == data + b"\0"
 

@@ -10,10 +10,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from fastpathscene import (
     DPORT,
     MARK,
     VERDICT,
+    Child,
     Scene,
     Verdict,
     connected,
@@ -30,28 +30,13 @@ from fastpathscene import (
     queued,
     standing,
 )
-from nativeharness import HERE, NATIVE, compile_c
+from nativeharness import HERE, build
 
 FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 FORK, EXEC, EXIT = 1, 2, 0x80000000
 US = os.getpid()
 UNTOLD = 4096
 """native/fastpath.h."""
-CHILD = """
-import socket, sys
-one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-one.connect(("127.0.0.1", 9))
-print(one.fileno(), one.getsockname()[1], flush=True)
-sys.stdin.read()
-"""
-
-
-def build(folder: Path, *words: str) -> Path:
-    """The module, compiled with these words."""
-    include = sysconfig.get_path("include")
-    shared = ("-shared", "-fPIC", f"-I{include}")
-    sources = map(str, sorted(NATIVE.glob("*.c")))
-    return compile_c(folder / "_fastpath.so", *words, *shared, *sources)
 
 
 @pytest.fixture(scope="module")
@@ -147,41 +132,34 @@ def test_what_is_not_so_is_not_learned(scene: Scene) -> None:
         assert scene.send(packet(sock)).token == 0
 
 
-@contextmanager
-def child(*words: str) -> Iterator[tuple[int, int, int]]:
-    """A process with a socket: pid, descriptor, port."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", CHILD, *words], stdin=pipe, stdout=pipe) as one:
-        assert one.stdout is not None
-        descriptor, port = map(int, one.stdout.readline().split())
-        yield one.pid, descriptor, port
-
-
-def test_a_new_process_of_the_same_program_is_answered_as_the_one_before(scene: Scene) -> None:
-    with child() as (first, descriptor, port):
-        assert scene.teach(socket.AF_INET, standing(first, descriptor, program=True), 5)
-        assert scene.send(queued(socket.AF_INET, port)).token == 5
-        with child("more") as (pid, _, port):
-            data = queued(socket.AF_INET, port, 8)
-            assert scene.send(data).token == 0  # it was not seen being born
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_new_process_of_the_same_program_is_answered_as_the_one_before(
+    plain: Path, ahead: bool
+) -> None:
+    with closing(Scene(load(str(plain)), ahead=ahead)) as scene, Child() as first:
+        assert scene.teach(socket.AF_INET, standing(first.pid, first.descriptor, program=True), 5)
+        assert scene.send(first.packet()).token == 5
+        with Child("more") as other:
+            pid = other.pid
+            assert scene.send(other.packet(8)).token == 0  # it was not seen being born
             scene.happens.send(event(FORK, US, US, pid, pid))
-            found = scene.send(data)
+            found = scene.send(other.packet(8))
             assert (found.token, found.pid) == (5, pid)
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 assert found.cmdline == file.read()
             with open(f"/proc/{pid}/stat", "rb") as file:
                 assert str(found.start).encode() == file.read().split()[21]
             scene.happens.send(event(FORK, pid, pid, 2**22, 2**22))
-            assert scene.send(data).token == 0  # its child may hold the socket, too
+            assert scene.send(other.packet(8)).token == 0  # its child may hold the socket, too
 
 
 def test_without_memory_for_its_arguments_a_new_process_waits(tmp_path: Path) -> None:
     module = load(str(build(tmp_path, "-include", str(HERE / "native" / "scarce.h"))))
-    with closing(Scene(module)) as scene, child() as (first, descriptor, _):
-        assert scene.teach(socket.AF_INET, standing(first, descriptor, program=True), 5)
-        with child("x" * 2500) as (pid, _, port):
-            scene.happens.send(event(FORK, US, US, pid, pid))
-            found = scene.send(queued(socket.AF_INET, port))
+    with closing(Scene(module)) as scene, Child() as first:
+        assert scene.teach(socket.AF_INET, standing(first.pid, first.descriptor, program=True), 5)
+        with Child("x" * 2500) as other:
+            scene.happens.send(event(FORK, US, US, other.pid, other.pid))
+            found = scene.send(other.packet())
     assert (found.token, found.cmdline) == (0, b"")
 
 
@@ -212,9 +190,9 @@ def test_a_message_larger_than_any_is_counted(scene: Scene) -> None:
 
 
 def test_a_queue_that_cannot_be_read_is_an_error_and_no_loop(plain: Path) -> None:
-    ends = [os.eventfd(0) for _ in range(5)]
+    ends = [os.eventfd(0) for _ in range(6)]
     ends[0] = os.eventfd(1)  # readable, and no socket
-    names = ("netlink", "diag", "events", "wake", "stop")
+    names = ("netlink", "diag", "events", "births", "wake", "stop")
     path = load(str(plain)).FastPath(queue=1, **dict(zip(names, ends, strict=True)))
     with pytest.raises(OSError) as failed:
         path.run()

@@ -13,8 +13,19 @@ class FastPath:
     """Descriptors are the caller's, and stay open until it is gone. Thread-safe."""
 
     def __new__(
-        cls, *, netlink: int, queue: int, diag: int, events: int, wake: int, stop: int
-    ) -> FastPath: ...
+        cls,
+        *,
+        netlink: int,
+        queue: int,
+        diag: int,
+        events: int,
+        births: int,
+        wake: int,
+        stop: int,
+    ) -> FastPath:
+        """`births`: process events, too, whose filter it sets. -1: none; a new process is opened
+        with its first packet then."""
+
     def run(self) -> None:
         """Read the queue until `stop` is readable, without the interpreter's lock. OSError."""
 

@@ -4,8 +4,8 @@ A thread of compiled code (native/*.c) reads the queue. It repeats an answer onl
 question (protocol, addresses, port, link, mark), once it has found the socket by sock_diag, seen
 it in the descriptor table of the same process, running the same program as the same user, and in
 no relative's; or in that of a process that was just born to the same parent and runs the same
-program. All else waits for the pipeline as ever. The pipeline hears of each packet that was
-answered, and keeps its record.
+program. (Such are opened in /proc ahead, as they are born.) All else waits for the pipeline as
+ever. The pipeline hears of each packet that was answered, and keeps its record.
 """
 
 from __future__ import annotations
@@ -95,9 +95,15 @@ class Start:
     """What a fast path needs of the rights that the daemon gives up: process events of its own, and
     a thread ahead of others."""
 
-    def __init__(self, events: socket.socket, prepare: Callable[[], None]) -> None:
-        """`prepare` is called in the thread, and gives up its rights."""
-        self.events = events
+    def __init__(
+        self,
+        events: socket.socket,
+        births: socket.socket | None,
+        prepare: Callable[[], None],
+    ) -> None:
+        """`births`: process events, too, those that the thread is woken by. `prepare` is called in
+        the thread, and gives up its rights."""
+        self.events, self.births = events, births
         self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
         prepared = threading.Event()
 
@@ -115,7 +121,7 @@ class Start:
     def open(cls, prepare: Callable[[], None]) -> Start | None:
         """None where there can be no fast path: not compiled, or no process events."""
         events = listen(buffer=FORKS_BUFFER) if compiled() else None
-        return None if events is None else cls(events, prepare)
+        return None if events is None else cls(events, listen(), prepare)
 
     def run(self, work: Callable[[], None]) -> None:
         """Do this in the thread, which ends with it. Once."""
@@ -128,6 +134,8 @@ class Start:
     def close(self) -> None:
         """Give the events back."""
         self.events.close()
+        if self.births is not None:
+            self.births.close()
 
 
 class FastPath:
@@ -148,6 +156,7 @@ class FastPath:
             queue=queue,
             diag=self._diag.fileno(),
             events=start.events.fileno(),
+            births=-1 if start.births is None else start.births.fileno(),
             wake=self._wake,
             stop=self._stop,
         )

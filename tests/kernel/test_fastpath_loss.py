@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from fastpathscene import Scene, connected, standing
+from fastpathscene import LOOKED_AT, Child, Scene, connected, event, opened, standing
+from running import eventually
 
 from arbiter.kernel import _fastpath
 from arbiter.kernel.procevents import listen
@@ -66,4 +67,20 @@ def test_what_was_lost_may_have_been_of_any_process(
         children(shell, 100)
         mark = scene.path.mark()
         assert taught(mark)
+    scene.close()
+
+
+def test_after_a_loss_nobody_stays_open(
+    events: socket.socket, shell: subprocess.Popen[bytes]
+) -> None:
+    """Its end may have been told of."""
+    scene = Scene(_fastpath, events)
+    with Child() as first, Child() as other:
+        known = standing(first.pid, first.descriptor, program=True)
+        assert scene.teach(socket.AF_INET, known, 5)
+        scene.bears.send(event(1, os.getpid(), os.getpid(), other.pid, other.pid))
+        eventually(lambda: opened(other.pid) == LOOKED_AT)
+        children(shell, 100)
+        scene.path.mark()
+        assert opened(other.pid) == ()
     scene.close()

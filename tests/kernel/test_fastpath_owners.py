@@ -207,24 +207,6 @@ def test_another_mount_namespace_with_the_same_file_is_looked_up(
     assert repeats(arbiter) == before
 
 
-@pytest.fixture
-def cgroup() -> Iterator[Path]:
-    """A cgroup of our own, beside ours."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    own = next((line.partition("::")[2] for line in lines if line.startswith("0::")), None)
-    roots = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
-    root = next((root for root in roots if (root / "cgroup.procs").exists()), None)
-    if own is None or root is None:
-        pytest.skip("this kernel's cgroups are not of version 2")
-    made = root / "system.slice-arbiter-test"
-    try:
-        made.mkdir()
-    except OSError as error:
-        pytest.skip(f"this kernel's cgroups cannot be changed: {error}")
-    yield made
-    made.rmdir()
-
-
 def test_another_cgroup_is_looked_up(
     arbiter: Arbiter, tmp_path: Path, shell: tuple[Shell, str], cgroup: Path
 ) -> None:

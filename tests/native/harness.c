@@ -22,6 +22,7 @@ static ssize_t scripted(int socket, void *to, size_t room, int flags, struct soc
 #define recvfrom scripted
 #include "events.c"
 #undef recvfrom
+#include "births.c"
 
 #define PATIENCE 10 /* seconds, for one request */
 #define KEEP 0xffff /* of a step: repeated without end */
@@ -39,6 +40,18 @@ static struct {
 	uint32_t calls;
 } script;
 static struct events events;
+
+/* What the births need of the thread: it is not asked for a filter. */
+void answers_drain(struct fastpath *path)
+{
+	abort();
+}
+
+uint64_t nanoseconds(void)
+{
+	abort();
+}
+
 static uint8_t reply[1 << 20];
 static size_t replied;
 
@@ -126,15 +139,40 @@ static void had(const uint8_t *from)
 
 static void newborns(const uint8_t *from)
 {
-	int32_t most;
+	int32_t parent, most;
 	pid_t *pids;
 	int count;
 
-	memcpy(&most, from, sizeof most);
+	memcpy(&parent, from, sizeof parent);
+	memcpy(&most, from + sizeof parent, sizeof most);
 	pids = malloc(most * sizeof *pids);
-	count = events_newborn(&events, pids, most);
+	count = events_newborn(&events, parent, pids, most);
 	answer(pids, count * sizeof *pids);
 	free(pids);
+}
+
+/* Whether a message comes through to who watches these parents. */
+static void watch(const uint8_t *from, size_t size)
+{
+	int32_t count;
+	int ends[2];
+	pid_t *parents;
+	uint8_t byte, yes;
+
+	memcpy(&count, from, sizeof count);
+	from += sizeof count;
+	size -= sizeof count + count * sizeof *parents;
+	parents = malloc(count * sizeof *parents + 1);
+	memcpy(parents, from, count * sizeof *parents);
+	if (socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) || !filter(ends[1], parents, count))
+		abort();
+	if (send(ends[0], from + count * sizeof *parents, size, MSG_DONTWAIT) != (ssize_t)size)
+		abort();
+	yes = recv(ends[1], &byte, 1, MSG_DONTWAIT) >= 0;
+	answer(&yes, sizeof yes);
+	close(ends[0]);
+	close(ends[1]);
+	free(parents);
 }
 
 static void read_packet(const uint8_t *from, size_t size)
@@ -173,10 +211,10 @@ static void read_parent(int directory, const uint8_t *from, size_t size)
 {
 	pid_t parent;
 	uint64_t start;
-	uint8_t yes;
+	int file = stat_file(directory, from, size);
+	uint8_t yes = parent_and_start(file, &parent, &start);
 
-	close(stat_file(directory, from, size));
-	yes = parent_and_start(directory, &parent, &start);
+	close(file);
 	answer(&yes, sizeof yes);
 	if (yes) {
 		answer(&parent, sizeof parent);
@@ -189,11 +227,13 @@ static void whole_file(int directory, const uint8_t *from, size_t size)
 	uint32_t room;
 	char *to;
 	int64_t found;
+	int file;
 
 	memcpy(&room, from, sizeof room);
 	to = malloc(room);
-	close(stat_file(directory, from + sizeof room, size - sizeof room));
-	found = slurp(directory, "stat", to, room);
+	file = stat_file(directory, from + sizeof room, size - sizeof room);
+	found = slurp(file, to, room);
+	close(file);
 	answer(&found, sizeof found);
 	if (found >= 0)
 		answer(to, found + 1);
@@ -212,6 +252,7 @@ static void serve(int directory, const uint8_t *request, size_t size)
 	case 'w': whole_file(directory, rest, size - 1); break;
 	case 'd': drain(rest, size - 1); break;
 	case 'h': had(rest); break;
+	case 'f': watch(rest, size - 1); break;
 	case 'n': newborns(rest); break;
 	case '0': memset(&events, 0, sizeof events); break;
 	default: abort();

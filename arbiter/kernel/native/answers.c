@@ -21,6 +21,8 @@ void answers_forget(struct fastpath *path)
 {
 	memset(path->buckets, 0, sizeof path->buckets);
 	path->used = 0;
+	for (int i = 0; i < PROGRAMS; i++)
+		path->programs[i].until = 0;
 }
 
 /* A process has changed: what was taught of it holds no more. */
@@ -29,6 +31,8 @@ static void seen(void *of, pid_t pid, enum change what)
 	struct fastpath *path = of;
 	bool ended = what == ENDED;
 
+	if (ended)
+		births_ended(path, pid);
 	for (int i = 0; what != FORKED && i < PROGRAMS; i++)
 		if (path->programs[i].born && path->programs[i].parent == pid)
 			path->programs[i].born = 0;
@@ -54,6 +58,7 @@ void answers_drain(struct fastpath *path)
 			process_close(&path->processes[i]);
 	for (int i = 0; i < PROGRAMS; i++)
 		path->programs[i].born = 0;
+	births_ended(path, 0);
 }
 
 static bool known(const struct answer *answer)
@@ -109,13 +114,15 @@ static bool by_program(struct fastpath *path, const struct answer *answer,
 	if (!program_known(answer))
 		return false;
 	since = path->events.count;
-	count = events_newborn(&path->events, pids, NEWBORN);
+	count = events_newborn(&path->events, answer->program->parent, pids, NEWBORN);
 	for (int i = 0; i < count; i++) {
-		path->newborn.pid = pids[i];
-		if (!program_holds(answer->program, &path->newborn, found->inode))
+		struct newborn *one = births_newborn(path, pids[i]);
+
+		if (one == NULL || !program_holds(answer->program, one, found->inode))
 			continue;
-		if (!program_runs(answer->program, &path->newborn))
+		if (!program_runs(answer->program, one))
 			return false;
+		path->newborn = one;
 		/* It was the same one all along: what was read of it belongs together. */
 		answers_drain(path);
 		return program_known(answer) && !events_had(&path->events, since, pids[i]) &&
@@ -167,7 +174,7 @@ const struct answer *answers_recall(struct fastpath *path, const struct packet *
 			    !(program ? by_program : by_process)(path, answer, &found))
 				continue;
 			message->inode = found.inode;
-			if (!(program ? name_newborn(&path->newborn, message)
+			if (!(program ? name_newborn(path->newborn, message)
 				      : name_process(answer->process, message)))
 				return NULL; /* its record would not say who it was */
 			return answer;
@@ -196,7 +203,7 @@ static struct process *place(struct fastpath *path, const struct process *proces
 		process_close(mine);
 		return NULL;
 	}
-	mine->born = ++path->births;
+	mine->born = ++path->born;
 	return mine;
 }
 
@@ -244,16 +251,16 @@ static bool met(struct fastpath *path, pid_t pid)
 static struct process *adopted(struct fastpath *path, const struct program *program)
 {
 	struct process process = {
-		.pid = path->newborn.pid,
+		.pid = path->newborn->pid,
 		.uid = program->uid,
 		.device = program->device,
 		.file = program->file,
 		.relatives = { program->parent },
 		.relative_count = 1,
-		.descriptors = { path->newborn.descriptor },
+		.descriptors = { path->newborn->descriptor },
 		.descriptor_count = 1,
-		.start = path->newborn.start,
-		.argv_size = path->newborn.argv_size,
+		.start = path->newborn->start,
+		.argv_size = path->newborn->argv_size,
 	};
 
 	for (int i = 0; i < PROCESSES; i++)
@@ -263,7 +270,7 @@ static struct process *adopted(struct fastpath *path, const struct program *prog
 	process.argv = malloc(process.argv_size + 1);
 	if (process.argv == NULL)
 		return NULL;
-	memcpy(process.argv, path->newborn.argv, process.argv_size);
+	memcpy(process.argv, path->newborn->argv, process.argv_size);
 	return place(path, &process);
 }
 
@@ -274,7 +281,7 @@ void answers_adopt(struct fastpath *path, const struct answer *answer)
 	struct answer *mine, like = *answer;
 	struct process *holder;
 
-	if (!met(path, path->newborn.pid) || (holder = adopted(path, answer->program)) == NULL)
+	if (!met(path, path->newborn->pid) || (holder = adopted(path, answer->program)) == NULL)
 		return;
 	like.program = NULL;
 	mine = answer_place(path, &like.question, holder);
@@ -319,7 +326,7 @@ static struct program *program_place(struct fastpath *path, const struct program
 	if (place == NULL)
 		place = &path->programs[path->program_turn++ % PROGRAMS];
 	*place = mine;
-	place->born = ++path->births;
+	place->born = ++path->born;
 	return place;
 }
 
@@ -344,5 +351,10 @@ bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *an
 	answer_fill(mine, answer, holder);
 	mine->program = program ? program_place(path, program, process->pid) : NULL;
 	mine->program_born = mine->program ? mine->program->born : 0;
+	if (mine->program) {
+		if (mine->program->until < mine->until)
+			mine->program->until = mine->until;
+		births_met(path, mine->program);
+	}
 	return true;
 }

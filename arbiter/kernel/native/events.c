@@ -21,9 +21,9 @@ struct reader {
 	void *of;
 };
 
-static void note(const struct reader *to, pid_t pid, enum change what)
+static void note(const struct reader *to, pid_t pid, enum change what, pid_t parent)
 {
-	to->events->recent[to->events->count++ % RECENT] = (struct event){ pid, what };
+	to->events->recent[to->events->count++ % RECENT] = (struct event){ pid, what, parent };
 	to->seen(to->of, pid, what);
 }
 
@@ -44,13 +44,15 @@ static void read_one(const struct reader *to, const char *data, ssize_t size)
 	memcpy(&event, data + begin, size < (ssize_t)sizeof event ? (size_t)size : sizeof event);
 	if (event.what == PROC_EVENT_FORK) {
 		/* A thread's own is filtered: it can hold no other socket than its process. */
-		note(to, event.event_data.fork.parent_tgid, FORKED);
-		note(to, event.event_data.fork.child_tgid, BORN);
+		const pid_t parent = event.event_data.fork.parent_tgid;
+
+		note(to, parent, FORKED, 0);
+		note(to, event.event_data.fork.child_tgid, BORN, parent);
 	} else if (event.what == PROC_EVENT_EXEC) {
 		/* Told before the new program runs (bprm_execve, fs/exec.c). */
-		note(to, event.event_data.exec.process_tgid, EXECED);
+		note(to, event.event_data.exec.process_tgid, EXECED, 0);
 	} else if (event.what == PROC_EVENT_EXIT) {
-		note(to, event.event_data.exit.process_tgid, ENDED);
+		note(to, event.event_data.exit.process_tgid, ENDED, 0);
 	}
 }
 
@@ -101,15 +103,16 @@ bool events_had(const struct events *events, uint64_t since, pid_t pid)
 	return false;
 }
 
-/* The processes that were born lately, live, and have no children, the youngest first; how many. */
-int events_newborn(const struct events *events, pid_t *pids, int most)
+/* The processes that this one bore lately, that live, and have no children, the youngest first; how
+ * many. */
+int events_newborn(const struct events *events, pid_t parent, pid_t *pids, int most)
 {
 	pid_t others[RECENT]; /* that have forked or ended */
 	int other_count = 0, count = 0;
 
 	for (uint64_t i = events->count; i-- > 0 && events->count - i <= RECENT && count < most;) {
 		const struct event *event = &events->recent[i % RECENT];
-		bool good = event->what == BORN;
+		bool good = event->what == BORN && event->parent == parent;
 
 		if (event->what == FORKED || event->what == ENDED)
 			others[other_count++] = event->pid;

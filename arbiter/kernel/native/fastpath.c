@@ -21,7 +21,7 @@
 #define SLICE 100000      /* nanoseconds: who wants little CPU is given it sooner (sched(7)) */
 #define NO_MEMORY 10      /* milliseconds until the next try */
 
-static uint64_t nanoseconds(void)
+uint64_t nanoseconds(void)
 {
 	struct timespec now;
 
@@ -46,6 +46,9 @@ void fastpath_begin(struct fastpath *path)
 	pthread_mutexattr_destroy(&inherit);
 	empty(&path->missed);
 	empty(&path->repeated);
+	path->watched_count = -1;
+	if (!births_watch(path))
+		path->births.socket = -1;
 }
 
 void fastpath_end(struct fastpath *path)
@@ -56,6 +59,7 @@ void fastpath_end(struct fastpath *path)
 	for (int i = 0; i < PROCESSES; i++)
 		if (path->processes[i].pid)
 			process_close(&path->processes[i]);
+	births_ended(path, 0);
 	while ((message = fastpath_take(path, true)) != NULL)
 		message_free(message);
 	pthread_mutex_destroy(&path->lock);
@@ -98,8 +102,10 @@ static void handle(struct fastpath *path, struct message *message)
 	if (answer != NULL && packet_accept(path->netlink, path->queue, packet.id, answer->mark) == 0) {
 		message->token = answer->token;
 		message->answered = nanoseconds();
-		if (message->pid && message->pid != answer->process->pid)
+		if (message->pid && message->pid != answer->process->pid) {
+			births_met(path, answer->program);
 			answers_adopt(path, answer);
+		}
 	}
 	push(message->token ? &path->repeated : &path->missed, message);
 }
@@ -230,7 +236,9 @@ static bool read_one(struct fastpath *path, struct message **spare, int *problem
 /* Until `stop` is readable. 0, or an errno. */
 int fastpath_run(struct fastpath *path)
 {
-	struct pollfd ready[] = { { path->netlink, POLLIN, 0 }, { path->stop, POLLIN, 0 } };
+	struct pollfd ready[] = { { path->netlink, POLLIN, 0 },
+				  { path->stop, POLLIN, 0 },
+				  { path->births.socket, POLLIN, 0 } };
 	struct message *spare = NULL;
 	int problem = 0;
 
@@ -240,7 +248,7 @@ int fastpath_run(struct fastpath *path)
 		const uint64_t one = 1;
 		int count = 0;
 
-		if (poll(ready, 2, -1) < 0 && errno != EINTR)
+		if (poll(ready, 3, -1) < 0 && errno != EINTR)
 			problem = errno;
 		if (ready[1].revents)
 			break;
@@ -249,6 +257,11 @@ int fastpath_run(struct fastpath *path)
 		/* A full counter is one that wakes, too. */
 		if (count && write(path->wake, &one, sizeof one) < 0 && errno != EAGAIN)
 			problem = errno;
+		if (ready[2].revents) {
+			pthread_mutex_lock(&path->lock);
+			births_read(path);
+			pthread_mutex_unlock(&path->lock);
+		}
 	}
 	free(spare);
 	return problem;

@@ -5,6 +5,7 @@
  *   program.c   whether a new process runs a program that was looked up before
  *   events.c    which processes had children or ended since
  *   answers.c   questions that were answered before, for which process
+ *   births.c    new processes, opened as they are born, ahead of their first packet
  *   fastpath.c  the thread that reads the queue and answers them again
  *   module.c    all of it for Python
  *
@@ -87,17 +88,25 @@ struct program {
 	pid_t parent;
 	int descriptors[DESCRIPTORS];
 	int descriptor_count;
+	uint64_t until; /* some answer holds for it: nanoseconds of CLOCK_MONOTONIC */
+	int strangers;  /* births in a row that were told of its parent, and none that it was met in */
 };
 
-/* A process that runs a program, as the record of its connection names it. */
+/* A process that may run a program: what is read of it, opened, and what was read, as the record of
+ * its connection says it. */
 struct newborn {
-	pid_t pid;
+	pid_t pid; /* 0: none */
+	int directory;
+	int stat, cgroup, cmdline; /* -1: not opened yet */
 	int descriptor;
 	uint64_t start; /* clock ticks since boot */
 	ssize_t argv_size;
 	char argv[ARGV];
 };
 
+bool newborn_open(struct newborn *one, pid_t pid);
+void newborn_prepare(struct newborn *one);
+void newborn_close(struct newborn *one);
 bool program_learn(struct program *program, pid_t pid);
 bool program_runs(const struct program *program, struct newborn *one);
 bool program_holds(const struct program *program, struct newborn *one, uint32_t inode);
@@ -111,6 +120,7 @@ enum change { NOTHING, BORN, FORKED, EXECED, ENDED };
 struct event {
 	pid_t pid;
 	enum change what;
+	pid_t parent; /* of one that was born */
 };
 
 struct events {
@@ -124,7 +134,7 @@ typedef void events_seen(void *of, pid_t pid, enum change what);
 
 bool events_drain(struct events *events, events_seen *seen, void *of);
 bool events_had(const struct events *events, uint64_t since, pid_t pid);
-int events_newborn(const struct events *events, pid_t *pids, int most);
+int events_newborn(const struct events *events, pid_t parent, pid_t *pids, int most);
 int events_younger(const struct events *events, pid_t pid, pid_t *pids, int most);
 
 /* answers.c */
@@ -132,9 +142,11 @@ int events_younger(const struct events *events, pid_t pid, pid_t *pids, int most
 #define ANSWERS 1024
 #define BUCKETS 2048
 #define PROGRAMS 64
-#define NEWBORN 8
+#define NEWBORN 8   /* looked at for one packet */
+#define NEWBORNS 16 /* kept open */
 #define UNTOLD 4096 /* repeated and not taken yet */
 #define YOUNGER 16
+#define STRANGERS 8 /* opened for nothing, until a program is met again */
 
 struct answer {
 	struct question question;
@@ -174,8 +186,12 @@ struct fastpath {
 	struct events events;
 	struct process processes[PROCESSES];
 	struct program programs[PROGRAMS];
-	uint32_t births, turn, program_turn;
-	struct newborn newborn;
+	uint32_t born, turn, program_turn;
+	struct events births; /* they wake the thread: of watched parents only */
+	pid_t watched[PROGRAMS];
+	int watched_count;
+	struct newborn newborns[NEWBORNS], *newborn; /* the one that was met last */
+	uint32_t newborn_turn;
 	pid_t met[NEWBORN];
 	uint32_t met_turn;
 	struct answer answers[ANSWERS], *buckets[BUCKETS];
@@ -192,7 +208,15 @@ void answers_adopt(struct fastpath *path, const struct answer *answer);
 bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *answer,
 		   const struct process *process, const struct program *program);
 
+/* births.c */
+struct newborn *births_newborn(struct fastpath *path, pid_t pid);
+void births_ended(struct fastpath *path, pid_t pid);
+void births_met(struct fastpath *path, struct program *program);
+bool births_watch(struct fastpath *path);
+void births_read(struct fastpath *path);
+
 /* fastpath.c */
+uint64_t nanoseconds(void);
 void fastpath_begin(struct fastpath *path);
 void fastpath_end(struct fastpath *path);
 int fastpath_run(struct fastpath *path);

@@ -17,12 +17,12 @@ typedef struct {
 
 static PyObject *make(PyTypeObject *type, PyObject *args, PyObject *names)
 {
-	static char *keys[] = { "netlink", "queue", "diag", "events", "wake", "stop", NULL };
-	int netlink, queue, diag, events, wake, stop;
+	static char *keys[] = { "netlink", "queue", "diag", "events", "births", "wake", "stop", NULL };
+	int netlink, queue, diag, events, births, wake, stop;
 	FastPath *self;
 
-	if (!PyArg_ParseTupleAndKeywords(args, names, "iiiiii", keys, &netlink, &queue, &diag, &events,
-					 &wake, &stop))
+	if (!PyArg_ParseTupleAndKeywords(args, names, "iiiiiii", keys, &netlink, &queue, &diag, &events,
+					 &births, &wake, &stop))
 		return NULL;
 	self = (FastPath *)type->tp_alloc(type, 0);
 	if (self == NULL)
@@ -31,6 +31,7 @@ static PyObject *make(PyTypeObject *type, PyObject *args, PyObject *names)
 	self->path.queue = queue;
 	self->path.diag = diag;
 	self->path.events.socket = events;
+	self->path.births.socket = births;
 	self->path.wake = wake;
 	self->path.stop = stop;
 	fastpath_begin(&self->path);

@@ -15,21 +15,18 @@
 
 #define SHORT 2048
 
-/* A file of a process, whole, with a NUL behind it; -1 if it is gone or does not fit. */
-static ssize_t slurp(int directory, const char *name, char *to, size_t room)
+/* A file of a process as it is now, whole, with a NUL behind it; -1 if the process is gone or it does
+ * not fit. */
+static ssize_t slurp(int file, char *to, size_t room)
 {
-	int file = openat(directory, name, O_RDONLY | O_CLOEXEC);
 	ssize_t size, whole = 0;
 
-	if (file < 0)
-		return -1;
 	/* A short read is the end of such a file, as a rule; see procread.slurp. */
-	while ((size = read(file, to + whole, room - whole)) > 0) {
+	while ((size = pread(file, to + whole, room - whole, whole)) > 0) {
 		whole += size;
 		if (whole < SHORT)
 			break;
 	}
-	close(file);
 	if (size < 0 || (size_t)whole >= room)
 		return -1;
 	to[whole] = 0;
@@ -57,12 +54,12 @@ static bool is_file(int directory, const char *path, const struct program *progr
 }
 
 /* The numbers behind the name of a stat file that are wanted here; see process.c. */
-static bool parent_and_start(int directory, pid_t *parent, uint64_t *start)
+static bool parent_and_start(int file, pid_t *parent, uint64_t *start)
 {
 	char text[2048], *at;
 	unsigned long long number;
 
-	if (slurp(directory, "stat", text, sizeof text) < 0 || (at = strrchr(text, ')')) == NULL ||
+	if (slurp(file, text, sizeof text) < 0 || (at = strrchr(text, ')')) == NULL ||
 	    sscanf(at + 1, " %*c %d", parent) != 1)
 		return false;
 	for (int field = 3; field < 22 && at != NULL; field++)
@@ -73,65 +70,107 @@ static bool parent_and_start(int directory, pid_t *parent, uint64_t *start)
 	return true;
 }
 
+/* A file of it that is read each time anew, opened once; -1 if it is gone. */
+static int opened(const struct newborn *one, int *file, const char *name)
+{
+	if (*file < 0)
+		*file = openat(one->directory, name, O_RDONLY | O_CLOEXEC);
+	return *file;
+}
+
+/* Its directory in /proc: another process that gets its pid has another one. False: it is gone. */
+bool newborn_open(struct newborn *one, pid_t pid)
+{
+	char path[32];
+
+	snprintf(path, sizeof path, "/proc/%d", (int)pid);
+	one->pid = pid;
+	one->stat = one->cgroup = one->cmdline = -1;
+	one->directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (one->directory < 0)
+		one->pid = 0;
+	return one->pid != 0;
+}
+
+/* What will be read of it takes less then: files are open, and the kernel has made what it makes at
+ * the first look. Nothing that is seen here counts. */
+void newborn_prepare(struct newborn *one)
+{
+	static const char *const looked_up[] = { "fd", "exe", "ns/mnt" };
+	struct statx ignored;
+
+	opened(one, &one->stat, "stat");
+	opened(one, &one->cgroup, "cgroup");
+	opened(one, &one->cmdline, "cmdline");
+	for (size_t i = 0; i < sizeof looked_up / sizeof *looked_up; i++)
+		(void)statx(one->directory, looked_up[i], AT_STATX_DONT_SYNC | AT_SYMLINK_NOFOLLOW, 0,
+			    &ignored);
+}
+
+void newborn_close(struct newborn *one)
+{
+	const int files[] = { one->directory, one->stat, one->cgroup, one->cmdline };
+
+	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+		if (files[i] >= 0)
+			close(files[i]);
+	one->pid = 0;
+}
+
 /* Fill in what the program of a living process is known by. The path, file, user and parent are
  * set by then, and must still be its own. */
 bool program_learn(struct program *program, pid_t pid)
 {
-	struct newborn one = { .pid = pid };
-	char path[32];
-	int directory;
+	struct newborn one;
 	bool learned;
 
-	snprintf(path, sizeof path, "/proc/%d", (int)pid);
-	directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (directory < 0)
+	if (!newborn_open(&one, pid))
 		return false;
-	learned = link_of(directory, "ns/mnt", program->mounts, sizeof program->mounts) &&
-		  slurp(directory, "cgroup", program->cgroup, sizeof program->cgroup) >= 0;
-	close(directory);
-	return learned && program_runs(program, &one);
+	learned = link_of(one.directory, "ns/mnt", program->mounts, sizeof program->mounts) &&
+		  slurp(opened(&one, &one.cgroup, "cgroup"), program->cgroup,
+			sizeof program->cgroup) >= 0 &&
+		  program_runs(program, &one);
+	newborn_close(&one);
+	return learned;
 }
 
 /* Whether this process runs it; fills in what the record of its connection says. */
 bool program_runs(const struct program *program, struct newborn *one)
 {
-	char path[32], text[sizeof program->cgroup];
+	const int directory = one->directory;
+	char text[sizeof program->cgroup];
 	struct stat status;
 	pid_t parent;
-	int directory;
 	bool runs;
 
-	snprintf(path, sizeof path, "/proc/%d", (int)one->pid);
-	directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (directory < 0)
-		return false;
 	runs = fstat(directory, &status) == 0 && status.st_uid == program->uid &&
 	       is_file(directory, "exe", program) &&
 	       link_of(directory, "exe", text, sizeof text) && strcmp(text, program->path) == 0 &&
 	       is_file(AT_FDCWD, program->path, program) &&
 	       link_of(directory, "ns/mnt", text, sizeof text) && strcmp(text, program->mounts) == 0 &&
-	       slurp(directory, "cgroup", text, sizeof text) >= 0 &&
+	       slurp(opened(one, &one->cgroup, "cgroup"), text, sizeof text) >= 0 &&
 	       strcmp(text, program->cgroup) == 0;
 	if (runs)
-		one->argv_size = slurp(directory, "cmdline", one->argv, sizeof one->argv);
+		one->argv_size = slurp(opened(one, &one->cmdline, "cmdline"), one->argv, sizeof one->argv);
 	/* Last: it cannot be read once the process is gone, so that all before was of the living. */
-	runs = runs && one->argv_size >= 0 && parent_and_start(directory, &parent, &one->start) &&
+	return runs && one->argv_size >= 0 &&
+	       parent_and_start(opened(one, &one->stat, "stat"), &parent, &one->start) &&
 	       parent == program->parent;
-	close(directory);
-	return runs;
 }
 
 /* Whether it holds the socket where the program's others had theirs, and its parent does not. */
 bool program_holds(const struct program *program, struct newborn *one, uint32_t inode)
 {
-	char target[32];
+	char target[32], name[16], text[32];
 
 	snprintf(target, sizeof target, "socket:[%u]", inode);
-	for (int i = 0; i < program->descriptor_count; i++)
-		if (process_has(one->pid, program->descriptors[i], target)) {
-			one->descriptor = program->descriptors[i];
-			return !process_has(program->parent, one->descriptor, target);
-		}
+	for (int i = 0; i < program->descriptor_count; i++) {
+		snprintf(name, sizeof name, "fd/%d", program->descriptors[i]);
+		if (!link_of(one->directory, name, text, sizeof text) || strcmp(text, target))
+			continue;
+		one->descriptor = program->descriptors[i];
+		return !process_has(program->parent, one->descriptor, target);
+	}
 	return false;
 }
 
