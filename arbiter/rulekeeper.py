@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 
 from arbiter import protocol
+from arbiter.kernel.malloc import give_back
 from arbiter.memory import Memory
 from arbiter.model import Peer
 from arbiter.rules import Index
@@ -29,6 +30,7 @@ class RuleKeeper:
     async def start(self) -> None:
         """Read them for the first time. Raises StoreError."""
         await self._memory.load(self._index, first=True)
+        give_back()
 
     def changed(self, client: int) -> None:
         """A client has changed them: it is told when they are in force."""
