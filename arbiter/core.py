@@ -9,10 +9,18 @@ from collections import Counter
 from collections.abc import Iterable
 
 from arbiter.asks import AskBook
-from arbiter.events import Effect, NamesLearned, Notify, UseClasses, WatchProcess
+from arbiter.events import (
+    Cut,
+    Effect,
+    NamesLearned,
+    Notify,
+    OlderFound,
+    UseClasses,
+    WatchProcess,
+)
 from arbiter.held import Held, HeldPackets
 from arbiter.judge import Context, Judgement
-from arbiter.model import ALLOW, DENY, Decision, Link, NoOwner, Now, Owner, Packet, Peer
+from arbiter.model import ALLOW, DENY, Action, Decision, Link, NoOwner, Now, Owner, Packet, Peer
 from arbiter.names import NameCache
 from arbiter.policyfiles import AdviceBook
 from arbiter.rulebook import ProcessId, RuleBook
@@ -86,6 +94,17 @@ class Core:
         # Without a rule that still matches, it is older than arbiter, or what is left of a routed
         # connection whose program is gone.
         return Judgement(DENY, None) if self.ways.was_routed(packet.flow) else judgement
+
+    def _older(self, event: OlderFound) -> list[Effect]:
+        """Only a rule's denial counts: asking would cut it, and so would another way."""
+        now, packet = event.now, event.packet
+        held = Held(packet, now.mono, now.mono)
+        held.owner = event.owner
+        held.names = self.names.names_of(packet.flow.daddr, now.mono)
+        judgement = self._judge(now, held)
+        if judgement is None or judgement.decision.action is not Action.DENY:
+            return []
+        return [Cut(self._verdicts.cut(now, held, judgement, again=event.denied))]
 
     def _context(self, packet: Packet, owner: Owner | NoOwner, names: tuple[str, ...]) -> Context:
         context = self.ways.context(packet, self.ways.run_of(owner))

@@ -17,6 +17,7 @@ from arbiter.accounts import Accounts, local_zone
 from arbiter.classkeeper import ClassKeeper
 from arbiter.events import (
     Announce,
+    Cut,
     Effect,
     Event,
     FindOwner,
@@ -47,8 +48,9 @@ from arbiter.lifekeeper import LifeKeeper
 from arbiter.linkkeeper import LinkKeeper
 from arbiter.lives import Lives
 from arbiter.memory import Memory, now
-from arbiter.model import Packet, Peer, Undecodable
+from arbiter.model import Packet, Undecodable
 from arbiter.namekeeper import NameKeeper
+from arbiter.olderkeeper import OlderKeeper
 from arbiter.pipeline import Pipeline
 from arbiter.policykeeper import PolicyKeeper
 from arbiter.priority import decide_promptly
@@ -100,7 +102,7 @@ class Daemon:
             self._dispatch,
             paths,
             admins,
-            status=lambda client, peer: self._spawn(self._send_status(client, peer)),
+            status=lambda client, peer: self._spawn(self._health.tell(self._desk, client, peer)),
             changed=lambda client: self._rules.changed(client),
             undo=lambda client, peer, rule: self._rules.undo(client, peer, rule),
             follow=lambda client, peer: self._followers.follow(client, peer),
@@ -186,7 +188,9 @@ class Daemon:
             self._queue, self._fast, owners, self._processes, self.pipeline, self._dispatch
         )
         self._before = self._repeater.before
-        self._ruleset = RulesetKeeper(self._backend, self._alone.called_off, self._dispatch)
+        self._older = OlderKeeper(plan.mask, self._finder, self._dispatch, self._decided)
+        called_off, back = self._alone.called_off, self._older.look
+        self._ruleset = RulesetKeeper(self._backend, called_off, self._dispatch, back)
         self._health = Health(
             self.pipeline, self._queue, self._ruleset, self._problems, lambda: self._memory.lost
         )
@@ -233,6 +237,7 @@ class Daemon:
                 await self._links.start()
                 # Not before: what waits since the run before is held against links, too.
                 self._queue.begin(self._loop)
+                await self._older.start()
                 gc.collect()
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()
@@ -267,6 +272,7 @@ class Daemon:
             self._dispatch(Stopping(now()))
             await self._proofs.settle()
         finally:
+            await self._older.stop()
             await self._policies.close()
             await self._links.stop()  # or a change of links could put the ruleset back
             await self._accounts.close()
@@ -336,6 +342,8 @@ class Daemon:
                 self._spawn(self._memory.remember(effect))
             case KeepProfile():
                 self._spawn(self._memory.keep_profile(effect))
+            case Cut():
+                self._older.cut(effect)
             case Retire(ids, reason):
                 self._spawn(self._memory.retire(ids, reason))
             case WatchProcess(pid, start):
@@ -378,23 +386,10 @@ class Daemon:
             self._service.reload(keepers)
             self._memory.keep(self._settings.settings)
 
-    # --- status ------------------------------------------------------------------
-
-    async def _send_status(self, client: int, peer: Peer) -> None:
-        prompts = len(self._desk.server.prompts)
-        status = await self._health.status(self._desk.started, prompts, peer.admin)
-        self._desk.server.send(client, status)
-
     def _problems(self, admin: bool) -> tuple[str, ...]:
         """What is wrong now, each with its next step."""
-        return (
-            *self._settings.problems(),
-            *self._links.problems(),
-            *self._accounts.problems,
-            *self._classes.problems(),
-            *self._policies.problems(),
-            *self._names.problems(),
-            *self._memory.problems(admin),
-            *self._proofs.problems(),
-            *self._desk.problems,
-        )
+        kept = (self._settings.problems, self._links.problems, self._older.problems)
+        read = (self._classes.problems, self._policies.problems, self._names.problems)
+        told = [problem for problems in (*kept, *read) for problem in problems()]
+        more = (*self._memory.problems(admin), *self._proofs.problems(), *self._desk.problems)
+        return (*told, *self._accounts.problems, *more)

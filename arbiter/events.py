@@ -77,10 +77,8 @@ class Repeated(Struct, frozen=True, gc=False):
     now: Now
     packet: Packet
     owner: Owner
-    like: Report
-    """What was decided before."""
-    waited: float
-    """Seconds that it took."""
+    like: Report  # what was decided before
+    waited: float  # seconds that it took
 
 
 class OwnerFound(Struct, frozen=True, gc=False):
@@ -89,6 +87,16 @@ class OwnerFound(Struct, frozen=True, gc=False):
     now: Now
     packet_id: int
     owner: Owner | NoOwner
+
+
+class OlderFound(Struct, frozen=True, gc=False):
+    """A connection that began while nobody decided, and who has it. `denied`: it is refused already
+    by an earlier word; `Cut` says whether it still is to be."""
+
+    now: Now
+    packet: Packet
+    owner: Owner | NoOwner
+    denied: bool = False
 
 
 class Answered(Struct, frozen=True, gc=False):
@@ -188,8 +196,7 @@ class RunVia(Struct, frozen=True, gc=False):
     now: Now
     client: int
     peer: Peer
-    process: tuple[int, int]
-    """(pid, start)."""
+    process: tuple[int, int]  # (pid, start)
     via: str
 
 
@@ -225,6 +232,7 @@ Event = (
     PacketQueued
     | Repeated
     | OwnerFound
+    | OlderFound
     | Answered
     | Remembered
     | RememberFailed
@@ -359,18 +367,22 @@ class Report(Struct, frozen=True, gc=False):
     by: Peer | None = None
     waited: float = 0.0
     note: str = ""
-    link: int = 0
-    """The number of the link it leaves over; 0 for the default route."""
-    verdict: Verdict = DROPPED
-    """What the kernel was told."""
-    context: Context = NOWHERE
-    """What the rules were held against."""
+    link: int = 0  # the number of the link it leaves over; 0 for the default route
+    verdict: Verdict = DROPPED  # what the kernel was told
+    context: Context = NOWHERE  # what the rules were held against
     lasting: bool = False
     """The rules say the same, whatever the time is, until something changes."""
 
 
+class Cut(Struct, frozen=True, gc=False):
+    """The connection of `OlderFound` is denied: have it refused from now on, and keep a record."""
+
+    report: Report
+
+
 Effect = (
     SetVerdict
+    | Cut
     | FindOwner
     | ShowAsk
     | WithdrawAsk

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from arbiter import protocol
+from arbiter.frontdesk import FrontDesk
 from arbiter.kernel import firewall
 from arbiter.kernel.queue import Counters, Queue
+from arbiter.model import Peer
 from arbiter.pipeline import Pipeline
 from arbiter.rulesetkeeper import RulesetKeeper
 from arbiter.settings import WhenAbsent
@@ -70,6 +72,11 @@ class Health:
         self._counting = None
         if counters.total != last.total:
             self.packet_came()
+
+    async def tell(self, desk: FrontDesk, client: int, peer: Peer) -> None:
+        """Send a client how it is."""
+        status = await self.status(desk.started, len(desk.server.prompts), peer.admin)
+        desk.server.send(client, status)
 
     async def status(self, since: float, prompts: int, admin: bool) -> protocol.Status:
         """All of it. Looks into the kernel, which takes a moment: are the rules what they should

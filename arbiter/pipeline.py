@@ -28,6 +28,7 @@ from arbiter.events import (
     LinksChanged,
     NamesLearned,
     Notify,
+    OlderFound,
     OwnerFound,
     PacketQueued,
     ProcessExited,
@@ -99,6 +100,8 @@ class Pipeline(Asking):
                 return self._repeated(event)
             case OwnerFound(now, packet_id, owner):
                 return self._owner_found(now, packet_id, owner)
+            case OlderFound():
+                return self._older(event)
             case Tick(now):
                 return self._tick(now)
             case Answered():

@@ -19,6 +19,7 @@ from arbiter import identity
 from arbiter.events import (
     Event,
     NamesLearned,
+    OlderFound,
     OwnerFound,
     PacketQueued,
     PromptsChanged,
@@ -35,7 +36,7 @@ from arbiter.memory import now
 from arbiter.model import Action, Hook, Now, Owner, Packet, Process, Undecodable, VerdictKind
 from arbiter.pipeline import Pipeline
 
-STEADY = frozenset({PacketQueued, OwnerFound, Repeated, PromptsChanged, Trouble})
+STEADY = frozenset({PacketQueued, OwnerFound, OlderFound, Repeated, PromptsChanged, Trouble})
 """Events after which the pipeline decides as before."""
 MOST = 1024
 """Answers taught (ANSWERS of native/fastpath.h): with more, it begins anew."""

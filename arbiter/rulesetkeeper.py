@@ -70,10 +70,12 @@ class RulesetKeeper:
         backend: firewall.Backend,
         called_off: Callable[[], bool],
         dispatch: Callable[[Trouble], None],
+        back: Callable[[], None],
     ) -> None:
+        """`back` is called each time it is in force again after others had changed it."""
         self.backend = backend
         self.called_off = called_off
-        self._dispatch = dispatch
+        self._dispatch, self._back = dispatch, back
         self._lock = asyncio.Lock()
         self._plan: firewall.Plan | None = None
         self._shown = firewall.Shown()
@@ -105,7 +107,10 @@ class RulesetKeeper:
     async def put(self, plan: firewall.Plan) -> None:
         """Make `plan` the ruleset. Raises FirewallError: then what was is still in force."""
         async with self._lock:
+            changed = self._since is not None  # perhaps by others, and not looked at yet
             await self._apply(plan)
+        if changed:
+            self._back()
         log.info("in force by %s: %s", self.backend.name, firewall.describe(plan))
 
     async def stop(self) -> None:
@@ -194,6 +199,7 @@ class RulesetKeeper:
         self._since = since
         await self._apply(self._plan)
         self._failed, self._since = "", None
+        self._back()
         self._rhythm.repaired(time.monotonic())
         self.repairs += 1
         took = "" if since is None else f" {time.monotonic() - since:.1f} s after it was seen"
@@ -212,7 +218,7 @@ class RulesetKeeper:
         log.warning("%s", text)
         count = self._rhythm.count(time.monotonic())
         if count == 1:
-            self._tell(f"{text}; connections that began in between were not decided")
+            self._tell(f"{text}; of what began in between only what a rule denies is refused")
         elif count == AT_ONCE:
             self._fight = (
                 f"{text}: {AT_ONCE} times within {WHILE:.0f} s; from now on it is put back later "

@@ -28,6 +28,10 @@ from arbiter.model import (
 from arbiter.rules import Entry
 from arbiter.ways import JUST_NOW, NEVER, Way, Ways
 
+OLDER = "open since before arbiter"
+LEFT_OVER = "left over of a link that was lost"
+"""Notes of records."""
+
 
 class Verdicts:
     """The only maker of SetVerdict. What is held is taken out as its verdict is given."""
@@ -98,7 +102,7 @@ class Verdicts:
         way = self.way_of(held, judgement) if way is None else way
         if judgement.entry is None:
             denied = judgement.decision.action is Action.DENY
-            note = "left over of a link that was lost" if denied else "open since before arbiter"
+            note = LEFT_OVER if denied else OLDER
             return self.give(now, held, judgement.decision, Reason.OLDER, note=note, way=way)
         rule = judgement.entry
         lasting = judgement.lasting
@@ -118,6 +122,26 @@ class Verdicts:
                 like, wall=now.wall, packet=packet, owner=owner, waited=waited, lasting=False
             )
         ]
+
+    def cut(self, now: Now, held: Held, judgement: Judgement, *, again: bool) -> Report:
+        """What is denied of a connection that began undecided; `again`: and is counted already. No
+        packet waits for it, so it is no verdict."""
+        rule = judgement.entry
+        reason, note = (Reason.OLDER, LEFT_OVER) if rule is None else (Reason.RULE, OLDER)
+        if not again:
+            self._counters["cut"] += 1
+        packet, owner, decision = held.packet, held.owner, judgement.decision
+        return Report(
+            now.wall,
+            packet,
+            owner,
+            decision,
+            reason,
+            rule,
+            note=note,
+            verdict=DENIED,
+            context=held.context,
+        )
 
     def at_once(
         self, now: Now, packet: Undecodable, decision: Decision, reason: Reason, note: str = ""

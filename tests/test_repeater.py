@@ -18,6 +18,7 @@ from arbiter.events import (
     HostsRead,
     LinksChanged,
     NamesLearned,
+    OlderFound,
     OwnerFound,
     PacketQueued,
     ProcessExited,
@@ -258,6 +259,7 @@ def test_what_may_change_a_decision_takes_all_back_first(event: Event) -> None:
     [
         PacketQueued(START, packet(1)),
         OwnerFound(START, 1, NOBODY),
+        OlderFound(START, packet(-1), NOBODY),
         PromptsChanged(START, (ALICE,)),
         Trouble(START, "the disk is full"),
         NamesLearned(START, Answers("a.example", (SERVER6,), 5)),

@@ -34,7 +34,7 @@ class Scene:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.kernel, self.applied, self.looks, self.off = "", 0, 0, False
-        self.fails, self.told = "", list[str]()
+        self.fails, self.told, self.back = "", list[str](), list[str]()
         self.during: Callable[[], None] = lambda: None
         monkeypatch.setattr(firewall, "listen", lambda *_: Changes())
         monkeypatch.setattr(firewall, "apply", self.apply)
@@ -63,7 +63,12 @@ class Scene:
 
     def run(self, play: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def whole() -> None:
-            self.keeper = RulesetKeeper(self.backend, lambda: self.off, self.dispatch)  # type: ignore[arg-type]
+            self.keeper = RulesetKeeper(
+                self.backend,  # type: ignore[arg-type]
+                lambda: self.off,
+                self.dispatch,
+                lambda: self.back.append(self.kernel),
+            )
             self.keeper.start()
             await self.keeper.put(firewall.Plan(queue=5))
             await play()
@@ -89,8 +94,10 @@ def test_what_others_change_is_put_back_and_who_did_it_is_said(scene: Scene) -> 
         assert (scene.kernel, scene.keeper.repairs) == ("5", 1)
         (text,) = scene.told
         assert "another program (iptables) changed" in text and "put back" in text
+        assert scene.back == ["5"], "whoever looks at what began meanwhile, looks under the rules"
         await scene.others("")
         assert (scene.kernel, scene.keeper.repairs, len(scene.told)) == ("5", 2, 1)
+        assert scene.back == ["5", "5"]
         assert scene.keeper.problems() == ()
 
     scene.run(play)
@@ -100,6 +107,18 @@ def test_what_changed_nothing_of_ours_is_left_alone(scene: Scene) -> None:
     async def play() -> None:
         await scene.others("5", "nft")
         assert (scene.applied, scene.keeper.repairs, scene.told) == (1, 0, [])
+        await scene.keeper.put(firewall.Plan(queue=6))
+        assert scene.back == [], "a new plan in place of one that was whole"
+
+    scene.run(play)
+
+
+def test_a_new_plan_that_mends_what_others_had_done_is_a_repair_too(scene: Scene) -> None:
+    async def play() -> None:
+        scene.kernel = ""
+        scene.keeper._changed("nft")
+        await scene.keeper.put(firewall.Plan(queue=6))
+        assert scene.back[:1] == ["6"]
 
     scene.run(play)
 

@@ -48,6 +48,7 @@ def _lines(status: protocol.Status) -> list[tuple[str, str]]:
             "decided",
             f"{count('allow', 0)} allowed, {count('deny', 0)} denied, {count('route', 0)} routed",
         ),
+        *_cut(count("cut", 0)),
         *_undecided(status),
         ("queued", f"{count('queued', 0)} packets, {lost} lost by the kernel"),
         *_repeated(count("repeated", 0)),
@@ -68,6 +69,11 @@ def _otherwise(status: protocol.Status) -> str:
 def _repeated(repeated: int) -> list[tuple[str, str]]:
     """What the fast path did; nothing where there is none, or nothing was asked twice yet."""
     return [("fast path", f"{repeated} of them decided as before")] if repeated else []
+
+
+def _cut(cut: int) -> list[tuple[str, str]]:
+    """What began while nobody decided, and a rule denies; nothing if nothing did."""
+    return [("cut", f"{cut} that began while nobody decided, and a rule denies")] if cut else []
 
 
 def _put_back(repairs: int) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -107,16 +107,28 @@ def destroy_sockets(
     never ended. The cookie of the look-up makes sure that it is that socket, not one that took its
     port since. Raises OSError if conntrack cannot be read.
     """
+    ends = dict.fromkeys((*connections(number, mark_mask), *map(_flow, flows)), False)
+    return _destroy_all(dict.fromkeys(map(_flow, connecting), True) | ends, indexes)
+
+
+def end_sockets(flows: Iterable[Flow], indexes: Collection[int] = ()) -> Destroyed:
+    """End the sockets that are connected so, and no others; see `destroy_sockets`."""
+    return _destroy_all(dict.fromkeys(map(_flow, flows), False), indexes)
+
+
+def _flow(flow: Flow) -> Tracked:
+    return Tracked(flow.proto, flow.saddr, flow.sport, flow.daddr, flow.dport)
+
+
+def _destroy_all(flows: Mapping[Tracked, bool], indexes: Collection[int]) -> Destroyed:
+    """With True only what is in its handshake."""
     count = 0
     errors: list[str] = []
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
     ) as sock:
         sock.connect((0, 0))
-        known = [Tracked(f.proto, f.saddr, f.sport, f.daddr, f.dport) for f in flows]
-        began = [Tracked(f.proto, f.saddr, f.sport, f.daddr, f.dport) for f in connecting]
-        ends = dict.fromkeys((*connections(number, mark_mask), *known), False)
-        for flow, only_handshake in (dict.fromkeys(began, True) | ends).items():
+        for flow, only_handshake in flows.items():
             for index in (0, *indexes):
                 try:
                     count += _destroy(sock, flow, index, only_handshake)
@@ -145,7 +157,7 @@ def _tracked(payload: bytes, mark: int, mask: int) -> Tracked | None:
     flow = flow_of(found[CTA_TUPLE_ORIG])
     if flow is None or flow.proto not in (TCP, UDP, UDPLITE):
         return None
-    return Tracked(flow.proto, flow.saddr, flow.sport, flow.daddr, flow.dport)
+    return _flow(flow)
 
 
 def _destroy(sock: socket.socket, flow: Tracked, index: int, only_handshake: bool) -> int:

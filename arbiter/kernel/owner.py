@@ -103,6 +103,10 @@ class OwnerLookup:
                 self._holders.note(holders[0], info.uid)
             return self._owner(found, processes, MAX_LISTED)
 
+    def ports(self, proto: int) -> frozenset[int] | None:
+        """See `SocketFinder.ports`."""
+        return None if self._finder is None else self._finder.ports(proto)
+
     def place(self, pid: int) -> tuple[int, tuple[int, ...]] | None:
         """Of a process that was just found: see `Holders.place`."""
         with self._lock:

@@ -10,11 +10,15 @@ import errno
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from arbiter.kernel.netlink import attributes, pack_attribute
 from arbiter.kernel.netlinkcalls import NetlinkCalls
 from arbiter.kernel.rtnlmessages import (
+    ALL_ADDRESSES,
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFADDR,
     RTA_DST,
     RTA_GATEWAY,
     RTA_OIF,
@@ -22,12 +26,14 @@ from arbiter.kernel.rtnlmessages import (
     RTA_PRIORITY,
     RTA_TABLE,
     RTA_VIA,
+    RTM_GETADDR,
     RTM_GETROUTE,
     RTMSG,
     RTN_UNICAST,
     read_route,
 )
 from arbiter.links import Route
+from arbiter.older import Here
 from arbiter.routeplan import Rule, TableRoute
 
 _NEWROUTE, _DELROUTE = 24, 25
@@ -39,13 +45,14 @@ _KEPT_PORTS = 256
 _RTN_LOCAL = 2
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _ONLINK = 4  # RTNH_F_ONLINK
-_RTA_MARK = 16
+_RTA_SRC, _RTA_MARK = 2, 16
 _FRA_DST, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_MARK, _FRA_SUPPRESS = 1, 3, 6, 10, 14
 _LOOPBACK = b"lo\0"
 _FRA_TABLE, _FRA_MASK, _FRA_PROTOCOL = 15, 16, 21
 _FRA_NARROW = frozenset({2, 3, 11, 12, 13, 17, 19, 20, 22, 23, 24})
 """Source, interfaces, realm, tunnel id, suppress_ifgroup, l3mdev, uids, protocol, ports."""
 
+_IFA_BROADCAST = 4
 _U32 = struct.Struct("=I")
 _AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FAMILY = {int(af): family for family, af in _AF.items()}
@@ -122,15 +129,19 @@ class Rtnetlink(NetlinkCalls):
         """ESRCH if it is not there."""
         self.ask(_DELROUTE, 0, _pack_route(route), f"removing {describe_route(route)}")
 
-    def leaves(self, mark: int, destination: bytes) -> int:
+    def leaves(self, mark: int, destination: bytes, source: bytes = b"") -> int:
         """The interface index a packet with that mark would leave by; 0: by none.
 
-        `destination` is packed. What the kernel says is what a reroute will find (nf_reroute): ask
-        it before a verdict, because a reroute that fails is a silent drop.
+        `destination` and `source` (b"" for any) are packed. What the kernel says is what a reroute
+        will find (nf_reroute): ask it before a verdict, because a reroute that fails is a silent
+        drop.
         """
         family = 4 if len(destination) == 4 else 6
-        body = RTMSG.pack(_AF[family], 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
+        sizes = 8 * len(destination), 8 * len(source)
+        body = RTMSG.pack(_AF[family], *sizes, 0, 0, 0, 0, 0, 0)
         body += pack_attribute(RTA_DST, destination) + pack_attribute(_RTA_MARK, _U32.pack(mark))
+        if source:
+            body += pack_attribute(_RTA_SRC, source)
         try:
             payload = self.get(RTM_GETROUTE, body, "looking up a route")
         except OSError as error:
@@ -141,6 +152,32 @@ class Rtnetlink(NetlinkCalls):
             raise
         index = _word(dict(_numbered(payload)), RTA_OIF)
         return index if payload[7] in (RTN_UNICAST, _RTN_LOCAL) else 0
+
+    # --- addresses ------------------------------------------------------------------------------
+
+    def here(self) -> Here:
+        """All addresses of this network namespace, loopback's and deprecated ones, too."""
+        found = self.dump(RTM_GETADDR, ALL_ADDRESSES, "listing addresses")
+        own: set[bytes] = set()
+        broadcast: set[bytes] = set()
+        for message in found:
+            parts = dict(attributes(message.payload[IFADDR.size :]))
+            # On a point-to-point link IFA_ADDRESS is the peer's (linux/if_addr.h).
+            address = parts.get(IFA_LOCAL, parts.get(IFA_ADDRESS))
+            if address is not None:
+                own.add(address)
+                broadcast |= {parts.get(_IFA_BROADCAST, address), _last(message.payload, parts)}
+        return Here(own, broadcast - own)
+
+
+def _last(payload: bytes, parts: Mapping[int, bytes]) -> bytes:
+    """The last address of a network, which is its broadcast address whatever else is set
+    (fib_add_ifaddr, net/ipv4/fib_frontend.c); of IPv6 the address itself."""
+    family, size = payload[0], payload[1]
+    address = parts[IFA_ADDRESS]
+    if family != socket.AF_INET or size > 30:
+        return address
+    return (int.from_bytes(address) | (1 << 32 - size) - 1).to_bytes(4)
 
 
 def describe_rule(rule: Rule) -> str:

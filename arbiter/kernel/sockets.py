@@ -190,6 +190,16 @@ class SocketFinder:
         self._diag.close()
         self._tables.close()
 
+    def ports(self, proto: int) -> frozenset[int] | None:
+        """The local ports of all sockets of a protocol: a flow from another one has none.
+
+        None where only `find` can tell. OSError if the kernel fails.
+        """
+        if proto not in self._by_diag:
+            return None
+        families = socket.AF_INET, socket.AF_INET6
+        return frozenset(i.lport for family in families for i in self._diag.dump(proto, family))
+
     def find(self, packet: Packet) -> Found | NoOwner:
         """The sockets of a packet that this host sends (OUT) or receives (IN), or why none."""
         flow, local = packet.flow, packet.hook is not Hook.IN
