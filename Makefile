@@ -4,7 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-# Tests wait more than they work: more of them than CPUs at a time. 0: one after the other.
+# Tests wait more than they work: more of them than CPUs at a time. 0: one after the other. Their
+# order is that of tests/conftest.py.
 JOBS ?= 3
 
 .PHONY: help setup run lab test fuzz bench soak check format clean distclean install uninstall purge deb test-deb test-vm
@@ -37,7 +38,7 @@ lab: setup
 
 test: setup
 	@sh packaging/as-root.sh --or-namespace $(BIN)/python $(BIN)/python -m pytest \
-		-n $(JOBS) --dist loadfile $(ARGS)
+		-n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Where atheris cannot be installed, run.py says so, and what to do instead.
 fuzz: setup

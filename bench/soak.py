@@ -270,7 +270,7 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         Machine.on(lab, Path(folder), dice, SETTINGS) as machine,
     ):
-        machine.arbiter.add_all(*RULES)
+        machine.arbiter.add(*RULES)
         machine.remember()
         hosts = (SERVER4, SERVER6, SECOND4, SECOND6)
         with Load(machine.arbiter, 0.04) as load:

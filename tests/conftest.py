@@ -1,13 +1,16 @@
-"""For all tests: hypothesis judges what is found, never how fast a shared machine found it; and
-what a test printed reaches whoever reads it, whichever process ran it."""
+"""For all tests: hypothesis judges what is found, never how fast a shared machine found it; what a
+test printed reaches whoever reads it, whichever process ran it; and several processes share the
+files so that all end at about the same time."""
 
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+from handout import places
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("arbiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -15,6 +18,13 @@ settings.load_profile("arbiter")
 
 # A shell that starts the tests in the background ignores SIGINT; programs under test inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process of pytest-xdist: the files are handed out in this order."""
+    if hasattr(config, "workerinput"):
+        place = places(Counter(item.path for item in items))
+        items.sort(key=lambda item: place[item.path])
 
 
 @pytest.hookimpl(wrapper=True)

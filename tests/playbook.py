@@ -218,6 +218,11 @@ class Playbook:
         self._clock(end)
         return self
 
+    def late(self, seconds: float) -> Playbook:
+        """Time passes, and the daemon is busy elsewhere: it is not told by a Tick."""
+        self._clock(self.now.mono + seconds)
+        return self
+
     def _clock(self, mono: float) -> None:
         self.now = Now(mono, self.now.wall + mono - self.now.mono)
 

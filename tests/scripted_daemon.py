@@ -8,7 +8,9 @@ and `changed` as docs/protocol.md says, and can end its connections. It touches 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -202,6 +204,23 @@ class ScriptedDaemon:
         told = Decided(ask.id, decision, "alice", "terminal", ask.waiting, rule, number)
         for other in self._writers:
             other.write(encode(told))
+
+
+def answering(path: Path, *replies: bytes) -> threading.Thread:
+    """Somebody who listens on `path` for one client and says this, each part to one message."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as sock:
+            for reply in replies:
+                sock.recv(65536)
+                sock.sendall(reply)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
 
 
 async def _main(path: str, count: int) -> None:

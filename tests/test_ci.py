@@ -1,4 +1,5 @@
-"""What CI runs: green only where every test passed, a flaky one at its second run and by name."""
+"""What CI runs: green only where every test passed, a flaky one at its second run and by name; and
+in which order."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from handout import HERE, LONG, places
 
 RUN = Path(__file__).parent.parent / ".ci" / "run"
 MAKEFILE = """
@@ -69,7 +72,8 @@ def test_lint_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_what_is_no_utf8_is_told_from_another_process_too(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text((RUN.parent.parent / "tests/conftest.py").read_text())
+    for name in ("conftest.py", "handout.py"):
+        shutil.copy(HERE / name, tmp_path)
     (tmp_path / "test_it.py").write_text(
         "import sys\ndef test_it():\n"
         "    sys.stdout.write('a \\udcff')\n    assert '\\udcfe' == 'b'\n"
@@ -78,3 +82,17 @@ def test_what_is_no_utf8_is_told_from_another_process_too(tmp_path: Path) -> Non
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
     assert "1 failed" in done.stdout, done.stdout + done.stderr
     assert "a \\udcff" in done.stdout
+
+
+def test_long_files_are_handed_out_first_and_beside_others() -> None:
+    assert [name for name in LONG if not (HERE / name).is_file()] == []
+    long = [HERE / name for name in LONG]
+    others = {HERE / f"test_other{number}.py": 100 - number for number in range(50)}
+    place = places(Counter(others | dict.fromkeys(long, 3)))
+    order = sorted(place, key=lambda path: place[path])
+    assert [path for path in order if path in long] == long
+    assert [path for path in order if path in others] == list(others)
+    assert set(order[:2]) == {long[0], next(iter(others))}
+    assert order[-1] in others
+    half = order[: len(order) // 2]
+    assert 0.3 < sum(path in long for path in half) / len(long) < 0.7

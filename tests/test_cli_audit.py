@@ -12,24 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from auditscene import BEGAN, record, store_day
 from click.testing import CliRunner
+from commands import Done, ran
 
 from arbiter import cli
 from arbiter.moments import read_moment
 from arbiter.records import json_list
 from arbiter.recordwords import KEYS
 from arbiter.store import Store
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
 
 Run = Callable[..., Done]
 
@@ -42,10 +35,7 @@ def db(tmp_path: Path) -> Path:
 @pytest.fixture
 def audit(db: Path) -> Run:
     def run(*argv: str) -> Done:
-        done = CliRunner().invoke(cli.cli, ["audit", *argv, "--db", str(db)], prog_name="arbiter")
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return Done(done.exit_code, done.stdout, done.stderr)
+        return ran(["audit", *argv, "--db", str(db)])
 
     return run
 

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from auditscene import BEGAN, CURL, record
 from click.testing import CliRunner
+from commands import Done, ran
 
 from arbiter import cli
 from arbiter.rules import parse
@@ -24,12 +24,6 @@ from arbiter.store.sums import DAY
 from arbiter.usage import Account, Batch, Used
 
 DAY0 = BEGAN - BEGAN % DAY
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Done]
@@ -50,10 +44,7 @@ def db(tmp_path: Path) -> Path:
 @pytest.fixture
 def audit(db: Path) -> Run:
     def run(*argv: str) -> Done:
-        done = CliRunner().invoke(cli.cli, ["audit", *argv, "--db", str(db)], prog_name="arbiter")
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return Done(done.exit_code, done.stdout, done.stderr)
+        return ran(["audit", *argv, "--db", str(db)])
 
     return run
 

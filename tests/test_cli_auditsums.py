@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from auditscene import BEGAN, CURL, FIREFOX, SYNC, record, store_day
-from click.testing import CliRunner
+from commands import Done, ran
 
-from arbiter import cli
 from arbiter.auditsettings import Audit
 from arbiter.records import json_list
 from arbiter.rules import parse
@@ -24,12 +23,6 @@ from arbiter.usage import Account, Batch, Used
 
 PAGE = (Path(__file__).parents[1] / "docs" / "audit.md").read_text()
 QUESTIONS = re.findall(r"^(\w[^\n]*\?)\n\n```sql\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Done]
@@ -59,10 +52,7 @@ def db(tmp_path: Path) -> Path:
 def audit(db: Path) -> Run:
     def run(*argv: str) -> Done:
         env = {"ARBITER_DB": str(db)}
-        done = CliRunner(env=env).invoke(cli.cli, ["audit", *argv], prog_name="arbiter")
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return Done(done.exit_code, done.stdout, done.stderr)
+        return ran(["audit", *argv], env)
 
     return run
 

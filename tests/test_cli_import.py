@@ -7,33 +7,22 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from commands import Done, ran
 
-from arbiter import cli
 from arbiter.cli import rulesfiles
 from arbiter.store import Store
 
 RULES = "# mine\nallow app=/usr/bin/curl port=443\ndeny host=lan\n"
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def arbiter(tmp_path: Path) -> Callable[..., Done]:
     def run(*argv: str, stdin: bytes = b"") -> Done:
         env = {"ARBITER_DB": str(tmp_path / "a.db"), "ARBITER_SOCKET": str(tmp_path / "socket")}
-        done = CliRunner(env=env).invoke(cli.cli, ("rules", *argv), stdin, prog_name="arbiter")
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        assert "Traceback" not in done.stderr
-        return Done(done.exit_code, done.stdout, done.stderr)
+        return ran(("rules", *argv), env, stdin)
 
     return run
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner
+from commands import Done, ran
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rule_strategies import rules as any_rule
@@ -31,12 +31,6 @@ from arbiter.store import Store
 MAC, SIM = "gateway:02:00:5e:10:00:0a", "89430123456789012345"
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 Run = Callable[..., Done]
 
 
@@ -49,10 +43,7 @@ def arbiter(tmp_path: Path) -> Run:
             "ARBITER_CONFIG": str(tmp_path / "etc"),
             "SUDO_UID": "",
         }
-        done = CliRunner(env=env).invoke(cli.cli, (*line.split(), *more), prog_name="arbiter")
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return Done(done.exit_code, done.stdout, done.stderr)
+        return ran((*line.split(), *more), env)
 
     return run
 

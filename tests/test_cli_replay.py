@@ -7,24 +7,17 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from auditscene import BEGAN, CURL, FIREFOX, SYNC, record, store_day
-from click.testing import CliRunner
+from commands import Done, ran
 from sessions import like, session
 
-from arbiter import cli
 from arbiter.rules import parse
 from arbiter.store import Store
 
 BROWSE = str(Path(__file__).parents[1] / "fixtures" / "captures" / "browse.pcap")
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Done]
@@ -52,10 +45,7 @@ def replay(here: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             (here / "new.rules").write_text(rules)
             argv = ("--rules", "new.rules", *argv)
         places = ["--db", "a.db", "--config", "etc", "--socket", "none"]
-        done = CliRunner().invoke(cli.cli, ["audit", "replay", *argv, *places], prog_name="arbiter")
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return Done(done.exit_code, done.stdout, done.stderr)
+        return ran(["audit", "replay", *argv, *places])
 
     return run
 

@@ -8,11 +8,11 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from auditscene import record
 from click.testing import CliRunner
+from commands import Done, ran
 from reportscene import CURL, FIREFOX, SINCE, UNTIL, links, store_fortnight
 
 from arbiter import cli
@@ -25,12 +25,6 @@ from arbiter.store.retention import Plan
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "report"
 SPAN = ("--since", "2026-11-01", "--until", "2026-11-15")
 REGEN = "run: ARBITER_REGEN=1 make test ARGS=tests/test_cli_report.py"
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Done]
@@ -61,10 +55,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(*argv: str, db: str = "a.db") -> Done:
         places = ["--db", db, "--config", "etc", "--state", "state"]
-        done = CliRunner().invoke(cli.cli, ["audit", "report", *argv, *places], prog_name="arbiter")
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return Done(done.exit_code, done.stdout, done.stderr)
+        return ran(["audit", "report", *argv, *places])
 
     return run
 

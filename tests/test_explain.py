@@ -1,5 +1,5 @@
 """`arbiter explain` of records and captures, and what every form shares. tests/kernel has the live
-ones; tests/test_cli.py the one by parts."""
+ones; tests/test_cli_explain.py the one by parts."""
 
 from __future__ import annotations
 

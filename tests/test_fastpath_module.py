@@ -163,6 +163,30 @@ def test_without_memory_for_its_arguments_a_new_process_waits(tmp_path: Path) ->
     assert (found.token, found.cmdline) == (0, b"")
 
 
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("late"), "-include", str(HERE / "native" / "late.h"))
+
+
+@pytest.mark.parametrize("what", ["program", "child", "end", "another's program"])
+def test_what_a_new_process_does_while_it_is_looked_at_counts(late: Path, what: str) -> None:
+    """What was read of it before may be of what it was, and what was read after of what it is."""
+    with closing(Scene(load(str(late)))) as scene, Child() as first:
+        assert scene.teach(socket.AF_INET, standing(first.pid, first.descriptor, program=True), 5)
+        with Child("more") as other:
+            pid = other.pid
+            told = {
+                "program": event(EXEC, pid, pid),
+                "child": event(FORK, pid, pid, 2**22, 2**22),
+                "end": event(EXIT, pid, pid),
+                "another's program": event(EXEC, 2**22, 2**22),
+            }
+            for part in (event(FORK, US, US, pid, pid), b"-", told[what]):
+                scene.happens.send(part)
+            found = scene.send(other.packet())
+            assert found.token == (5 if what == "another's program" else 0)
+
+
 def test_what_is_not_fetched_is_bounded(scene: Scene) -> None:
     """A program that opens connections faster than they are recorded waits as without this."""
     with connected() as sock:

@@ -5,6 +5,8 @@ At any moment, of whatever may be repeated, the pipeline itself is asked about o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hypothesis import settings
@@ -29,6 +31,7 @@ from arbiter.events import (
 from arbiter.model import Link, Now, OverBudget, Owner, Packet, Spent
 from arbiter.profiles import Book, Profile, Standing
 from arbiter.repeater import SECONDS, STEADY, repeatable
+from arbiter.rules import Index
 
 WHO = (
     owner(),
@@ -36,6 +39,8 @@ WHO = (
     owner(process(uid=0, pid=900), uid=0),
     owner(process("/usr/bin/curl", 1), process("/usr/bin/wget", 2)),
 )
+EVEN = "time=" + ",".join(f"22:{one:02}-22:{one + 1:02}" for one in range(14, 40, 2))
+"""Each other minute; the play begins at 22:13:20."""
 LINES = (
     "allow app=/usr/bin/curl",
     "deny app=/usr/bin/wget port=443",
@@ -44,11 +49,14 @@ LINES = (
     "route via=lte,any app=/usr/bin/curl port=53",
     "deny proto=udp",
     "allow app=/usr/bin/curl for=5s",
+    "deny host=internet port=443 for=50s",
+    f"deny app=/usr/bin/curl {EVEN}",
+    f"route via=lte,any port=443 {EVEN}",
     "deny app=/usr/bin/curl profile=home",
     "allow host=www.example.org port=443",
     "deny host=other.example.org",
 )
-NIGHTLY = "deny time=22:00-22:14 port=53"  # the play begins at 22:13:20
+NIGHTLY = f"deny port=53 {EVEN}"
 WALL = 1_700_000_000.0
 LTE = Link("lte", 2, "wwan0", index=3)
 
@@ -105,8 +113,10 @@ class Promise(RuleBasedStateMachine):
         daddr=st.sampled_from([SERVER, SERVER6]),
         outdev=st.sampled_from([0, 3]),
         who=st.sampled_from(WHO),
+        later=st.sampled_from([0.0, 0.0, 5.1, 41.0]),
     )
-    def a_packet_comes(self, who: Owner, **where: Any) -> None:
+    def a_packet_comes(self, who: Owner, later: float, **where: Any) -> None:
+        """And is repeated for a while without the daemon, which has no part in that."""
         for effect in self.ask(who, **where):
             if isinstance(effect, Report) and repeatable(effect):
                 packet = effect.packet
@@ -116,6 +126,7 @@ class Promise(RuleBasedStateMachine):
                 if link is None or link.spent is None:
                     until = self.play.pipeline.names.until(packet.flow.daddr, mono)
                     self.play.known.append((effect, min(mono + SECONDS, until)))
+        self.play.late(later)
 
     @rule(line=st.sampled_from(LINES), removed=st.lists(st.integers(1, 12), max_size=3))
     def rules_change(self, line: str, removed: list[int]) -> None:
@@ -167,8 +178,20 @@ class Promise(RuleBasedStateMachine):
         """With the ticks that the daemon has; where none is due, nothing is taken back."""
         self.play.wait(seconds)
 
+    @contextmanager
+    def afresh(self) -> Iterator[None]:
+        """An index that has not been asked yet: it cannot say again what it said once."""
+        rules = self.play.pipeline.rules
+        index, rules.index = rules.index, Index(rules.index, rules.index.zone)
+        yield
+        rules.index = index
+
     @invariant()
     def what_is_repeated_would_be_decided_the_same(self) -> None:
+        with self.afresh():
+            self.probe()
+
+    def probe(self) -> None:
         mono = self.play.now.mono
         for report, until in list(self.play.known):
             assert isinstance(report.packet, Packet)

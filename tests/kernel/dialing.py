@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from running import PATIENCE, Arbiter, eventually
 
@@ -204,8 +205,23 @@ def once(proto: str, address: str, port: int = 7) -> Sequence[str]:
 def repeats(arbiter: Arbiter) -> int:
     """How many connections the fast path has answered, once all are counted that came."""
     time.sleep(0.02 * PATIENCE)
-    eventually(lambda: arbiter.counter("packets") == arbiter.counter("queued"))
-    return arbiter.counter("repeated")
+    return eventually(arbiter.settled).get("repeated", 0)
+
+
+def records(
+    arbiter: Arbiter, count: int, *filters: str, pid: int | None = None
+) -> list[dict[str, Any]]:
+    """All that `arbiter audit` finds so, the newest last, once there are so many (of this process);
+    and the log is whole."""
+
+    def found() -> list[dict[str, Any]]:
+        lines = arbiter.json("audit", *filters)
+        found = [one for one in lines if pid in (None, one["pid"])]
+        return found if len(found) >= count else []
+
+    those = eventually(found)
+    arbiter.intact()
+    return sorted(those, key=lambda one: int(one["id"]))
 
 
 def known(
@@ -220,31 +236,19 @@ def known(
     device: str = "",
 ) -> None:
     """It has connected so, and the fast path answers for it: nothing else is proven without."""
+    before = repeats(arbiter)
     for _ in range(20):
-        before = repeats(arbiter)
         assert dialer.dial(proto, server, port, mapped, device) == end
         if repeats(arbiter) > before:
             return
     raise AssertionError("nothing was repeated")
 
 
-def script(arbiter: Arbiter, name: str, code: str) -> str:
+def script(where: Path, name: str, code: str) -> str:
     """A script of its own, which is an app of its own."""
-    file = arbiter.home / name
+    file = where / name
     file.write_text(code)
     return str(file)
-
-
-def may(arbiter: Arbiter, path: str) -> None:
-    """Only this script may."""
-    interpreter = Path(sys.executable).resolve()
-    found = {
-        one["app"]
-        for one in arbiter.json("audit", "--port", "9")
-        if str(one["app"]).endswith(f":{path}")
-    }
-    assert len(found) == 1, (found, interpreter)
-    arbiter.add(f"allow app={found.pop()} port=7")
 
 
 def becomes(dialer: Dialer | Shell, name: str) -> None:
@@ -253,17 +257,22 @@ def becomes(dialer: Dialer | Shell, name: str) -> None:
 
 
 def introduce(arbiter: Arbiter, dialer: Dialer, path: str) -> None:
-    """Its app is known by a connection to another port, and may connect to port 7."""
+    """Its app is known by a connection to another port, and only this script may connect to 7."""
     arbiter.add("deny port=9")
     dialer.dial("udp", SERVER4, 9)
-    eventually(lambda: arbiter.json("audit", "--port", "9"))
-    may(arbiter, path)
+
+    def apps() -> set[str]:
+        told = arbiter.json("audit", "--port", "9")
+        return {one["app"] for one in told if str(one["app"]).endswith(f":{path}")}
+
+    (app,) = eventually(apps)
+    arbiter.add(f"allow app={app} port=7")
 
 
 def known_program(arbiter: Arbiter, parent: Shell, command: str) -> None:
     """A new process of this parent's is answered by the fast path."""
+    before = repeats(arbiter)
     for _ in range(20):
-        before = repeats(arbiter)
         assert parent.do(command) == (0, ["reached"])
         if repeats(arbiter) > before:
             return

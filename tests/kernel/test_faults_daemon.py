@@ -90,8 +90,7 @@ def settled(arbiter: Arbiter) -> None:
 
 
 def verified(arbiter: Arbiter) -> None:
-    done = arbiter.command("audit", "verify")
-    assert done.returncode == 0, done.stdout + done.stderr
+    arbiter.intact()
     rules = arbiter.rules()
     assert sorted(rules) == sorted(RULES)
 
@@ -103,7 +102,7 @@ def test_kills_and_restarts_under_load_leak_nothing_and_lose_no_rule(
     arbiter = Arbiter(clean_lab, tmp_path, "--when-absent", when_absent)
     away: list[tuple[float, float]] = []
     with arbiter:
-        arbiter.add_all(*RULES)
+        arbiter.add(*RULES)
         with Load(arbiter) as load:
             well(arbiter, load)
             for turn in range(ROUNDS):
@@ -131,7 +130,7 @@ def test_a_daemon_that_is_stopped_for_a_while_leaks_nothing_and_serves_what_wait
     """`pass` is for a daemon that is away, and for a full queue: one that is stopped still has its
     queue, and what waits in it waits."""
     with Arbiter(clean_lab, tmp_path, "--when-absent", when_absent) as arbiter:
-        arbiter.add_all(*RULES)
+        arbiter.add(*RULES)
         with Load(arbiter, 0.02) as load:
             well(arbiter, load)
             for _ in range(ROUNDS):
@@ -165,7 +164,7 @@ def test_twenty_thousand_syns_at_once_have_one_verdict_each(
     settings = f"queue_length = {length}\npackets_held = 2048\ndeadline = 60\n"
     options = "--when-absent", when_absent
     with Arbiter(clean_lab, tmp_path, *options, settings=settings) as arbiter:
-        arbiter.add_all(*RULES)
+        arbiter.add(*RULES)
         assert arbiter.run(*CURL, "5", f"http://{SERVER4}/")[0] == 0
         before = resident(arbiter)
         with stopped(arbiter):
@@ -207,7 +206,7 @@ def test_without_descriptors_rules_go_on_and_with_them_so_does_everything(
     clean_lab: Lab, tmp_path: Path
 ) -> None:
     with Arbiter(clean_lab, tmp_path, settings="deadline = 5.0\n") as arbiter:
-        arbiter.add_all(*RULES)
+        arbiter.add(*RULES)
         with Load(arbiter, 0.05) as load:
             well(arbiter, load)
             soft, hard = resource.prlimit(pid_of(arbiter), resource.RLIMIT_NOFILE)
@@ -215,7 +214,7 @@ def test_without_descriptors_rules_go_on_and_with_them_so_does_everything(
             resource.prlimit(pid_of(arbiter), resource.RLIMIT_NOFILE, (tight, hard))
             # Questions want a descriptor for each process that is watched, and clients theirs.
             line = f"for i in $(seq 60); do (exec 3<>/dev/tcp/{SERVER4}/$((7000+i))) & done; wait"
-            arbiter.add_all()
+            arbiter.status()
             crowd = arbiter.program("bash", "-c", line)
             time.sleep(2)
             since = time.monotonic()
@@ -274,7 +273,7 @@ def test_without_memory_it_goes_on_or_ends_in_order_and_nothing_leaks(
     settings = "deadline = 5.0\nasks_per_app = 2048\nasks_per_user = 2048\n"
     arbiter = Arbiter(clean_lab, tmp_path, settings=settings)
     with arbiter:
-        arbiter.add_all(*RULES)
+        arbiter.add(*RULES)
         with Load(arbiter, 0.05) as load:
             well(arbiter, load)
             sizes = Path(f"/proc/{pid_of(arbiter)}/statm").read_text().split()
@@ -317,7 +316,7 @@ def test_a_mistake_of_our_own_ends_it_by_the_setting(
 ) -> None:
     options, broken = ("--when-absent", when_absent), python(BROKEN)
     arbiter = Arbiter(clean_lab, tmp_path, *options, through=broken).start()
-    arbiter.add_all(*RULES)
+    arbiter.add(*RULES)
     assert arbiter.stop(signal.SIGHUP) == 1
     assert "ZeroDivisionError" in (tmp_path / "log").read_text().splitlines()[-1]
     code = arbiter.run(*CURL, "2", f"http://{SECOND4}/")[0]

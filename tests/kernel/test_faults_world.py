@@ -86,8 +86,7 @@ def test_clocks_that_jump_end_what_is_over_and_hold_nobody(clean_lab: Lab, tmp_p
         clock.jump(0)
         arbiter.add(f"allow host={SERVER4}")
         assert arbiter.run(*curl)[0] == 0
-        done = arbiter.command("audit", "verify")
-        assert done.returncode == 0, done.stdout + done.stderr
+        arbiter.intact()
         assert arbiter.status().held == 0
 
 
@@ -165,7 +164,7 @@ print(good)
 
 def test_a_storm_of_processes_is_decided_one_by_one(clean_lab: Lab, tmp_path: Path) -> None:
     with Arbiter(clean_lab, tmp_path) as arbiter:
-        arbiter.add_all(*RULES)
+        arbiter.add(*RULES)
         before = resident(arbiter)
         allowed = arbiter.program(*python(STORM, SERVER4, str(FORKS)))
         denied = arbiter.program(*python(STORM, SECOND4, str(FORKS)))
@@ -201,7 +200,7 @@ def test_a_hundred_thousand_questions_are_bounded_and_all_decided(
 ) -> None:
     """4,000 in the ordinary run (ARBITER_FAULT_ASKS): each to another destination."""
     with Arbiter(clean_lab, tmp_path, settings="deadline = 2.0\n") as arbiter:
-        arbiter.add_all(*RULES)
+        arbiter.add(*RULES)
         before = resident(arbiter)
         asking = arbiter.program(*python(QUESTIONS, str(ASKS)))
         most = 0
@@ -232,8 +231,8 @@ def test_thousands_of_link_events_delay_nobody_and_end_right(
     batch = tmp_path / "batch"
     batch.write_text("\n".join([*lines, *(line.replace(" add", " del") for line in lines)] * 2))
     with Arbiter(clean_lab, tmp_path) as arbiter:
-        arbiter.add_all(*RULES)
-        arbiter.add_all("route via=lte app=/usr/bin/curl port=80")
+        arbiter.add(*RULES)
+        arbiter.add("route via=lte app=/usr/bin/curl port=80")
         before, links = resident(arbiter), arbiter.links()
         with Load(arbiter) as load:
             well(arbiter, load)
@@ -274,7 +273,7 @@ def test_a_disk_that_stands_still_stops_no_verdict_and_loses_no_record(
     frozen_disk: Path, clean_lab: Lab, tmp_path: Path
 ) -> None:
     with Arbiter(clean_lab, tmp_path, settings="deadline = 6.0\n") as arbiter:
-        arbiter.add_all(*RULES)
+        arbiter.add(*RULES)
         curl = (*CURL, "5", f"http://{SERVER4}/")
         assert arbiter.run(*curl)[0] == 0
         asking = arbiter.program(*CURL, "20", "http://198.51.100.20:8080/")

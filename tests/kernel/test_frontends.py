@@ -52,18 +52,11 @@ def shared(lab: Lab, home: Path) -> Iterator[Arbiter]:
 @pytest.fixture
 def arbiter(shared: Arbiter) -> Iterator[Arbiter]:
     yield shared
-    for program in shared.programs:
-        program.kill()
-        for stream in (program.stdin, program.stdout):
-            if stream is not None:
-                stream.close()
-        program.wait(10)
-    shared.programs.clear()
+    shared.end_programs()
     # A rule withdraws what is left open. A late answer would be kept for the next try.
     shared.add("deny")
     eventually(lambda: shared.asks() == [])
-    for rule in shared.json("rules", "list"):
-        shared.command("rules", "remove", str(rule["id"]))
+    shared.forget()
     eventually(lambda: shared.status().rules == 0)
 
 

@@ -100,7 +100,9 @@ def test_what_a_person_was_told_outlives_a_kill(clean_lab: Lab, tmp_path: Path) 
             assert len(gaps) == turn + 1
             since, until, count, why = gaps[-1]
             assert (count, why) == (None, KILLED)
-            sql = f"SELECT max(time) FROM decisions WHERE time < {until}"
+            # The last sign of life: a record, or the start of a run that was killed before any.
+            signs = "SELECT time FROM decisions UNION ALL SELECT started FROM runs"
+            sql = f"SELECT max(time) FROM ({signs}) WHERE time < {until}"
             ((newest,),) = arbiter.database(sql)
             assert since <= until and abs(since - newest) < 1.0
     assert lines and once, "people answered in both ways"

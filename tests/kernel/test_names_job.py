@@ -32,7 +32,7 @@ def denied(clean_lab: Lab, tmp_path: Path) -> Arbiter:
     """Where curl may go anywhere but to www.lab.test."""
     arbiter = Arbiter(clean_lab, tmp_path)
     with arbiter:
-        arbiter.add_all(
+        arbiter.add(
             "allow app=/usr/bin/curl",
             "deny app=/usr/bin/curl host=www.lab.test",
             "allow app=/usr/bin/dig",
@@ -71,7 +71,7 @@ def test_a_restart_keeps_the_names_of_decided_connections(denied: Arbiter, addre
 def test_a_change_of_the_hosts_file_counts_at_once(clean_lab: Lab, tmp_path: Path) -> None:
     """Without any DNS answer. The lab's /etc/hosts is a mount: it can only be written in place."""
     with Arbiter(clean_lab, tmp_path) as arbiter:
-        arbiter.add_all("allow app=/usr/bin/curl", "deny app=/usr/bin/curl host=nas.home")
+        arbiter.add("allow app=/usr/bin/curl", "deny app=/usr/bin/curl host=nas.home")
         plain = ("curl", "-sS", "-m", "4", f"http://{SERVER4}/")
         assert not refused_by(arbiter, *plain)
         write = f"echo {SERVER4} nas.home >>/etc/hosts"

@@ -51,7 +51,7 @@ def away(
     for tool in ("iptables-nft", "ip6tables-nft") if tracked else ():
         sh(lab, f"{tool} -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
     with Arbiter(lab, home, settings=settings, through=through(variant)) as arbiter:
-        arbiter.add_all(*rules)
+        arbiter.add(*rules)
         assert arbiter.stop() == 0
         yield arbiter
 

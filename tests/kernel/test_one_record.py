@@ -51,11 +51,6 @@ def sums(arbiter: Arbiter) -> list[tuple[Any, ...]]:
     return arbiter.database("SELECT connections, packets FROM all_sums WHERE dport = 7")
 
 
-def intact(arbiter: Arbiter) -> None:
-    done = arbiter.command("audit", "verify")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize("way", ["allow", "route via=lte"])
 @SERVERS
 def test_datagrams_that_wait_for_one_answer_are_one_connection(
@@ -87,7 +82,7 @@ def test_datagrams_that_wait_for_one_answer_are_one_connection(
         assert [(line["kind"], line["id"], line["count"]) for line in lines] == [
             ("decided", one["id"], 3)
         ]
-        intact(arbiter)
+        arbiter.intact()
 
 
 @pytest.mark.parametrize("sync", ["true", "false"])
@@ -107,7 +102,7 @@ def test_datagrams_that_a_rule_lets_go_at_once_are_one_connection(
         assert all(1 <= one["count"] <= 4 for one in found)
         [(connections, packets)] = sums(arbiter)
         assert (connections, packets) == (8, sum(one["count"] for one in found))
-        intact(arbiter)
+        arbiter.intact()
 
 
 def test_the_two_queries_of_one_look_up_are_one_connection(clean_lab: Lab, tmp_path: Path) -> None:
@@ -205,4 +200,4 @@ def test_a_burst_that_finds_no_room_to_wait_is_two_records(clean_lab: Lab, tmp_p
         found = records(arbiter, "--port", "7")
         told = [(one["reason"], one["decision"], one["count"]) for one in found]
         assert told == [("overflow", "deny", 84), ("answer", "allow", 16)]
-        intact(arbiter)
+        arbiter.intact()

@@ -54,7 +54,7 @@ def test_a_change_of_network_switches_new_connections_only_and_undo_goes_back(
         with Prompt(arbiter) as prompt:
             eventually(lambda: networks(arbiter) == [f"gateway:{HOME}"])
             do(arbiter, "add", "office", "--network", f"gateway:{OFFICE}")
-            arbiter.add_all(
+            arbiter.add(
                 "allow app=/usr/bin/curl profile=home",
                 "deny app=/usr/bin/curl profile=office",
                 "allow port=7 profile=home",
@@ -129,7 +129,7 @@ def test_of_two_known_networks_that_of_the_default_link_says(
     with Arbiter(clean_lab, tmp_path, "--mode", "enforce") as arbiter, Prompt(arbiter) as prompt:
         eventually(lambda: networks(arbiter, "lte") == [f"gateway:{OFFICE}"])
         eventually(lambda: networks(arbiter) == [f"gateway:{HOME}"])
-        arbiter.add_all("allow app=/usr/bin/curl profile=home")
+        arbiter.add("allow app=/usr/bin/curl profile=home")
         do(arbiter, "add", "home", "--network", f"gateway:{HOME}")
         prompt.told("profile home: on gateway:")
         do(arbiter, "add", "mobile", "--network", f"gateway:{OFFICE}")

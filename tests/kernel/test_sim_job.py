@@ -115,7 +115,7 @@ def test_facts_of_the_services_are_shown_and_are_conditions_of_rules(
         places = [(address, port) for address in (*PUBLIC4, *PUBLIC6) for port in HTTP_PORTS]
         tried = dict(zip(holds, places[1:], strict=False))  # the first is CURL's
         assert len(tried) == len(holds)
-        arbiter.add_all(
+        arbiter.add(
             *(
                 f"allow app=/usr/bin/curl host={address} port={port} {condition}"
                 for condition, (address, port) in tried.items()

@@ -1,0 +1,51 @@
+"""The order in which the processes of `make test` take the files. Each takes whole ones: the long
+ones must not come last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LONG = (
+    "kernel/test_main_job.py",
+    "kernel/test_twelve.py",
+    "kernel/test_frontends.py",
+    "kernel/test_faults_daemon.py",
+    "kernel/test_explain_live.py",
+    "kernel/test_cost_job.py",
+    "kernel/test_links_job.py",
+    "kernel/test_full_screen.py",
+    "kernel/test_service_job.py",
+    "kernel/test_profiles_job.py",
+    "kernel/test_faults_ruleset.py",
+    "kernel/test_one_record.py",
+    "kernel/test_firewall.py",
+    "kernel/test_floods.py",
+    "kernel/test_disk_job.py",
+    "kernel/test_fastpath_changes.py",
+    "kernel/test_run_via.py",
+    "kernel/test_links_command.py",
+    "kernel/test_fastpath_losses.py",
+    "kernel/test_fastpath.py",
+    "kernel/test_learning.py",
+    "kernel/test_audit_job.py",
+    "kernel/test_faults_world.py",
+    "kernel/test_names_job.py",
+    "kernel/test_traffic_classes.py",
+    "kernel/test_killed_job.py",
+    "kernel/test_routes.py",
+)
+"""Files that take half a minute and more, the longest first. Mostly they wait."""
+
+
+def places(sizes: Counter[Path]) -> dict[Path, float]:
+    """Where each file stands, from 0 to 1: all the time some of LONG are beside others, which work;
+    of those the largest come first. `sizes` are their numbers of tests."""
+    place = {HERE / name: index / len(LONG) for index, name in enumerate(LONG)}
+    others = Counter({path: size for path, size in sizes.items() if path not in place})
+    done = 0
+    for path, size in others.most_common():
+        place[path] = done / others.total()
+        done += size
+    return place
