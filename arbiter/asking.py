@@ -261,9 +261,9 @@ class Asking(Core):
         first = found.entry if found is not None else None
         if not obstacle or first is None:
             return
-        if first is not tried and conditions(first.rule) == conditions(rule):
+        if first.id != tried.id and conditions(first.rule) == conditions(rule):
             return  # it is replaced, or the store says why not
-        if first is not tried:
+        if first.id != tried.id:
             obstacle = f"{first.called} ({format_rule(first.rule)}) decides before it"
         text = f"the same would be asked again: {obstacle}; answer for once, or choose otherwise"
         raise answers.AnswerError(RefusedReason.INVALID, protocol.clean(text))

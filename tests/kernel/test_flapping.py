@@ -265,10 +265,14 @@ def slow(run: Run, which: Callable[[str], bool]) -> list[tuple[str, str, float]]
 
 def test_every_connect_over_chosen_links_ends_within_the_limit(run: Run) -> None:
     assert slow(run, lambda decision: not decision.endswith("any")) == []
+    of: dict[str, list[int]] = {}
     for (decision, allowed), results in zip(RULES, run.ends, strict=True):
         connected = sum(end == "connected" for end, _ in results)
-        # Each link is there for half of the time, or a little more.
-        assert connected >= EACH // 10 if allowed else connected == 0, (decision, connected)
+        assert connected > 0 if allowed else connected == 0, (decision, connected)
+        of.setdefault(decision, []).append(connected)
+    for decision, counts in of.items():
+        # Each link is there for half of the time, or a little more; one program may have bad luck.
+        assert decision == "deny" or sum(counts) >= len(counts) * EACH // 10, (decision, counts)
 
 
 def test_every_connect_with_any_at_the_end_of_its_list_ends_within_the_limit(run: Run) -> None:

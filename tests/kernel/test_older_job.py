@@ -371,12 +371,6 @@ def test_who_slips_out_while_others_have_the_ruleset_is_refused_once_it_is_back(
         assert sender.stdout is not None
         said = [sender.stdout.readline() for _ in range(5)]
         assert set(said) == {"no\n"}
-        if variant == "nft":
-            sh(clean_lab, "nft flush ruleset")
-        else:
-            sh(clean_lab, f"{tool}-legacy -t mangle -F; {tool}-legacy -F")
-        eventually(lambda: arbiter.counter("repairs") >= 1)
-
         lines = sender.stdout
 
         def refused() -> bool:
@@ -384,7 +378,15 @@ def test_who_slips_out_while_others_have_the_ruleset_is_refused_once_it_is_back(
             assert said[-1] in ("no\n", "reached\n"), said[-1] + lines.read()
             return len(said) > 20 and set(said[-15:]) == {"no\n"}
 
-        eventually(refused, 15)
+        for repairs in range(1, 9):  # mostly the first: it is repaired in no time
+            if variant == "nft":
+                sh(clean_lab, "nft flush ruleset")
+            else:
+                sh(clean_lab, f"{tool}-legacy -t mangle -F; {tool}-legacy -F")
+            eventually(lambda repairs=repairs: arbiter.counter("repairs") >= repairs, 15)  # type: ignore[misc]
+            eventually(refused, 15)
+            if "reached\n" in said:
+                break
         assert "reached\n" in said, "it did slip out"
         time.sleep(1.5)
         sender.kill()
