@@ -199,20 +199,20 @@ class Owner(Struct, frozen=True, gc=False):
     """Who owns the flow's socket: every process found to hold it, the likeliest first."""
 
     uid: int
-    """The socket's uid, from sock_diag."""
     user: str
-    """Its user name, or the number in digits."""
+    """The socket's uid, from sock_diag, and its user name, or the number in digits."""
     processes: tuple[Process, ...]
     """At least one. Several share the socket (inherited over fork, passed over a Unix socket)."""
     inode: int = 0
     established: bool = False
     """TCP only: the kernel already holds this connection as open (past SYN_SENT)."""
     groups: tuple[str, ...] = ()
-    """Names of the groups that the user is in."""
     gids: tuple[int, ...] = ()
-    """The numbers of the same groups."""
+    """Of the groups that the user is in: names, and the numbers of the same."""
     tunnels: tuple[int, ...] = ()
-    """Indexes of the interfaces whose outer packets the processes send: a VPN program's."""
+    """Interfaces, by index, whose outer packets the processes send: a VPN program's."""
+    came_in: bool = False
+    """It is open, and another socket listens on its local port: the other side began it."""
 
     @property
     def apps(self) -> tuple[App, ...]:

@@ -48,6 +48,8 @@ class Question(Struct, frozen=True):
     """It was open before arbiter could decide it: without a rule it passes."""
     no_owner: str = ""
     """Why no program is known; "" where one is, or where nobody looked."""
+    came_in: bool = False
+    """The other side began it, before arbiter: it passes whatever the rules say."""
 
 
 class Answer(Struct, frozen=True):
@@ -88,6 +90,7 @@ def of_packet(packet: Packet, owner: Owner | NoOwner, context: Context = NOWHERE
         packet.hook,
         owner.established and not packet.opens,
         no_owner,
+        isinstance(owner, Owner) and owner.came_in,
     )
 
 
@@ -174,7 +177,7 @@ def answer(index: Index, question: Question, now: float) -> Answer:
     """What the rules say at `now`, in epoch seconds."""
     found = [(one, index.explain(one, now)) for one in question.queries]
     entries = [match.entry if match is not None else None for _, match in found]
-    judgement = join(entries, question.older)
+    judgement = Judgement(ALLOW, None) if question.came_in else join(entries, question.older)
     winner = judgement.entry if judgement is not None else None
     place = next((n for n, entry in enumerate(entries) if entry is winner), 0)
     return Answer(question, judgement, *found[place])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 from playbook import (
     ALICE,
     BOB,
@@ -425,6 +426,13 @@ def test_a_connection_older_than_arbiter_is_not_cut() -> None:
 def test_a_deny_rule_holds_for_older_connections_too() -> None:
     play = Playbook("deny app=/usr/bin/curl")
     play.queue(1, owner(established=True), flags=0x10) >> FindOwner >> verdict(1, DENIED)
+
+
+def test_what_came_in_before_arbiter_passes_whatever_a_rule_says() -> None:
+    play = Playbook("deny app=/usr/bin/curl")
+    came_in = structs.replace(owner(established=True), came_in=True)
+    play.queue(1, came_in, flags=0x10) >> FindOwner >> verdict(1, ACCEPTED)
+    assert play.take(Report).reason is Reason.OLDER
 
 
 def test_a_stray_segment_without_a_connection_is_asked_like_any_other() -> None:

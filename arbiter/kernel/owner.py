@@ -266,7 +266,15 @@ class OwnerLookup:
         inode = info.inode if len(found.sockets) == 1 else 0
         groups, gids = user_groups(info.uid)
         return Owner(
-            info.uid, user, tuple(processes), inode, found.established, groups, gids, tunnels
+            info.uid,
+            user,
+            tuple(processes),
+            inode,
+            found.established,
+            groups,
+            gids,
+            tunnels,
+            found.came_in,
         )
 
     def _carried_by(self, processes: list[Process], most: int | None) -> tuple[int, ...] | None:

@@ -49,6 +49,8 @@ class Found(Struct, frozen=True):
 
     sockets: tuple[SocketInfo, ...]
     established: bool = False
+    came_in: bool = False
+    """As in Owner."""
 
 
 class SocketTables:
@@ -248,7 +250,8 @@ class SocketFinder:
             info = listener
         established = state in OPEN_STATES
         if info.inode:
-            return Found((info,), established)
+            older = established and not packet.opens and packet.hook is not Hook.IN
+            return Found((info,), established, older and self._listens(flow, device))
         # The uid of what is left over from a closed socket is true in new kernels, else 0.
         uid = info.uid or None
         if state == TIME_WAIT:
@@ -257,6 +260,12 @@ class SocketFinder:
             detail = "no process has it open any more; the kernel finishes sending"
             return NoOwner(NoOwnerReason.EXITED, uid, "", detail, True)
         return NoOwner(NoOwnerReason.KERNEL, info.uid, detail="a socket without a file")
+
+    def _listens(self, flow: Flow, device: int) -> bool:
+        """Whether a socket waits for others where the flow's packets leave from."""
+        any_remote = Flow(flow.proto, flow.saddr, flow.sport, _ANY[len(flow.daddr)], 0)
+        info = self._exact(any_remote, device)
+        return info is not None and info.state == LISTEN
 
     def _exact(self, flow: Flow, device: int) -> SocketInfo | None:
         if flow.proto in self._by_diag:

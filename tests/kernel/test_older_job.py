@@ -338,6 +338,45 @@ def test_who_came_in_stays_whatever_a_rule_says_of_its_program(
         assert arbiter.json("audit", "--port", "45100") == []
 
 
+SPEAKS = """
+import socket, sys, time
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+listens = socket.create_server((sys.argv[1], 45100), family=family)
+print("listens", flush=True)
+one, _ = listens.accept()
+while True:
+    one.sendall(b"x")
+    time.sleep(0.02)
+"""
+HEARS = """
+import socket, sys
+one = socket.create_connection((sys.argv[1], 45100), timeout=5)
+while one.recv(1):
+    print("x", flush=True)
+"""
+
+
+@both
+def test_a_server_that_speaks_to_who_came_in_before_conntrack_is_not_cut(
+    clean_lab: Lab, tmp_path: Path, server: str
+) -> None:
+    """Its next segment looks like the first of something: an ssh session with a log in it."""
+    here = LINKS[0].host6 if ":" in server else HOST4
+    with away(clean_lab, tmp_path, "deny", tracked=False) as arbiter:
+        sshd = arbiter.program(*python(SPEAKS, here))
+        assert sshd.stdout is not None
+        assert sshd.stdout.readline() == "listens\n"
+        pipe = subprocess.PIPE
+        comes = clean_lab.popen(python(HEARS, here), ns="wifi", stdout=pipe, text=True)
+        arbiter.programs.append(comes)
+        heard = comes.stdout
+        assert heard is not None
+        assert heard.readline() == "x\n"
+        arbiter.start()
+        assert [heard.readline() for _ in range(150)] == ["x\n"] * 150
+        assert {one["decision"] for one in arbiter.json("audit")} <= {"allow"}
+
+
 # --- while the ruleset was gone -------------------------------------------------------------
 
 SENDER = """

@@ -110,6 +110,28 @@ def test_an_open_connection_is_established(lookup: OwnerLookup) -> None:
         assert found.inode == os.fstat(sock.fileno()).st_ino
 
 
+@pytest.mark.parametrize(
+    ("bound", "here"), [("10.9.0.1",) * 2, ("::", "10.9.0.1"), ("::", "fd09::1")]
+)
+def test_of_an_open_connection_the_side_that_listens_came_in(
+    lookup: OwnerLookup, bound: str, here: str
+) -> None:
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with (
+        socket.create_server((bound, 0), family=family, dualstack_ipv6=bound == "::") as server,
+        socket.create_connection((here, server.getsockname()[1])) as sock,
+        server.accept()[0],
+    ):
+        port = server.getsockname()[1]
+        answer = flow(6, port, here, sock.getsockname()[1])
+        segment = structs.replace(answer, tcp_flags=0x10)
+        found = owner(lookup, segment)
+        assert (found.established, found.came_in) == (True, True)
+        asked = structs.replace(flow(6, sock.getsockname()[1], here, port), tcp_flags=0x10)
+        assert not owner(lookup, asked).came_in
+        assert not owner(lookup, structs.replace(answer, tcp_flags=0x02)).came_in
+
+
 def test_a_closed_connection_is_exited_and_established(lookup: OwnerLookup) -> None:
     with socket.create_server(("10.9.0.1", 0)) as server:
         sock = socket.create_connection(server.getsockname())
