@@ -309,6 +309,11 @@ class Daemon:
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
+            if isinstance(effect, Report):
+                # Before its verdict: who waits for it is still there to be looked at. A
+                # program that only connects has ended in a tenth of a millisecond.
+                self._repeater.decided(effect)
+        for effect in effects:
             match effect:
                 case SetVerdict(packet_id, verdict):
                     self._queue.set_verdict(packet_id, verdict)
@@ -332,7 +337,6 @@ class Daemon:
             if link is not None:
                 self._links.decided(report.link, link.number, packet.flow)
         self._lives.decided(report, name)
-        self._repeater.decided(report)
 
     # --- effects beside the hot path --------------------------------------------------------
 
