@@ -10,10 +10,11 @@ import pytest
 import rule_strategies as small
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from playbook import HERE, NOBODY, SERVER, owner, packet, process
 
 from arbiter.events import Reason, Report
-from arbiter.judge import SEVERAL_USERS, Context, judge
+from arbiter.judge import SEVERAL_USERS, Context, Judgement, judge
 from arbiter.model import (
     ALLOW,
     DENY,
@@ -349,3 +350,14 @@ def test_the_answer_is_about_the_program_that_decides_or_lacks_a_rule() -> None:
     assert found.query.app == "/usr/bin/wget" and found.judgement is None
     found = answer(Index(rules), of_packet(packet(1), NOBODY), NOW)
     assert found.question.no_owner == "kernel socket"
+
+
+def test_what_came_in_before_arbiter_passes_whatever_the_rules_say() -> None:
+    held = structs.replace(owner(), established=True, came_in=True)
+    segment = structs.replace(packet(1), tcp_flags=0x10)
+    index = Index([Entry(1, parse("deny"), Layer.ADMIN, 1.0, "root")])
+    asked = of_packet(segment, held)
+    assert asked.came_in
+    assert answer(index, asked, 1.0).judgement == judge(index, segment, held, 1.0)
+    assert judge(index, segment, held, 1.0) == Judgement(ALLOW, None)
+    assert answer(index, of_packet(segment, owner()), 1.0).judgement != Judgement(ALLOW, None)

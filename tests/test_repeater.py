@@ -6,12 +6,14 @@ The kernel's rooms stand in here; tests/kernel/test_fastpath.py has the real one
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec import structs
 from playbook import ALICE, NOBODY, SERVER, SERVER6, START, Playbook, owner, packet, process
 
+from arbiter.daemon import Daemon
 from arbiter.dnswire import Answers
 from arbiter.events import (
     Event,
@@ -24,11 +26,13 @@ from arbiter.events import (
     ProcessExited,
     ProfilesRead,
     PromptsChanged,
+    Reason,
     Repeated,
     Report,
     RulesChanged,
     RunVia,
     SettingsChanged,
+    SetVerdict,
     Stopping,
     Tick,
     Trouble,
@@ -36,6 +40,8 @@ from arbiter.events import (
 from arbiter.identity import by_executable_alone
 from arbiter.kernel.fastpath import Handed
 from arbiter.model import (
+    ACCEPTED,
+    ALLOW,
     DENIED,
     MARK_DECIDED,
     App,
@@ -347,3 +353,15 @@ def test_which_programs_are_told_by_their_file(
 ) -> None:
     app = App("x", kind, "x")
     assert by_executable_alone(Process(1, 1, 0, app, exe, note=note)) is alone
+
+
+def test_a_decision_is_taught_before_its_verdict_lets_its_program_end() -> None:
+    """The order alone: that a program which ends at once is learned, `make bench` shows."""
+    said: list[str] = []
+    daemon: Any = object.__new__(Daemon)
+    daemon._repeater = SimpleNamespace(decided=lambda report: said.append("taught"))
+    daemon._queue = SimpleNamespace(set_verdict=lambda id, verdict: said.append("verdict"))
+    daemon._decided = lambda report: said.append("kept")
+    made = Report(1.0, packet(1), owner(), ALLOW, Reason.RULE, verdict=ACCEPTED)
+    daemon._carry_out([SetVerdict(1, ACCEPTED), made])
+    assert said == ["taught", "verdict", "kept"]

@@ -67,10 +67,6 @@ class Packed:
         place = self._by_hash.find(hash)
         return None if place < 0 else self._entry(place)
 
-    def taken(self, hash: int) -> bool:
-        """Whether an entry is under this hash."""
-        return self._by_hash.find(hash) >= 0
-
     def add(self, entry: Entry, hash: int) -> None:
         """Keep an entry, whose id and hash are not taken."""
         rule = entry.rule
