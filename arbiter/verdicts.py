@@ -28,7 +28,7 @@ from arbiter.model import (
 from arbiter.rules import Entry
 from arbiter.ways import JUST_NOW, NEVER, Way, Ways
 
-OLDER = "open since before arbiter"
+OLDER = "begun while arbiter was away"
 LEFT_OVER = "left over of a link that was lost"
 """Notes of records."""
 

@@ -50,6 +50,7 @@ def test_explain_says_by_exit_code_1_that_a_person_would_be_asked(
     ("argv", "text"),
     [
         (("--host", "example.org"), "'example.org' is not an address"),
+        (("--host", "example.org"), "of a name: --host ADDRESS --name example.org"),
         (("--host", "1.2.3.4.5"), "is not an address"),
         (("--host", "1.2.3.4", "--port", "65536"), "65536 is not in the range"),
         (("--host", "1.2.3.4", "--proto", "tcpp"), "'tcpp' is none of"),

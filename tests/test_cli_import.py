@@ -169,6 +169,18 @@ def test_an_export_names_what_it_leaves_out(arbiter: Callable[..., Done]) -> Non
     assert "rule 1" not in arbiter("export", "--format", "toml").err
 
 
+def test_an_export_that_leaves_out_many_does_not_fill_the_screen(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    many = tmp_path / "many.rules"
+    many.write_text("".join(f"allow app=/bin/p{n} for=boot\n" for n in range(60)))
+    arbiter("import", str(many))
+    done = arbiter("export")
+    assert done.code == 0
+    assert len(done.err.splitlines()) == 51
+    assert done.err.endswith("left out: and 10 more; `arbiter rules list` has all\n")
+
+
 def test_the_rules_of_one_place_are_saved_and_restored(
     arbiter: Callable[..., Done], tmp_path: Path
 ) -> None:

@@ -414,7 +414,7 @@ def test_what_a_rule_denies_is_cut_and_recorded(proto: int) -> None:
     report = play.take(Cut).report
     play.end()
     assert (report.decision, report.reason, report.verdict) == (DENY, Reason.RULE, DENIED)
-    assert report.note == "open since before arbiter"
+    assert report.note == "begun while arbiter was away"
     assert report.rule is not None
     assert play.pipeline.counters == {"cut": 1}, "no packet, no verdict"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arbiter.rules import never_matches, over_broad, parse
+from arbiter.rules import never_decided, never_matches, over_broad, parse
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,32 @@ def test_a_whole_top_level_domain_is_said_to_be_broad() -> None:
     assert "every name below" in over_broad(parse("allow app=/usr/bin/curl host=*.com"))
     assert over_broad(parse("allow host=*.example.com")) == ""
     assert over_broad(parse("allow host=nas.")) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "passes"),
+    [
+        ("deny host=loopback", "stays on this machine"),
+        ("allow host=127.0.0.0/8 app=/usr/bin/curl", "stays on this machine"),
+        ("deny host=127.0.0.53 port=53", "stays on this machine"),
+        ("allow host=::1", "stays on this machine"),
+        ("deny host=0.0.0.0", "stays on this machine"),
+        ("deny host=multicast", "many at once"),
+        ("deny host=224.0.0.251 port=5353 proto=udp", "many at once"),
+        ("deny host=239.0.0.0/8", "many at once"),
+        ("deny host=ff02::/16", "many at once"),
+    ],
+)
+def test_a_rule_about_what_always_passes_says_so(line: str, passes: str) -> None:
+    said = never_decided(parse(line))
+    assert passes in said
+    assert "decides nothing" in said
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["deny", "deny host=lan", "deny host=126.0.0.0/7", "deny host=128.0.0.1", "deny host=::/0"]
+    + ["deny host=0.0.0.0/0", "deny host=localhost.example.org", "deny host=192.168.0.0/16"],
+)
+def test_a_rule_about_what_is_decided_is_silent(line: str) -> None:
+    assert never_decided(parse(line)) == ""

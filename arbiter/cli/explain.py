@@ -29,6 +29,7 @@ from arbiter.model import PROTO_NUMBERS, Flow, Hook
 from arbiter.questions import Question
 from arbiter.rules import RuleError, canonical_name
 from arbiter.rules.context import read_network, read_sim
+from arbiter.rules.names import name_fault
 from arbiter.rules.rule import is_number, user_fault
 from arbiter.store import Store
 
@@ -242,7 +243,10 @@ def address_option(option: str, text: str) -> bytes:
     try:
         return ipaddress.ip_address(text.strip("[]")).packed
     except ValueError:
-        fail(f"{option} {text!r} is not an address; give one such as 192.0.2.7 or 2001:db8::7", 2)
+        named = option == "--host" and text and not name_fault(text.lower())
+        hint = f"; of a name: --host ADDRESS --name {text}" if named else ""
+        example = "give one such as 192.0.2.7 or 2001:db8::7"
+        fail(f"{option} {text!r} is not an address; {example}{hint}", 2)
 
 
 def _places(

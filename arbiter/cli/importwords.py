@@ -12,10 +12,10 @@ from arbiter import protocol
 from arbiter.cli.profilewords import unknown_profile
 from arbiter.cli.rulestore import open_store, unknown_user
 from arbiter.exchange import Batch, Item, Remark, RemarkKind
-from arbiter.rules import Entry, format_rule, over_broad
+from arbiter.rules import Entry, format_rule, never_decided, over_broad
 from arbiter.store import Planned
 
-_MOST_SHOWN = 50
+MOST_SHOWN = 50
 """Remarks of one kind that are printed; --json has all."""
 
 # --- remarks --------------------------------------------------------------------------------
@@ -43,7 +43,8 @@ def doubts(items: Sequence[Item], profiles: frozenset[str]) -> Iterable[Remark]:
         if user not in users:
             users[user] = unknown_user(user)
         unknown = unknown_profile(item.rule.profile, profiles)
-        for doubt in filter(None, (over_broad(item.rule), users[user], unknown)):
+        doubts = (never_decided(item.rule), over_broad(item.rule), users[user], unknown)
+        for doubt in filter(None, doubts):
             yield Remark(RemarkKind.WARNING, item.place, doubt)
 
 
@@ -51,11 +52,11 @@ def show_remarks(remarks: Sequence[Remark]) -> None:
     """On stderr, kind by kind."""
     for kind in RemarkKind:
         of_kind = [remark for remark in remarks if remark.kind is kind]
-        for remark in of_kind[:_MOST_SHOWN]:
+        for remark in of_kind[:MOST_SHOWN]:
             text = protocol.clean(f"{kind.value}: {remark.place}: {remark.text}")
             click.echo(text, err=True)
-        if len(of_kind) > _MOST_SHOWN:
-            more = len(of_kind) - _MOST_SHOWN
+        if len(of_kind) > MOST_SHOWN:
+            more = len(of_kind) - MOST_SHOWN
             click.echo(f"{kind.value}: and {more} more; --json has all of them", err=True)
 
 
@@ -99,10 +100,10 @@ def show_planned(
         for entry in removed or ():
             click.echo(f"remove {entry.id}: {format_rule(entry.rule)}")
     elif removed:
-        for entry in removed[:_MOST_SHOWN]:
+        for entry in removed[:MOST_SHOWN]:
             click.echo(f"removed rule {entry.id}: {format_rule(entry.rule)}")
-        if len(removed) > _MOST_SHOWN:
-            click.echo(f"… and {len(removed) - _MOST_SHOWN} more; `arbiter rules history --full`")
+        if len(removed) > MOST_SHOWN:
+            click.echo(f"… and {len(removed) - MOST_SHOWN} more; `arbiter rules history --full`")
     would = "would be " if dry_run else ""
     click.echo(
         f"{counted(done.added, 'rule')} {would}added, {done.replaced} {would}changed, "

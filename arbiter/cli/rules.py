@@ -38,6 +38,7 @@ from arbiter.rules import (
     LifetimeKind,
     RuleError,
     format_rule,
+    never_decided,
     never_matches,
     over_broad,
     parse,
@@ -105,7 +106,8 @@ def add(
     by, uid = person()
     with open_store(db) as store:
         machine = Machine(config, state, db)
-        for doubt in filter(None, (over_broad(rule), *machine.doubts(rule, store))):
+        doubts = (never_decided(rule), over_broad(rule), *machine.doubts(rule, store))
+        for doubt in filter(None, doubts):
             click.echo(f"arbiter: note: {clean(doubt)}", err=True)
         done = store.remember(
             rule,

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from arbiter.cli.common import db_option, fail
+from arbiter.cli.importwords import MOST_SHOWN
 from arbiter.cli.profilewords import no_profile
 from arbiter.cli.rulesimport import LAYER, one_place
 from arbiter.cli.rulestore import boot_id, open_store
@@ -36,7 +37,7 @@ def export(format: str, layer: str, profile: str, network: str, sim: str, db: Pa
 
     A SIM's rules are those with its sim=, or with network=sim: and its number. Rules that belong to
     one process, one run of arbiter or this boot are left out, and so are time spans in the format
-    lines; each is named on stderr.
+    lines; the first 50 are named on stderr.
     """
     with open_store(db, readonly=True) as store:
         entries = store.rules(time.time(), boot_id(), None)
@@ -52,5 +53,8 @@ def export(format: str, layer: str, profile: str, network: str, sim: str, db: Pa
         click.echo(f"arbiter: note: {no_profile(profile)}", err=True)
     if bound and not kept:
         click.echo("arbiter: note: no rule is bound to that place: the file holds none", err=True)
-    for text in left:
+    for text in left[:MOST_SHOWN]:
         click.echo(f"arbiter: left out: {text}", err=True)
+    if len(left) > MOST_SHOWN:
+        more = len(left) - MOST_SHOWN
+        click.echo(f"arbiter: left out: and {more} more; `arbiter rules list` has all", err=True)

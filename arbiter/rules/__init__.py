@@ -23,7 +23,7 @@ from arbiter.rules.line import (
     parse,
     parse_lifetime,
 )
-from arbiter.rules.lint import never_matches, over_broad
+from arbiter.rules.lint import never_decided, never_matches, over_broad
 from arbiter.rules.names import canonical_name, shown_name
 from arbiter.rules.rank import rank
 from arbiter.rules.rule import (
@@ -81,6 +81,7 @@ __all__ = [
     "format_lifetime",
     "format_rule",
     "from_json",
+    "never_decided",
     "never_matches",
     "over_broad",
     "parse",

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from arbiter.model import ALLOW
 from arbiter.rules.line import format_rule
-from arbiter.rules.lint import never_matches, over_broad
+from arbiter.rules.lint import never_decided, never_matches, over_broad
 from arbiter.rules.rank import Rank, rank
 from arbiter.rules.relate import ancestor, apart, covers, host_kind, host_value, outlasts
 from arbiter.rules.rule import Entry, Rule
@@ -80,7 +80,7 @@ def check(
             continue
         alive.append(entry)
         for kind, fault in (
-            (FindingKind.NEVER_MATCHES, never_matches(entry.rule)),
+            (FindingKind.NEVER_MATCHES, never_matches(entry.rule) or never_decided(entry.rule)),
             (FindingKind.OVER_BROAD, over_broad(entry.rule)),
         ):
             if fault:

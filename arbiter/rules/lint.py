@@ -5,7 +5,8 @@ from __future__ import annotations
 import posixpath
 
 from arbiter.model import Action, AppKind, Hook
-from arbiter.rules.rule import Address, Domain, Network, Rule
+from arbiter.rules.relate import scope_around
+from arbiter.rules.rule import Address, Domain, Network, Rule, ScopeName
 from arbiter.rules.words import quote, shown
 
 _KINDS = tuple(kind.value for kind in AppKind if kind is not AppKind.PATH)
@@ -14,6 +15,12 @@ _LONGEST = 4095
 """Bytes of the longest path (PATH_MAX of linux/limits.h, without the final NUL)."""
 _LONGEST_ID = 1 << 17
 """Bytes of the longest word that a program is started with (MAX_ARG_STRLEN, linux/binfmts.h)."""
+
+_PASSES = {
+    ScopeName.LOOPBACK: "what stays on this machine always passes",
+    ScopeName.MULTICAST: "what is sent to many at once always passes",
+}
+"""The scopes that the ruleset asks nobody about."""
 
 
 def never_matches(rule: Rule) -> str:
@@ -25,6 +32,17 @@ def never_matches(rule: Rule) -> str:
         or _hook(rule.hook)
         or _network(rule.network)
     )
+
+
+def never_decided(rule: Rule) -> str:
+    """Why arbiter decides no connection that the rule is about; "" if it decides some.
+
+    Not a fault: other firewalls' rules say such things, too, and no harm comes of them.
+    """
+    host = rule.host
+    scope = scope_around(host) if isinstance(host, Address | Network) else host
+    passes = _PASSES.get(scope) if isinstance(scope, ScopeName) else None
+    return f"it decides nothing: {passes}, whatever the rules say" if passes else ""
 
 
 def over_broad(rule: Rule) -> str:

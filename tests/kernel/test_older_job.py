@@ -94,7 +94,7 @@ def test_a_datagram_socket_that_spoke_before_the_start_is_refused_if_a_rule_deni
         time.sleep(1.2)
         assert talk("send") in REFUSED
         ((decision, reason, note),) = eventually(lambda: records(arbiter))
-        assert (decision, reason, note) == ("deny", "rule", "open since before arbiter")
+        assert (decision, reason, note) == ("deny", "rule", "begun while arbiter was away")
         assert arbiter.counter("cut") == 1
         assert "1 that began while nobody decided" in arbiter.command("status").stdout
 
@@ -126,7 +126,7 @@ def test_an_open_stream_is_reset_at_its_next_byte_if_a_rule_denies_it(
         arbiter.start()
         assert talk("send") in REFUSED
         (found,) = eventually(lambda: records(arbiter))
-        assert found == ("deny", "rule", "open since before arbiter")
+        assert found == ("deny", "rule", "begun while arbiter was away")
         # Its entry would live for five days, and refuse whoever gets the port.
         talk("close")
         eventually(lambda: entries(clean_lab) == [], 15)
@@ -283,7 +283,7 @@ def test_a_download_that_conntrack_learns_of_from_the_other_side_is_ended_if_den
         arbiter.start()
         assert denied.wait(5) == 56
         (found,) = eventually(lambda: arbiter.json("audit", "--port", "80"))
-        assert (found["decision"], found["note"]) == ("deny", "open since before arbiter")
+        assert (found["decision"], found["note"]) == ("deny", "begun while arbiter was away")
         time.sleep(1)
         assert allowed.poll() is None
         assert arbiter.asks() == []
@@ -302,7 +302,7 @@ def test_a_connected_socket_that_conntrack_does_not_know_is_ended_if_denied(
         arbiter.start()
         assert talk("send") in REFUSED
         (found,) = eventually(lambda: records(arbiter))
-        assert found == ("deny", "rule", "open since before arbiter")
+        assert found == ("deny", "rule", "begun while arbiter was away")
         if proto == "udp":
             assert other("send") == "done", "a stream that is open goes on undecided"
 
