@@ -164,12 +164,13 @@ class Daemon:
             self._processes.start_time,
             lambda pid, start: self._dispatch(ProcessExited(now(), pid, start)),
         )
-        self._rules = RuleKeeper(
-            self._memory, self.pipeline.rules.index, self._spawn, self._desk.server.send
-        )
+        index = self.pipeline.rules.index
+        self._rules = RuleKeeper(self._memory, index, self._spawn, self._desk.server.send)
         await self._rules.start()
         self._lives = LifeKeeper(
-            self._book, self._memory, self._followers, lambda: self._accounts.listen()
+            *(self._book, self._memory, self._followers),
+            listen=lambda: self._accounts.listen(),
+            settle=lambda: self._queue.settle(),
         )
         self._proofs.know(self._lives.joined)
         await self._lives.begin()

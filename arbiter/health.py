@@ -86,6 +86,7 @@ class Health:
             ruleset = there.problems if there else (NOT_IN_FORCE,)
         except firewall.FirewallError as error:
             ruleset = (f"the ruleset cannot be looked at: {error}",)
+        self._queue.settle()
         pipeline, settings = self._pipeline, self._pipeline.settings
         kernel = self._queue.counters()
         counters = dict(pipeline.counters)

@@ -17,11 +17,17 @@ class LifeKeeper:
     """Follows the connections of `lives`."""
 
     def __init__(
-        self, lives: Lives, memory: Memory, followers: Followers, listen: Callable[[], None]
+        self,
+        lives: Lives,
+        memory: Memory,
+        followers: Followers,
+        listen: Callable[[], None],
+        settle: Callable[[], None],
     ) -> None:
-        """`listen` has every end told that the kernel knows of by now."""
+        """`listen` has every end told that the kernel knows of by now; `settle` every decision."""
         self._lives, self._memory, self._followers = lives, memory, followers
-        self._listen = listen
+        self._listen, self._settle = listen, settle
+        self._settling = False
 
     async def begin(self) -> None:
         """A run begins: what the last one left open is followed again. Raises StoreError."""
@@ -65,7 +71,13 @@ class LifeKeeper:
         self._followers.looked()
 
     def ended(self, counted: Counted) -> None:
-        """Conntrack has forgotten a connection."""
+        """Conntrack has forgotten a connection. What was decided before that comes before it."""
+        if not self._settling:  # what is decided may have us listen for ends, and so on
+            self._settling = True
+            try:
+                self._settle()
+            finally:
+                self._settling = False
         wall = time.time()
         life = self._lives.ended(counted, wall)
         if life is not None:

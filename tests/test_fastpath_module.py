@@ -3,6 +3,7 @@ and nothing is lost, given twice or left open when everybody uses it at once."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -205,6 +206,35 @@ def test_what_is_not_fetched_is_bounded(scene: Scene) -> None:
         tokens = [scene.next().token for _ in range(UNTOLD + 50)]
         assert tokens == [0] * 50 + [5] * UNTOLD
         assert scene.send(data).token == 5
+
+
+def test_what_was_repeated_is_gathered_and_what_waits_is_told_at_once(scene: Scene) -> None:
+    waits = []
+    for _ in range(30):
+        began = time.monotonic()
+        assert scene.send(b"x").token == 0
+        waits.append(time.monotonic() - began)
+    assert min(waits) < 0.01, "each was told of only when nothing more could be gathered"
+    with connected() as sock:
+        assert scene.teach(socket.AF_INET, standing(US, sock.fileno()), 5)
+        told = [woken(scene, packet(sock)) for _ in range(10)]
+    assert min(told) < 25, "for each the other thread was woken"
+
+
+def woken(scene: Scene, data: bytes) -> int:
+    """How often we are woken for 50 packets that are repeated, one after the other."""
+    told = 0
+    for _ in range(50):
+        scene.kernel.send(data)
+        while scene.verdict() is None:
+            pass
+        time.sleep(0.0002)  # it is done with that one
+        with contextlib.suppress(BlockingIOError):
+            told += os.eventfd_read(scene.wake)
+    for _ in range(50):
+        assert scene.next().token == 5
+    assert scene.send(data).token == 5, "told of by itself, without another packet"
+    return told
 
 
 def test_a_message_larger_than_any_is_counted(scene: Scene) -> None:

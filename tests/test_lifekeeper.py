@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -27,14 +27,25 @@ NEXT = structs.replace(REPORT, packet=packet(2, sport=1), wall=START.wall + 0.1)
 GONE = Counted(packet(1, sport=1).flow, 7, 0, 60, 40, 1, 1)
 
 
-def scene(path: Path, act: Callable[[LifeKeeper, Memory], None], ends: bool = False) -> list[Any]:
-    """Id, count and state of all records after `act`. `ends`: conntrack has an end to tell."""
+def scene(
+    path: Path,
+    act: Callable[[LifeKeeper, Memory], None],
+    ends: bool = False,
+    untold: Sequence[Report] = (),
+) -> list[Any]:
+    """Id, count and state of all records after `act`. `ends`: conntrack has an end to tell.
+    `untold`: decided, and heard of when it is asked for."""
+    left = list(untold)
 
     async def run() -> None:
         memory, lives = Memory(path, lambda event: None, Settings()), Lives()
         server = Server(path.with_name("socket"), cast(Handler, None), admins=frozenset())
         followers = Followers(server, lives, tuple, lambda watched: None)
-        keeper = LifeKeeper(lives, memory, followers, lambda: keeper.ended(GONE) if ends else None)
+        keeper = LifeKeeper(
+            *(lives, memory, followers),
+            lambda: keeper.ended(GONE) if ends else None,
+            lambda: keeper.decided(left.pop(0), "") if left else None,
+        )
         await keeper.begin()
         act(keeper, memory)
         await memory.close()
@@ -50,6 +61,17 @@ def test_packets_of_one_connection_are_one_record(tmp_path: Path) -> None:
             keeper.decided(report, "")
 
     assert scene(tmp_path / "a.db", act) == [(1, 3, "open")]
+
+
+def test_what_was_decided_before_an_end_and_is_heard_of_after_it_is_of_that_connection(
+    tmp_path: Path,
+) -> None:
+    def act(keeper: LifeKeeper, memory: Memory) -> None:
+        keeper.decided(REPORT, "")
+        keeper.ended(GONE)
+
+    assert scene(tmp_path / "a.db", act, untold=[NEXT]) == [(1, 2, "closed")]
+    assert scene(tmp_path / "b.db", act) == [(1, 1, "closed")]
 
 
 def test_also_where_it_is_on_its_way_to_the_disk_already(tmp_path: Path) -> None:

@@ -118,8 +118,16 @@ def test_a_rule_about_what_always_passes_says_so(line: str, passes: str) -> None
 
 @pytest.mark.parametrize(
     "line",
-    ["deny", "deny host=lan", "deny host=126.0.0.0/7", "deny host=128.0.0.1", "deny host=::/0"]
-    + ["deny host=0.0.0.0/0", "deny host=localhost.example.org", "deny host=192.168.0.0/16"],
+    [
+        "deny",
+        "deny host=lan",
+        "deny host=126.0.0.0/7",
+        "deny host=128.0.0.1",
+        "deny host=::/0",
+        "deny host=0.0.0.0/0",
+        "deny host=localhost.example.org",
+        "deny host=192.168.0.0/16",
+    ],
 )
 def test_a_rule_about_what_is_decided_is_silent(line: str) -> None:
     assert never_decided(parse(line)) == ""

@@ -20,6 +20,7 @@
 #define LARGEST 4096      /* bytes of a message: packets are copied in part only */
 #define SLICE 100000      /* nanoseconds: who wants little CPU is given it sooner (sched(7)) */
 #define NO_MEMORY 10      /* milliseconds until the next try */
+#define TOLD_AFTER 10     /* milliseconds that what was repeated is gathered, at most */
 
 uint64_t nanoseconds(void)
 {
@@ -233,6 +234,27 @@ static bool read_one(struct fastpath *path, struct message **spare, int *problem
 	return true;
 }
 
+/* Who is to be told: at once of what waits for a verdict. Nobody waits for what was repeated: it
+ * is gathered, as each time that Python works between two packets costs the second its caches.
+ * `due` is when it is told at last. */
+static bool tell_now(struct fastpath *path, uint64_t due)
+{
+	bool waiting;
+
+	pthread_mutex_lock(&path->lock);
+	waiting = path->missed.count || path->repeated.count >= BATCH;
+	pthread_mutex_unlock(&path->lock);
+	return waiting || nanoseconds() >= due;
+}
+
+/* Milliseconds until then, rounded up. */
+static int until(uint64_t due)
+{
+	uint64_t now = nanoseconds();
+
+	return due > now ? (int)((due - now + 999999) / 1000000) : 0;
+}
+
 /* Until `stop` is readable. 0, or an errno. */
 int fastpath_run(struct fastpath *path)
 {
@@ -240,6 +262,7 @@ int fastpath_run(struct fastpath *path)
 				  { path->stop, POLLIN, 0 },
 				  { path->births.socket, POLLIN, 0 } };
 	struct message *spare = NULL;
+	uint64_t due = 0; /* of what was not told yet; 0: there is none */
 	int problem = 0;
 
 	pthread_setname_np(pthread_self(), "arbiter-fast");
@@ -248,15 +271,20 @@ int fastpath_run(struct fastpath *path)
 		const uint64_t one = 1;
 		int count = 0;
 
-		if (poll(ready, 3, -1) < 0 && errno != EINTR)
+		if (poll(ready, 3, due ? until(due) : -1) < 0 && errno != EINTR)
 			problem = errno;
 		if (ready[1].revents)
 			break;
 		while (count < BATCH && read_one(path, &spare, &problem))
 			count++;
-		/* A full counter is one that wakes, too. */
-		if (count && write(path->wake, &one, sizeof one) < 0 && errno != EAGAIN)
-			problem = errno;
+		if (count && !due)
+			due = nanoseconds() + TOLD_AFTER * 1000000ull;
+		if (due && tell_now(path, due)) {
+			/* A full counter is one that wakes, too. */
+			if (write(path->wake, &one, sizeof one) < 0 && errno != EAGAIN)
+				problem = errno;
+			due = 0;
+		}
 		if (ready[2].revents) {
 			pthread_mutex_lock(&path->lock);
 			births_read(path);
