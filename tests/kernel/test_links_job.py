@@ -237,8 +237,11 @@ def test_a_rule_that_gets_in_front_of_ours_takes_nothing_that_is_routed(
             assert clean_lab.run(["ip", "-6", "rule", "add", "table", "99"]).returncode == 0
 
         def first() -> bool:
-            rules = clean_lab.run(["ip", "rule"]).stdout.splitlines()
-            return "lookup local" in rules[0] and "proto 65" in rules[1]
+            ours = []
+            for family in ("-4", "-6"):
+                rules = clean_lab.run(["ip", family, "rule"]).stdout.splitlines()
+                ours.append("lookup local" in rules[0] and "proto 65" in rules[1])
+            return all(ours)
 
         eventually(first)
         assert over(arbiter.run(*CURL4)[1]) == "lte"
