@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import string
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from textual.events import Key
 from textual.keys import _character_to_key
 from textual.message_pump import MessagePump
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from arbiter.protocol import Ask, DaemonMessage
 from prompts.client import Client
@@ -41,6 +43,9 @@ class FakeCommands(Commands):
         line = " ".join(argv)
         known = [name for name in self.given if line.startswith(name)]
         return self.given[max(known, key=len)] if known else Done(0, "[]", "")
+
+
+_TYPED = frozenset((*string.printable, "delete", "backspace"))
 
 
 class Person:
@@ -74,10 +79,11 @@ class Person:
         return self.app._exit
 
     async def press(self, *keys: str) -> None:
-        """Unhurriedly: each key is meant for what is seen."""
+        """Unhurriedly: each key is meant for what is seen. What is typed into a field is not."""
         for key in keys:
             await self.settle()
-            await self.pause()
+            if not (isinstance(self.app.focused, Input) and key in _TYPED):
+                await self.pause()
             await self.quickly(key)
 
     async def quickly(self, *keys: str) -> None:
