@@ -1,4 +1,4 @@
-"""What the machine does to the daemon: clocks that jump, a suspend, pids that are used again,
+"""What the machine does to the daemon: clocks that jump, pids that are used again,
 storms of processes, questions and links, a disk that stands still. What was decided holds, and
 nothing is decided by what is no longer true."""
 
@@ -34,8 +34,7 @@ sys.argv = sys.argv[5:]
 main()
 """
 """The daemon with the wall clock of a file: seconds ahead of this machine's. A time namespace has
-none (time_namespaces(7)). A suspend is the same to it: the wall clock leaps, CLOCK_MONOTONIC
-stood still."""
+none (time_namespaces(7)). The kernel's own clock leaps in test_suspend.py."""
 
 
 class Clock:
