@@ -87,7 +87,7 @@ STOCK := $(addprefix tests/kernel/test_,firewall.py traffic_classes.py real_link
 	class_job.py twelve.py faults_ruleset.py older_job.py suspend.py)
 STOCK += -k 'test_faults_ruleset.py and nft_table or test_firewall.py and nft and not iptables or test_traffic_classes.py and not legacy \
 	or test_real_links.py or test_tunnels.py or test_class_job.py or test_twelve.py \
-	or test_older_job.py and table and IPv4 or test_suspend.py'
+	or test_older_job.py and table or test_suspend.py'
 
 test-vm:
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh packaging/setup.sh vm
