@@ -167,6 +167,15 @@ def test_a_property_list_that_holds_itself_is_refused() -> None:
     assert "nested too deeply" in remark.text
 
 
+@pytest.mark.parametrize("often", [2, 3, 1000])
+def test_a_list_that_stands_in_itself_many_times_takes_no_memory(often: int) -> None:
+    """Written out it would have `often` values at each level, to the power of its depth."""
+    body = b"bplist00" + b"\xaf\x11" + often.to_bytes(2) + bytes(often)
+    trailer = bytes(6) + b"\x01\x01" + (1).to_bytes(8) + (0).to_bytes(8) + len(body).to_bytes(8)
+    (remark,) = imported(body + b"\x08" + trailer).cannot()
+    assert "more values than bytes" in remark.text
+
+
 @UNHURRIED
 @given(st.binary(max_size=200), st.sampled_from([b"", b"bplist00", b"<plist>", b"{"]))
 def test_whatever_the_bytes_there_is_a_batch(data: bytes, start: bytes) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 from typing import Any, NoReturn
 
 from arbiter.exchange.items import clipped
@@ -32,19 +34,25 @@ def load_json(text: str) -> Any:
     return value
 
 
-def check_depth(value: object) -> None:
-    """Raise JsonError for lists and objects more than DEEPEST inside each other.
+def check_depth(value: object, size: int = sys.maxsize) -> None:
+    """Raise JsonError for lists and objects more than DEEPEST inside each other, and for more
+    values in all than `size`, which those of one that stands in several places are, too.
 
-    Others may then recurse: comparing and showing such a value would end in RecursionError.
+    Others may then recurse: comparing and showing such a value would end in RecursionError, or in
+    no time that anybody has.
     """
     level = [value]
     for _ in range(DEEPEST):
-        level = [
+        inside = (
             inner
             for outer in level
             if isinstance(outer, list | dict)
             for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        )
+        level = list(itertools.islice(inside, size + 1 if size < sys.maxsize else None))
+        size -= len(level)
+        if size < 0:
+            raise JsonError("it has more values than bytes: what is in it stands in several places")
         if not level:
             return
     raise JsonError(_DEEP)

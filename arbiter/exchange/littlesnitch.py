@@ -61,7 +61,7 @@ def load_plist(data: bytes) -> object:
     except _DAMAGED as error:
         raise ValueError(f"not a property list: {clipped(str(error)) or 'damaged'}") from None
     try:
-        check_depth(value)
+        check_depth(value, len(data))
     except JsonError as error:
         raise ValueError(str(error)) from None
     return value

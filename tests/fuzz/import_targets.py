@@ -25,7 +25,8 @@ from arbiter.rules.rule import plain
 def lines(data: bytes) -> None:
     """One rule a line."""
     batch = _read(data, "x.rules", Format.LINES)
-    said = data.decode("utf-8-sig", "replace").split("\n")
+    lines = data.decode("utf-8-sig", "replace").split("\n")
+    said = [line.removesuffix("\r") for line in lines]
     for item in batch.items:
         judge(item.rule, written.words_of(said[int(item.place.rpartition(":")[2]) - 1]))
 

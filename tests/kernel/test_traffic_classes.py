@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import PATIENCE
 
 from arbiter import packets, settings
 from arbiter.classes import Marking
@@ -650,8 +651,10 @@ def test_the_example_keeps_a_background_upload_out_of_the_way(
         queue.close()
         labels.close()
     assert interactive > 512_000
-    # Promised is 14 to 1; what waited in the queue beforehand, and large segments, blur it.
-    assert interactive > 4 * background, (interactive, background)
+    # Promised is 14 to 1; what waited in the queue beforehand, and large segments, blur it. An
+    # emulated CPU does not fill the link, where nobody is in anybody's way.
+    if PATIENCE == 1:
+        assert interactive > 4 * background, (interactive, background)
     assert "1:10" in sh(lab, show)
     assert end.startswith("kill %1; ")
     sh(lab, end.removeprefix("kill %1; "))
