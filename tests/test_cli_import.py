@@ -210,6 +210,17 @@ def test_doubts_are_said(arbiter: Callable[..., Done], file: Path) -> None:
     assert done.err.count("no user nobodyatall") == 1
 
 
+def test_what_another_firewall_says_of_loopback_is_imported_with_a_word(
+    arbiter: Callable[..., Done],
+) -> None:
+    """OpenSnitch comes with such rules."""
+    ours = Path(__file__).parents[1] / "fixtures/imports/opensnitch"
+    done = arbiter("import", str(ours / "000-allow-localhost.json"))
+    assert done.code == 0, done.err
+    assert "it decides nothing: what stays on this machine always passes" in done.err
+    assert rules(arbiter) == ["allow host=127.0.0.0/8"]
+
+
 # --- hostile files --------------------------------------------------------------------------
 
 

@@ -221,6 +221,9 @@ def test_a_rule_that_means_something_else_here_gets_a_note(
     assert "note" not in arbiter("rules", "add", "route via=unmetered,any port=2").err
     done = arbiter("rules", "add", "allow host=0.0.0.0/0")
     assert "note: it allows every IPv4 connection" in done.err
+    for host in ("loopback", "ff02::fb"):
+        done = arbiter("rules", "add", f"deny host={host} port=5353")
+        assert done.code == 0 and "arbiter: note: it decides nothing" in done.err
 
 
 def test_a_path_that_no_program_can_have_is_refused(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from typing import Any, NoReturn
 
 from arbiter.exchange.items import clipped
@@ -30,13 +29,14 @@ def load_json(text: str) -> Any:
         raise
     except ValueError as error:  # a number of more digits than Python reads
         raise JsonError(f"not JSON: {clipped(str(error))}") from None
-    check_depth(value)
+    check_depth(value, len(text))
     return value
 
 
-def check_depth(value: object, size: int = sys.maxsize) -> None:
+def check_depth(value: object, size: int) -> None:
     """Raise JsonError for lists and objects more than DEEPEST inside each other, and for more
-    values in all than `size`, which those of one that stands in several places are, too.
+    values in all than `size`, its length as it is written: one that stands in several places counts
+    in each.
 
     Others may then recurse: comparing and showing such a value would end in RecursionError, or in
     no time that anybody has.
@@ -49,7 +49,7 @@ def check_depth(value: object, size: int = sys.maxsize) -> None:
             if isinstance(outer, list | dict)
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         )
-        level = list(itertools.islice(inside, size + 1 if size < sys.maxsize else None))
+        level = list(itertools.islice(inside, size + 1))
         size -= len(level)
         if size < 0:
             raise JsonError("it has more values than bytes: what is in it stands in several places")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from running import Arbiter
+from running import Arbiter, eventually
 from test_faults_ruleset import SETTINGS, VARIANTS, _works, through
 
 from arbiter.kernel.firewall.probe import NFT, why_not
@@ -54,6 +54,11 @@ def records(arbiter: Arbiter) -> list[tuple[str, str, str]]:
     """Decision, reason and note of each record of the echo port."""
     found = arbiter.json("audit", "--port", "7")
     return [(one["decision"], one["reason"], one["note"]) for one in found]
+
+
+def both_recorded(arbiter: Arbiter) -> list[tuple[str, str, str]]:
+    """The same, once there is one of each family."""
+    return eventually(lambda: found if len(found := records(arbiter)) > 1 else [])
 
 
 def entries(lab: Lab, port: int = PORT) -> list[str]:

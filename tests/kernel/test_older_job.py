@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from olderscene import HOST4, PORT, away, backends, both, entries, mark, records, sh
+from olderscene import HOST4, PORT, away, backends, both, both_recorded, entries, mark, records, sh
 from running import Arbiter, eventually, python
 from talking import REFUSED, Talk
 from test_faults_ruleset import SETTINGS, VARIANTS, _works, through
@@ -36,8 +36,7 @@ def test_a_datagram_socket_that_spoke_before_the_start_is_refused_if_a_rule_deni
         # and goes on to be, whatever the server has on the way
         time.sleep(1.2)
         assert {talk("send") for talk in talks} <= REFUSED
-        found = eventually(lambda: records(arbiter) if len(records(arbiter)) > 1 else None)
-        assert found == [("deny", "rule", "begun while arbiter was away")] * 2
+        assert both_recorded(arbiter) == [("deny", "rule", "begun while arbiter was away")] * 2
         assert arbiter.counter("cut") == 2
         assert "2 that began while nobody decided" in arbiter.command("status").stdout
 
@@ -55,8 +54,7 @@ def test_a_new_socket_on_the_port_of_a_closed_one_is_decided(
         arbiter.start()
         for server in SERVERS:
             assert Talk(arbiter, "udp", server, PORT)("send") in REFUSED
-        found = eventually(lambda: records(arbiter) if len(records(arbiter)) > 1 else None)
-        assert found == [("deny", "rule", "")] * 2
+        assert both_recorded(arbiter) == [("deny", "rule", "")] * 2
 
 
 @backends
@@ -68,8 +66,7 @@ def test_an_open_stream_is_reset_at_its_next_byte_if_a_rule_denies_it(
         assert [talk("send") for talk in talks] == ["done"] * 2
         arbiter.start()
         assert {talk("send") for talk in talks} <= REFUSED
-        found = eventually(lambda: records(arbiter) if len(records(arbiter)) > 1 else None)
-        assert found == [("deny", "rule", "begun while arbiter was away")] * 2
+        assert both_recorded(arbiter) == [("deny", "rule", "begun while arbiter was away")] * 2
         # Its entry would live for five days, and refuse whoever gets the port.
         for talk in talks:
             talk("close")

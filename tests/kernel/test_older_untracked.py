@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from olderscene import HOST4, PORT, away, both, records
-from running import eventually, python
+from running import Arbiter, eventually, python
 from talking import REFUSED, Talk
 
 from arbiter.lab import Lab
@@ -70,17 +70,27 @@ def test_a_connected_socket_that_conntrack_does_not_know_is_ended_if_denied(
             assert other("send") == "done", "a stream that is open goes on undecided"
 
 
+def address_like(server: str) -> str:
+    """This host's own, of the server's family."""
+    return LINKS[0].host6 if ":" in server else HOST4
+
+
+def serve(arbiter: Arbiter, code: str, here: str) -> None:
+    """A server runs, and somebody can come."""
+    sshd = arbiter.program(*python(code, here))
+    assert sshd.stdout is not None
+    assert sshd.stdout.readline() == "listens\n"
+
+
 @both
 @pytest.mark.parametrize("tracked", [True, False])
 def test_who_came_in_stays_whatever_a_rule_says_of_its_program(
     clean_lab: Lab, tmp_path: Path, server: str, tracked: bool
 ) -> None:
     """The ssh session of the person who is to answer."""
-    here = LINKS[0].host6 if ":" in server else HOST4
+    here = address_like(server)
     with away(clean_lab, tmp_path, "deny", tracked=tracked) as arbiter:
-        sshd = arbiter.program(*python(SERVES, here))
-        assert sshd.stdout is not None
-        assert sshd.stdout.readline() == "listens\n"
+        serve(arbiter, SERVES, here)
         pipe = subprocess.PIPE
         argv = python(COMES, here)
         comes = clean_lab.popen(argv, ns="wifi", stdin=pipe, stdout=pipe, text=True)
@@ -124,11 +134,9 @@ def test_a_server_that_speaks_to_who_came_in_before_conntrack_is_not_cut(
     clean_lab: Lab, tmp_path: Path, server: str
 ) -> None:
     """Its next segment looks like the first of something: an ssh session with a log in it."""
-    here = LINKS[0].host6 if ":" in server else HOST4
+    here = address_like(server)
     with away(clean_lab, tmp_path, "deny", tracked=False) as arbiter:
-        sshd = arbiter.program(*python(SPEAKS, here))
-        assert sshd.stdout is not None
-        assert sshd.stdout.readline() == "listens\n"
+        serve(arbiter, SPEAKS, here)
         pipe = subprocess.PIPE
         comes = clean_lab.popen(python(HEARS, here), ns="wifi", stdout=pipe, text=True)
         arbiter.programs.append(comes)
