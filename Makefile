@@ -83,11 +83,11 @@ test-deb:
 
 # What a kernel of another make may lack, and its tests then skip: nft's queue, WireGuard, netem,
 # dummy, vrf, ipip, gre, connlabel. In there such a skip is a failure (tests/kernel/conftest.py).
-STOCK := $(addprefix tests/kernel/test_,firewall.py traffic_classes.py real_links.py tunnels.py \
+STOCK := $(addprefix tests/kernel/test_,firewall.py firewall_over.py traffic_classes.py real_links.py tunnels.py \
 	class_job.py twelve.py faults_ruleset.py older_job.py suspend.py fastpath.py \
 	fastpath_owners.py fastpath_changes.py)
 STOCK += -k 'test_faults_ruleset.py and nft_table or test_firewall.py and nft and not iptables or test_traffic_classes.py and not legacy \
-	or test_real_links.py or test_tunnels.py or test_class_job.py or test_twelve.py \
+	or test_firewall_over.py or test_real_links.py or test_tunnels.py or test_class_job.py or test_twelve.py \
 	or test_older_job.py and table or test_suspend.py or test_fastpath'
 
 test-vm:

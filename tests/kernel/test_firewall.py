@@ -663,6 +663,33 @@ def test_a_plan_replaces_another_completely(backend: Backend) -> None:
     assert remove() == ()
 
 
+@both
+def test_what_is_held_survives_other_links(backend: Backend, wire: None, address: str) -> None:
+    """Each change of links makes a ruleset: one that comes is not paid for by whoever is asked."""
+    apply(PLAN, backend)
+    held: list[Any] = []
+    queue = netfilterqueue.NetfilterQueue()
+
+    def hold(packet: Any) -> None:
+        packet.retain()
+        held.append(packet)
+
+    queue.bind(QUEUE, hold)
+    try:
+        with closing(udp(address)) as sock:
+            sock.send(b"once")
+            select.select([queue.get_fd()], [], [], 5)
+            queue.run(block=False)
+            for plan in (LINKED, PLAN, LINKED):
+                apply(plan, backend)
+            (packet,) = held
+            packet.set_mark(DECIDED)
+            packet.accept()
+            assert sock.recv(100) == b"once"
+    finally:
+        queue.unbind()
+
+
 def test_users_rules_added_meanwhile_survive_removal(backend: Backend) -> None:
     apply(PLAN, backend)
     sh("iptables-nft", "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT")

@@ -1,13 +1,12 @@
 """Put a plan in force, and take everything of arbiter's away, whoever put it there.
 
-What is in the kernel is the only state: nothing is remembered of what was applied. With nft,
-applying replaces the base chains, and the kernel then drops the packets held in any queue of the
-network namespace (nf_queue_nf_hook_drop): their senders retransmit. So apply at start and when
-links change, not on a timer.
+What is in the kernel is the only state: nothing is remembered of what was applied. What waits in a
+queue goes on waiting, but where somebody made chains of our names other than they are (see nft).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 from msgspec import Struct
@@ -37,7 +36,7 @@ def apply(plan: Plan, backend: Backend) -> None:
     """
     try:
         if backend.variant == "":
-            probe.run([probe.need_tool("nft"), "-f", "-"], nft.render(plan))
+            _apply_nft(plan)
         else:
             _apply_iptables(plan, backend.variant)
     except FirewallError as error:
@@ -51,6 +50,17 @@ def apply(plan: Plan, backend: Backend) -> None:
             f"the rules are in force by {backend.name}, but what an earlier run left in another "
             f"backend could not be removed: {' | '.join(errors)}"
         )
+
+
+def _apply_nft(plan: Plan) -> None:
+    argv = [probe.need_tool("nft"), "-f", "-"]
+    over = nft.render_over(plan, probe.nft_table(nft.TABLE))
+    if over is not None:
+        # If somebody changed it since the look: the other way, which tells what is wrong.
+        with contextlib.suppress(FirewallError):
+            probe.run(argv, over)
+            return
+    probe.run(argv, nft.render(plan))
 
 
 def _apply_iptables(plan: Plan, variant: Variant) -> None:

@@ -1,4 +1,8 @@
-"""A plan as one nftables table, replaced whole in one transaction (`nft -f -`).
+"""A plan as one nftables table, put in force in one transaction (`nft -f -`).
+
+When a base chain goes the kernel drops whatever waits in any queue of the network namespace, other
+programs' packets too (nf_queue_nf_hook_drop, net/netfilter/nf_queue.c). So a base chain stays once
+it is there: it gets new rules, or is left empty where a plan has no use for it.
 
 Why each chain stands where it does (kernel files as of 6.1):
 
@@ -24,17 +28,49 @@ Why each chain stands where it does (kernel files as of 6.1):
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 
 from arbiter.kernel.firewall.plan import Plan
 
 TABLE = "arbiter"
 PROBE_TABLE = "arbiter_probe"
+_HOOK = re.compile(r"type (\w+) hook (\w+) priority (-?\d+);")
+_LISTED = {"metainfo", "table", "chain", "rule"}
+"""What a table of ours consists of. Anonymous sets are part of their rule."""
 
 
 def render(plan: Plan) -> str:
     """Input for `nft -f -` that puts the plan in force, whatever was there before."""
     return f"table inet {TABLE}\ndelete table inet {TABLE}\n{_table(plan)}"
+
+
+def render_over(plan: Plan, there: str) -> str | None:
+    """The same over the table that `nft -j list table` shows, whose base chains stay.
+
+    None where a base chain or the table is not as ours are: then `render` replaces it.
+    """
+    chains = dict(_chains(plan))
+    hooks = {name: found.groups() for name, rules in chains.items() if (found := _hook(rules))}
+    is_there, gone = False, []
+    for item in json.loads(there)["nftables"]:
+        if not item.keys() <= _LISTED or item.get("table", {}).get("flags"):
+            return None
+        is_there |= "table" in item
+        chain = item.get("chain", {})
+        name, hooked = chain.get("name"), "hook" in chain
+        if hooked and chain.get("policy") != "accept":
+            return None
+        words = (chain["type"], chain["hook"], str(chain["prio"])) if hooked else None
+        if name in chains:
+            if words != hooks.get(name):
+                return None
+        elif chain and not hooked:
+            gone.append(f"delete chain inet {TABLE} {name}\n")
+    if not is_there:
+        return None
+    return f"flush table inet {TABLE}\n{''.join(gone)}{_table(plan)}"
 
 
 def render_probe(plan: Plan) -> str:
@@ -53,6 +89,11 @@ def concerns(table: str, chain: str) -> bool:
 def sizes(plan: Plan) -> dict[str, int]:
     """How many rules each chain has; a base chain's `type` line counts as one."""
     return {name: len(rules) for name, rules in _chains(plan)}
+
+
+def _hook(rules: list[str]) -> re.Match[str] | None:
+    """How a base chain is hooked; None for another chain."""
+    return _HOOK.fullmatch(rules[0])
 
 
 def _table(plan: Plan) -> str:

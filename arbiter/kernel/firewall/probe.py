@@ -165,6 +165,16 @@ def nft_chains() -> dict[tuple[str, str], dict[str, str]] | None:
     return found
 
 
+def nft_table(name: str) -> str:
+    """What `nft -j list table inet NAME` shows; no items if it is not there."""
+    try:
+        return run([need_tool("nft"), "-j", "list", "table", "inet", name])
+    except FirewallError:
+        if ("inet", name) in (nft_chains() or {}):
+            raise
+        return '{"nftables": []}'
+
+
 def probe_backend(prefer: str = "auto") -> Backend:
     """The first backend that takes every rule a plan may need.
 

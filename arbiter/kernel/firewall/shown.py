@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from arbiter.kernel.firewall import iptables, nft, probe
 from arbiter.kernel.firewall.plan import Family, Plan
-from arbiter.kernel.firewall.probe import Backend, FirewallError
+from arbiter.kernel.firewall.probe import Backend
 
 
 class Shown(Struct, frozen=True):
@@ -30,7 +30,7 @@ class Shown(Struct, frozen=True):
 def shown(backend: Backend) -> Shown:
     """A look: 5 to 10 ms, in other processes. Raises FirewallError."""
     if backend.variant == "":
-        return _of_nft(_listed())
+        return _of_nft(probe.nft_table(nft.TABLE))
     found = {family: probe.save(family, backend.variant) for family in probe.families()}
     return _of_iptables(found)
 
@@ -41,7 +41,9 @@ def whole(plan: Plan, backend: Backend, there: Shown) -> bool:
     What was shown right after `apply` may show somebody's change already: this tells."""
     counts = {(place, chain): len(rules) for place, chain, rules in there.chains}
     if backend.variant == "":
-        return counts == {(nft.TABLE, chain): size for chain, size in nft.sizes(plan).items()}
+        sizes = {(nft.TABLE, chain): size for chain, size in nft.sizes(plan).items()}
+        empty = {(place, chain) for place, chain, rules in there.chains if _only_hooked(rules)}
+        return {key: n for key, n in counts.items() if key in sizes or key not in empty} == sizes
     places = [
         (f"{family} {table}", part)
         for family in probe.families()
@@ -52,14 +54,9 @@ def whole(plan: Plan, backend: Backend, there: Shown) -> bool:
     return {key: counts.get(key) for key in chains} == chains and leads == set(there.leads)
 
 
-def _listed() -> str:
-    try:
-        argv = [probe.need_tool("nft"), "-j", "list", "table", "inet", nft.TABLE]
-        return probe.run(argv)
-    except FirewallError:
-        if ("inet", nft.TABLE) in (probe.nft_chains() or {}):
-            raise
-        return '{"nftables": []}'
+def _only_hooked(rules: tuple[str, ...]) -> bool:
+    """A base chain without rules does nothing: one that a plan before had use for."""
+    return len(rules) == 1 and "hook" in json.loads(rules[0])
 
 
 def _of_nft(text: str) -> Shown:
