@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 # Tests wait more than they work: more of them than CPUs at a time. 0: one after the other. Their
 # order is that of tests/conftest.py.
-JOBS ?= 3
+JOBS ?= 4
 
 .PHONY: help setup run lab test fuzz bench soak check format clean distclean install uninstall purge deb test-deb test-vm
 

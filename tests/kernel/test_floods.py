@@ -52,8 +52,9 @@ time.sleep(300)
 
 
 @pytest.fixture
-def arbiter(lab: Lab, tmp_path: Path) -> Iterator[Arbiter]:
-    with Arbiter(lab, tmp_path, settings="deadline = 120.0\n") as running:
+def arbiter(clean_lab: Lab, tmp_path: Path) -> Iterator[Arbiter]:
+    """In a lab of its own: a port that a test before had, and conntrack knows yet, is not asked."""
+    with Arbiter(clean_lab, tmp_path, settings="deadline = 120.0\n") as running:
         yield running
 
 
