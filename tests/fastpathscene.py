@@ -265,7 +265,7 @@ class Child:
         return queued(socket.AF_INET, self.port, number)
 
 
-LOOKED_AT = ("", "/cgroup", "/cmdline", "/stat")
+LOOKED_AT = ("", "/cgroup", "/cmdline")
 
 
 def opened(pid: int) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ static ssize_t scripted(int socket, void *to, size_t room, int flags, struct soc
 #include "events.c"
 #undef recvfrom
 #include "births.c"
+#include "eager.c"
 
 #define PATIENCE 10 /* seconds, for one request */
 #define KEEP 0xffff /* of a step: repeated without end */
@@ -175,6 +176,31 @@ static void watch(const uint8_t *from, size_t size)
 	free(parents);
 }
 
+/* What it says to each of these: a letter (begin, now, waited in vain, waited and it came, slept)
+ * and a number. */
+static void be_eager(const uint8_t *from, size_t size)
+{
+	struct eagerness eager;
+
+	for (size_t at = 0; at < size; at += 9) {
+		uint64_t number;
+		uint8_t yes;
+
+		memcpy(&number, from + at + 1, sizeof number);
+		switch (from[at]) {
+		case 'b': eager_begin(&eager, number); break;
+		case 'v':
+		case 'c': eager_waited(&eager, number, from[at] == 'c'); break;
+		case 's': eager_woken(&eager, number); break;
+		case 'n':
+			yes = eager_now(&eager, number);
+			answer(&yes, sizeof yes);
+			break;
+		default: abort();
+		}
+	}
+}
+
 static void read_packet(const uint8_t *from, size_t size)
 {
 	struct packet packet;
@@ -254,6 +280,7 @@ static void serve(int directory, const uint8_t *request, size_t size)
 	case 'h': had(rest); break;
 	case 'f': watch(rest, size - 1); break;
 	case 'n': newborns(rest); break;
+	case 'e': be_eager(rest, size - 1); break;
 	case '0': memset(&events, 0, sizeof events); break;
 	default: abort();
 	}

@@ -6,7 +6,9 @@
  *   events.c    which processes had children or ended since
  *   answers.c   questions that were answered before, for which process
  *   births.c    new processes, opened as they are born, ahead of their first packet
- *   fastpath.c  the thread that reads the queue and answers them again
+ *   fastpath.c  what is asked again is answered again
+ *   eager.c     whether the next packet is waited for awake
+ *   thread.c    the thread that reads the queue
  *   module.c    all of it for Python
  *
  * Nothing here decides: it repeats what the pipeline decided for the same process and destination,
@@ -97,8 +99,9 @@ struct program {
 struct newborn {
 	pid_t pid; /* 0: none */
 	int directory;
-	int stat, cgroup, cmdline; /* -1: not opened yet */
+	int cgroup, cmdline; /* -1: not opened yet */
 	int descriptor;
+	pid_t parent;
 	uint64_t start; /* clock ticks since boot */
 	ssize_t argv_size;
 	char argv[ARGV];
@@ -215,11 +218,26 @@ void births_met(struct fastpath *path, struct program *program);
 bool births_watch(struct fastpath *path);
 void births_read(struct fastpath *path);
 
+/* eager.c */
+#define EAGER 100000 /* nanoseconds that are waited at most, and that packets are apart that are close */
+
+struct eagerness {
+	bool possible;
+	int close, wanted; /* packets in a row that came closely; so many it takes */
+	int row;	   /* packets in a row that came while it was awake */
+	uint64_t since, spent; /* nanoseconds spent so since then */
+};
+
+void eager_begin(struct eagerness *eager, int cpus);
+bool eager_now(struct eagerness *eager, uint64_t now);
+void eager_waited(struct eagerness *eager, uint64_t spent, bool came);
+void eager_woken(struct eagerness *eager, uint64_t slept);
+
 /* fastpath.c */
 uint64_t nanoseconds(void);
 void fastpath_begin(struct fastpath *path);
 void fastpath_end(struct fastpath *path);
-int fastpath_run(struct fastpath *path);
+void fastpath_handle(struct fastpath *path, struct message *message);
 void fastpath_forget(struct fastpath *path);
 uint64_t fastpath_mark(struct fastpath *path);
 bool fastpath_teach(struct fastpath *path, uint64_t mark, const struct answer *answer,
@@ -227,5 +245,8 @@ bool fastpath_teach(struct fastpath *path, uint64_t mark, const struct answer *a
 void message_free(struct message *message);
 struct message *fastpath_take(struct fastpath *path, bool waiting);
 void fastpath_losses(struct fastpath *path, uint64_t *overruns, uint64_t *lost);
+
+/* thread.c */
+int fastpath_run(struct fastpath *path);
 
 #endif

@@ -78,18 +78,27 @@ static int opened(const struct newborn *one, int *file, const char *name)
 	return *file;
 }
 
-/* Its directory in /proc: another process that gets its pid has another one. False: it is gone. */
+/* Its directory in /proc: another process that gets its pid has another one; and what stays as it is
+ * while its parent lives. False: it is gone. */
 bool newborn_open(struct newborn *one, pid_t pid)
 {
 	char path[32];
+	int file;
+	bool read;
 
 	snprintf(path, sizeof path, "/proc/%d", (int)pid);
-	one->pid = pid;
-	one->stat = one->cgroup = one->cmdline = -1;
 	one->directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (one->directory < 0)
-		one->pid = 0;
-	return one->pid != 0;
+		return false;
+	one->pid = pid;
+	one->cgroup = one->cmdline = -1;
+	file = openat(one->directory, "stat", O_RDONLY | O_CLOEXEC);
+	read = file >= 0 && parent_and_start(file, &one->parent, &one->start);
+	if (file >= 0)
+		close(file);
+	if (!read)
+		newborn_close(one);
+	return read;
 }
 
 /* What will be read of it takes less then: files are open, and the kernel has made what it makes at
@@ -99,7 +108,6 @@ void newborn_prepare(struct newborn *one)
 	static const char *const looked_up[] = { "fd", "exe", "ns/mnt" };
 	struct statx ignored;
 
-	opened(one, &one->stat, "stat");
 	opened(one, &one->cgroup, "cgroup");
 	opened(one, &one->cmdline, "cmdline");
 	for (size_t i = 0; i < sizeof looked_up / sizeof *looked_up; i++)
@@ -109,7 +117,7 @@ void newborn_prepare(struct newborn *one)
 
 void newborn_close(struct newborn *one)
 {
-	const int files[] = { one->directory, one->stat, one->cgroup, one->cmdline };
+	const int files[] = { one->directory, one->cgroup, one->cmdline };
 
 	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
 		if (files[i] >= 0)
@@ -134,16 +142,16 @@ bool program_learn(struct program *program, pid_t pid)
 	return learned;
 }
 
-/* Whether this process runs it; fills in what the record of its connection says. */
+/* Whether this process runs it, and has its parent; fills in what the record of its connection says.
+ * (The end of its parent, which gives it another: see events.c.) */
 bool program_runs(const struct program *program, struct newborn *one)
 {
 	const int directory = one->directory;
 	char text[sizeof program->cgroup];
 	struct stat status;
-	pid_t parent;
 	bool runs;
 
-	runs = fstat(directory, &status) == 0 && status.st_uid == program->uid &&
+	runs = one->parent == program->parent && fstat(directory, &status) == 0 && status.st_uid == program->uid &&
 	       is_file(directory, "exe", program) &&
 	       link_of(directory, "exe", text, sizeof text) && strcmp(text, program->path) == 0 &&
 	       is_file(AT_FDCWD, program->path, program) &&
@@ -152,10 +160,8 @@ bool program_runs(const struct program *program, struct newborn *one)
 	       strcmp(text, program->cgroup) == 0;
 	if (runs)
 		one->argv_size = slurp(opened(one, &one->cmdline, "cmdline"), one->argv, sizeof one->argv);
-	/* Last: it cannot be read once the process is gone, so that all before was of the living. */
-	return runs && one->argv_size >= 0 &&
-	       parent_and_start(opened(one, &one->stat, "stat"), &parent, &one->start) &&
-	       parent == program->parent;
+	/* Last: it is empty once the process is gone, so that all before was of the living. */
+	return runs && one->argv_size > 0;
 }
 
 /* Whether it holds the socket where the program's others had theirs, and its parent does not. */
