@@ -17,6 +17,7 @@ BARE = "bare kernel"
 BEGIN, END = "<!-- figures: python bench/chart.py -->", "<!-- end of figures -->"
 KINDS = {
     "same": "connect() of a program that runs on",
+    "paced": "connect() of a program that runs on, 20 ms apart",
     "fresh": "connect() of a program that was just started",
     "udp": "a datagram from a new socket, and its echo",
 }
@@ -41,8 +42,8 @@ def timed(figures: Figures) -> list[str]:
 
 def title(what: str) -> str:
     """A panel's, for people."""
-    kind, _, beside = what.partition(", ")
-    return KINDS[kind] + (f", {beside}" if beside else "")
+    kind, _, rest = what.partition(", ")
+    return KINDS.get(kind, kind) + (f", {rest}" if rest else "")
 
 
 def svg(run: dict[str, Any]) -> str:
@@ -86,7 +87,6 @@ def table(run: dict[str, Any]) -> Iterator[str]:
     """The figures as Markdown: medians of the rounds, least and most, and the comparison."""
     figures: Figures = run["figures"]
     machine = run["machine"]
-    panels = set(timed(figures))
     rounds = max(len(each) for by in figures.values() for each in by.values())
     load = ", ".join(f"{each:.1f}" for each in machine["load"])
     about = f"Linux {machine['kernel']}, {machine['cpus']} CPUs, {rounds} rounds"
@@ -98,10 +98,8 @@ def table(run: dict[str, Any]) -> Iterator[str]:
         compared = micros and BARE in by
         if compared:
             heads += ["added", "of OpenSnitch's"]
-        base = what.removesuffix(", p99")
-        name = title(base) if base in panels else what
         yield ""
-        yield f"**{name}{', p99' * (base != what)}{' (µs)' if micros else ''}**"
+        yield f"**{title(what)}{' (µs)' if micros else ''}**"
         yield ""
         yield f"| | {' | '.join(heads)} |"
         yield "|---|" + "--:|" * len(heads)

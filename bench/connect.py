@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument(
         "--idle", default="0", help="how many processes beside, 20 descriptors each"
     )
-    parser.add_argument("--kinds", default="same,fresh,udp")
+    parser.add_argument("--kinds", default="same,paced,fresh,udp")
     parser.add_argument("--cpus", default="0,1", help="of the client and of the consumer")
     parser.add_argument("--rate", action="store_true", help="also new flows until some get lost")
     parser.add_argument(

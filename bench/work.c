@@ -1,5 +1,6 @@
 /* work.c: the programs of the benchmark.
  *   work same N ADDRESS PORT         N times connect() by this process
+ *   work paced N ADDRESS PORT        as same, 20 ms apart
  *   work fresh N ADDRESS PORT        N times, each by a new process (fork and exec)
  *   work asked N ADDRESS PORT        as same, but tells when each came back (CLOCK_MONOTONIC)
  *   work udp N ADDRESS PORT          N times a datagram from a new socket, and its echo
@@ -7,7 +8,7 @@
  *                                    in which the last of them are still open
  *   work serve ADDRESS PORT          accepts and closes; echoes datagrams
  *   work idle N FDS                  N processes that sleep with so many descriptors each
- * The first four print nanoseconds, one line each. */
+ * The first five print nanoseconds, one line each. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -23,6 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define PACE 20000 /* microseconds */
 #define OPEN 900 /* sockets of a burst that stay open: below the usual limit of descriptors */
 
 extern char **environ;
@@ -192,6 +194,8 @@ int main(int argc, char **argv)
 			fresh(argv[0], argv);
 			continue;
 		}
+		if (!strcmp(what, "paced"))
+			usleep(PACE);
 		took = strcmp(what, "udp") ? connect_once(&to) : query_once(&to);
 		printf("%ld\n", strcmp(what, "asked") ? took : now());
 		fflush(stdout);
