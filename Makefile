@@ -83,17 +83,23 @@ test-deb:
 
 # What a kernel of another make may lack, and its tests then skip: nft's queue, WireGuard, netem,
 # dummy, vrf, ipip, gre, connlabel. In there such a skip is a failure (tests/kernel/conftest.py).
-STOCK := $(addprefix tests/kernel/test_,firewall.py firewall_over.py traffic_classes.py real_links.py tunnels.py \
-	class_job.py twelve.py faults_ruleset.py older_job.py suspend.py fastpath.py \
-	fastpath_owners.py fastpath_changes.py)
-STOCK += -k 'test_faults_ruleset.py and nft_table or test_firewall.py and nft and not iptables or test_traffic_classes.py and not legacy \
-	or test_firewall_over.py or test_real_links.py or test_tunnels.py or test_class_job.py or test_twelve.py \
-	or test_older_job.py and table or test_suspend.py or test_fastpath'
+# In two machines beside each other, as an emulated one has one CPU.
+vm_files = $(patsubst %,tests/kernel/test_%.py,$(1))
+STOCK_1 := $(call vm_files,traffic_classes tunnels real_links fastpath_changes) -k 'not legacy'
+STOCK_2 := $(call vm_files,firewall firewall_over faults_ruleset older_job twelve class_job suspend fastpath \
+	fastpath_owners) -k 'test_firewall.py and nft and not iptables or test_faults_ruleset.py and nft_table \
+	or test_older_job.py and table or test_firewall_over or test_twelve or test_class_job \
+	or test_suspend or test_fastpath'
+IN_VM = $(BIN)/python packaging/vm/vm.py $(VM) -- $(BIN)/python -m pytest -p no:cacheprovider --durations=5
 
 test-vm:
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh packaging/setup.sh vm
-	@$(BIN)/python packaging/vm/vm.py $(VM) -- $(BIN)/python -m pytest -p no:cacheprovider \
-		--durations=5 $(or $(ARGS),$(STOCK))
+	@$(if $(ARGS),$(IN_VM) $(ARGS),$(MAKE) -s -j2 -k in-vm-1 in-vm-2)
+
+in-vm-%: SHELL := /bin/bash
+in-vm-%: .SHELLFLAGS := -o pipefail -c
+in-vm-%:
+	@$(IN_VM) -v $(STOCK_$*) 2>&1 | sed -u 's/^/$*: /'
 
 clean:
 	rm -rf build dist *.egg-info .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis
