@@ -18,10 +18,9 @@ are the kernel's business (net/netfilter/nf_conntrack_proto_*.c calls those INVA
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Any, Final, NamedTuple
-
-import dpkt
 
 from arbiter.model import PORT_PROTOS, Flow, Hook, Packet, Undecodable
 
@@ -123,8 +122,8 @@ def _plain(
 # --- everything else ------------------------------------------------------------------------
 
 
-def _head(kind: type[Any]) -> Any:
-    """The header of dpkt's class `kind` alone: its field tables, without its parsing.
+class _Heads(NamedTuple):
+    """The headers of dpkt's classes alone: their field tables, without their parsing.
 
     dpkt's own classes (1.9.8) parse on into options, extension headers and payloads when they
     are made. On hostile or cut bytes that raises (fuzzed: NeedData, UnpackError, and
@@ -132,19 +131,32 @@ def _head(kind: type[Any]) -> Any:
     for, and IP6 knows a later fragment only by a fragment header in first place. These raise
     nothing but NeedData, and not that once the length is checked.
     """
-    tables = {"__hdr__": kind.__hdr__, "__bit_fields__": getattr(kind, "__bit_fields__", {})}
-    return type(kind.__name__, (dpkt.Packet,), tables)
+
+    ipv4: Any
+    ipv6: Any
+    options: Any
+    """Next header and length: routing headers' too."""
+    ah: Any
+    fragment: Any
+    tcp: Any
+    ports: Any
+    """Every protocol of PORT_PROTOS begins with the two ports."""
+    icmp: Any
+    echo: Any
 
 
-_IPv4Head = _head(dpkt.ip.IP)
-_IPv6Head = _head(dpkt.ip6.IP6)
-_OptionsHead = _head(dpkt.ip6.IP6OptsHeader)  # next header and length: routing headers' too
-_AHHead = _head(dpkt.ip6.IP6AHHeader)
-_FragmentHead = _head(dpkt.ip6.IP6FragmentHeader)
-_TCPHead = _head(dpkt.tcp.TCP)
-_PortsHead = _head(dpkt.udp.UDP)  # every protocol of PORT_PROTOS begins with the two ports
-_ICMPHead = _head(dpkt.icmp.ICMP)
-_EchoHead = _head(dpkt.icmp.ICMP.Echo)
+@functools.cache
+def _heads() -> _Heads:
+    import dpkt  # for the first odd packet: it takes 4 MB, which most machines never need
+
+    def head(kind: type[Any]) -> Any:
+        tables = {"__hdr__": kind.__hdr__, "__bit_fields__": getattr(kind, "__bit_fields__", {})}
+        return type(kind.__name__, (dpkt.Packet,), tables)
+
+    ip6, icmp = dpkt.ip6, dpkt.icmp.ICMP
+    extensions = (ip6.IP6OptsHeader, ip6.IP6AHHeader, ip6.IP6FragmentHeader)
+    transports = (dpkt.tcp.TCP, dpkt.udp.UDP, icmp, icmp.Echo)
+    return _Heads._make(map(head, (dpkt.ip.IP, ip6.IP6, *extensions, *transports)))
 
 
 class _MalformedError(Exception):
@@ -174,6 +186,10 @@ def _general(
         sport, dport, tcp_flags, icmp_type = _transport(payload, network)
     except _MalformedError as malformed:
         return Undecodable(id, str(malformed), hook, mark, outdev)
+    except (ImportError, OSError):  # no descriptor is left, or dpkt was taken away meanwhile
+        return Undecodable(
+            id, "dpkt, which reads such packets, cannot be loaded", hook, mark, outdev
+        )
     return Packet(
         id,
         Flow(network.proto, network.saddr, sport, network.daddr, dport),
@@ -208,7 +224,7 @@ def _network(payload: bytes) -> _Network:
 
 def _ipv4(payload: bytes) -> _Network:
     _need("IPv4 header", payload, 20)
-    head = _IPv4Head(payload)
+    head = _heads().ipv4(payload)
     at = head.hl * 4
     if at < 20:
         raise _MalformedError("IPv4 header length is below 20 bytes")  # RFC 791 3.1: minimum 5
@@ -223,7 +239,7 @@ def _ipv4(payload: bytes) -> _Network:
 
 def _ipv6(payload: bytes) -> _Network:
     _need("IPv6 header", payload, 40)
-    head = _IPv6Head(payload)
+    head = _heads().ipv6(payload)
     proto, at, total = head.nxt, 40, 40 + head.plen
     if head.plen == 0 and proto == _HOP_BY_HOP:
         # RFC 2675 3: the length, over 64 KiB, is in an option. Nothing that opens a connection
@@ -242,7 +258,7 @@ def _ipv6(payload: bytes) -> _Network:
         if proto == _FRAGMENT:
             if fragmented:  # RFC 8200 4.1: once; a fragment of fragments only hides ports
                 raise _MalformedError("IPv6 fragment header twice")
-            extension, size, fragmented = _FragmentHead(payload[at:]), 8, True
+            extension, size, fragmented = _heads().fragment(payload[at:]), 8, True
             if extension.frag_off:
                 # What the fragment begins with is data: its next header is the proto, even the
                 # number of an extension header (RFC 8200 4.5; ipv6_skip_exthdr() stops too).
@@ -250,12 +266,12 @@ def _ipv6(payload: bytes) -> _Network:
             whole = not extension.m_flag  # neither offset nor more: atomic, RFC 6946
         elif proto == _AH:
             _need(what, payload, at + 12, total)
-            extension = _AHHead(payload[at:])
+            extension = _heads().ah(payload[at:])
             size = extension.len * 4 + 8
             if size < 12:  # RFC 4302 2: its fixed part
                 raise _MalformedError("IPv6 authentication header length is below 12 bytes")
         else:
-            extension = _OptionsHead(payload[at:])
+            extension = _heads().options(payload[at:])
             size = extension.len * 8 + 8
         _need(what, payload, at + size, total)
         proto, at = extension.nxt, at + size
@@ -274,15 +290,15 @@ def _transport(payload: bytes, network: _Network) -> tuple[int, int, int, int]:
     _need(what, payload, at + size, total)
     segment = payload[at : at + size]
     if proto == _TCP:
-        tcp = _TCPHead(segment)
+        tcp = _heads().tcp(segment)
         if tcp.off < 5:  # RFC 9293 3.1, nf_conntrack_proto_tcp.c: tcp_error()
             raise _MalformedError("TCP data offset is below 20 bytes")
         if network.whole and at + tcp.off * 4 > total:
             raise _MalformedError("TCP header is longer than the packet")
         return tcp.sport, tcp.dport, tcp.flags & 0xFF, -1
     if proto in PORT_PROTOS:
-        ports = _PortsHead(segment)
+        ports = _heads().ports(segment)
         return ports.sport, ports.dport, 0, -1
-    icmp = _ICMPHead(segment)
-    sport = _EchoHead(segment[4:]).id if (proto, icmp.type) in _ECHO else 0
+    icmp = _heads().icmp(segment)
+    sport = _heads().echo(segment[4:]).id if (proto, icmp.type) in _ECHO else 0
     return sport, 0, 0, icmp.type

@@ -5,6 +5,8 @@ import json
 import re
 import runpy
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from scapy.layers.inet6 import (
 from scapy.packet import Raw
 
 from arbiter.model import PORT_PROTOS, Flow, Hook, Packet, Undecodable
-from arbiter.packets import COPY_RANGE, MAX_EXTENSIONS, _general, _plain, decode
+from arbiter.packets import COPY_RANGE, MAX_EXTENSIONS, _general, _heads, _plain, decode
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "packets"
 ROWS: list[dict[str, Any]] = [
@@ -320,3 +322,31 @@ def test_ipv6_fields_come_back_behind_any_extension_headers(
             continue
         flow = Flow(proto, saddr, sport, daddr, 0 if proto == 58 else dport)
         assert got == Packet(1, flow, length=len(payload), tcp_flags=tcp_flags, icmp_type=icmp_type)
+
+
+# --- without dpkt ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ImportError, OSError(24, "Too many open files")])
+def test_where_dpkt_cannot_be_loaded_only_odd_packets_are_undecodable_until_it_can(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refused(*_: object) -> None:
+        raise error
+
+    usual = bytes(IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2))
+    odd = bytes(IPv6(src="::1", dst="::2") / IPv6ExtHdrDestOpt() / UDP(sport=1, dport=2))
+    _heads.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.__import__", refused)
+        assert isinstance(decode(usual, id=1), Packet)
+        found = decode(odd, id=2)
+        assert isinstance(found, Undecodable) and "dpkt" in found.reason
+    assert isinstance(decode(odd, id=3), Packet)
+
+
+def test_dpkt_is_loaded_for_odd_packets_only() -> None:
+    """It takes more memory than 10,000 rules."""
+    code = "import sys, arbiter.daemon; print('dpkt' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
