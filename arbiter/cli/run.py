@@ -177,6 +177,7 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
     from arbiter.daemon import Daemon
     from arbiter.kernel import fastpath, rights
     from arbiter.kernel.firewall import FirewallError
+    from arbiter.kernel.malloc import few_arenas
     from arbiter.kernel.procevents import ProcEvents
     from arbiter.kernel.queue import QueueError
     from arbiter.kernel.routes import RouteError
@@ -240,6 +241,7 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
     if prompt is not None:
         # Ctrl-Z is for the prompt.
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    few_arenas()
     # Before the daemon's rights are given up, which a prompt and what it starts do not need to.
     held = _HeldPrompt(prompt, paths, asker) if prompt is not None else None
     try:
