@@ -65,6 +65,15 @@ def test_without_a_daemon_the_exit_code_is_3_and_the_next_step_is_named(
     assert done.out == ""
 
 
+def test_a_file_in_place_of_the_socket_is_named(
+    arbiter: Callable[..., Done], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = arbiter("status", "--socket", str(tmp_path / "file"))
+    assert done.code == 3
+    assert "no daemon answers" in done.err and "(it is no socket)" in done.err
+
+
 def test_what_is_no_daemons_socket_is_unreachable_too(
     arbiter: Callable[..., Done], tmp_path: Path
 ) -> None:

@@ -34,7 +34,6 @@ LINES = {
     "allow prot=tcp": (7, "proto="),
     "allow dport=25": (7, "port="),
     "allow proto=tcq": (13, "tcp"),
-    "allow port=70000": (12, "443,8000-8080"),
     "allow port=80-22": (12, "22-80"),
     "allow host=2001:db8::1/32": (12, "2001:db8::/32"),
     "allow for=15": (11, "15m"),

@@ -171,7 +171,7 @@ def daemon(path: Path, name: str, role: Role = Role.COMMAND) -> Iterator[Daemon]
         try:
             sock.connect(str(path))
         except OSError as error:
-            why = error.strerror or error
+            why = "it is no socket" if path.is_file() else error.strerror or error
             fail(
                 f"no daemon answers at {path} ({why}): is `arbiter run` on? If it was killed and "
                 "new connections are blocked: sudo arbiter rescue",

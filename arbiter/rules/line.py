@@ -237,7 +237,7 @@ def _port(text: str, position: int) -> int:
         fault = f"{quote(shown(text))} is no port: it is a number 0 to {MAX_PORT}"
         suggestion = text.lstrip("0") if is_number(text) else ""
         if _number(suggestion, MAX_PORT) is None:
-            suggestion = SERVICES.get(text.lower(), "443,8000-8080")
+            suggestion = "" if is_number(text) else SERVICES.get(text.lower(), "443,8000-8080")
         raise RuleError(fault, position, text, suggestion)
     return number
 

@@ -150,13 +150,20 @@ def _readers(path: Path) -> str:
 
 def corrupt(path: Path, what: str, why: str) -> CorruptError:
     """The file is damaged. The advice keeps it: `.recover` gets most rules out of a bad file."""
-    return CorruptError(
-        what,
-        path,
-        f"it is damaged or not a database ({' '.join(why.split())})",
-        f"move it and its -wal aside and start anew, or restore a backup; to save what can be: "
-        f"sqlite3 '{path}' .recover",
-    )
+    why = f"it is damaged or not a database ({' '.join(why.split())})"
+    then = "move it and its -wal aside and start anew, or restore a backup"
+    if not _begins_as_database(path):
+        return CorruptError(what, path, why, f"name another file; if it was arbiter's: {then}")
+    return CorruptError(what, path, why, f"{then}; to save what can be: sqlite3 '{path}' .recover")
+
+
+def _begins_as_database(path: Path) -> bool:
+    """Or cannot be read. As https://www.sqlite.org/fileformat2.html#magic_header_string says."""
+    try:
+        with path.open("rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return True
 
 
 def _no_space(path: Path) -> bool:
