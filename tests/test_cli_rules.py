@@ -310,3 +310,23 @@ def test_a_daemon_that_is_about_to_open_its_socket_is_waited_for(
     threads[0].join()
     os.close(lock)
     assert "the disk" in done.err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("rules", "remove", "3"),
+        ("rules", "undo"),
+        ("profiles", "use", "none"),
+        ("profiles", "remove", "home"),
+        ("audit", "vacuum"),
+    ],
+    ids=" ".join,
+)
+def test_what_changes_something_makes_no_database_to_find_nothing_in(
+    arbiter: Callable[..., Done], tmp_path: Path, argv: tuple[str, ...]
+) -> None:
+    done = arbiter(*argv, "--db", str(tmp_path / "new" / "a.db"))
+    assert done.code == 1
+    assert "there is no such file" in done.err and "--db FILE" in done.err
+    assert list(tmp_path.glob("new*")) == []

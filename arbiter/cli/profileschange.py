@@ -38,7 +38,7 @@ def add(name: str, networks: list[str], here_too: bool, db: Path, socket_path: P
     """
     networks = _all(networks, here_too)
     by, uid = person()
-    with open_store(db) as store:
+    with open_store(db, create=True) as store:
         store.profiles.add(name, networks, time.time(), Author(by, uid, "cli"))
     in_force(socket_path, db)
     bound = f"it comes with {listed(networks)}" if networks else "bound to no network"

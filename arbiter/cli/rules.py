@@ -104,7 +104,7 @@ def add(
     if useless:
         fail(f"this rule would never match: {useless}", 2)
     by, uid = person()
-    with open_store(db) as store:
+    with open_store(db, create=True) as store:
         machine = Machine(config, state, db)
         doubts = (never_decided(rule), over_broad(rule), *machine.doubts(rule, store))
         for doubt in filter(None, doubts):

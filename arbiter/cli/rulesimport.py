@@ -160,7 +160,7 @@ def _carry_out(batch: Batch, db: Path, now: float, *, only_plan: bool) -> list[P
     if only_plan and not db.exists():
         return [Planned(one) for one in wanted]
     by, uid = person()
-    with open_store(db, readonly=only_plan) as store:
+    with open_store(db, readonly=only_plan, create=True) as store:
         return _import(store, wanted, Author(by, uid, "import"), now, only_plan)
 
 

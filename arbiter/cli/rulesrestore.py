@@ -95,7 +95,7 @@ def restore(
         stop = bool(batch.cannot() or batch.policies)
         wanted = [Wanted(item.rule, item.expires) for item in batch.items]
         by, uid = person()
-        with open_store(db, readonly=dry_run or stop) as store:
+        with open_store(db, readonly=dry_run or stop, create=True) as store:
             boot, author = boot_id(), Author(by, uid, "restore")
             planned = store.import_rules(
                 wanted, author=author, created=now, boot=boot, only_plan=True

@@ -20,11 +20,13 @@ from arbiter.store import Store, StoreError
 
 
 @contextmanager
-def open_store(db: Path, *, readonly: bool = False) -> Iterator[Store]:
-    """The database, with its errors told to the person; exit code 1. A new one is told, too."""
-    new = not readonly and not os.path.lexists(db)
+def open_store(db: Path, *, readonly: bool = False, create: bool = False) -> Iterator[Store]:
+    """The database, with its errors told to the person; exit code 1. `create`: where there is none
+    one is made, and that is told, too."""
+    create &= not readonly
+    new = create and not os.path.lexists(db)
     try:
-        with Store.open(db, readonly=readonly, create=not readonly) as store:
+        with Store.open(db, readonly=readonly, create=create) as store:
             if new:
                 click.echo(f"arbiter: note: a new database was made: {clean(str(db))}", err=True)
             yield store
