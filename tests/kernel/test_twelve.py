@@ -119,7 +119,7 @@ def test_02_a_link_without_ipv6_refuses_it_within_a_second_and_ipv4_works(tmp_pa
     ):
         arbiter.add("route via=lte host=internet")
         code, output, seconds = arbiter.run(*curl(SERVER6))
-        assert (code, seconds < 1) == (7, True), output
+        assert (code, seconds < PATIENCE) == (7, True), output
         assert wire.frames() == [], "refused here, not sent to be refused there"
         code, output, _ = arbiter.run("curl", "-sS", "-m", "8", "http://www.lab.test/")
         assert (code, output[:9]) == (0, "link=lte "), output
@@ -348,7 +348,8 @@ def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
 ) -> None:
     """Half of the room is one user's: what is over it is dropped as if lost, and sent again.
     Another user's question comes through all the same."""
-    with Arbiter(clean_lab, tmp_path, settings="deadline = 120.0\n") as arbiter:
+    deadline = f"deadline = {min(120.0 * PATIENCE, 600.0)}\n"
+    with Arbiter(clean_lab, tmp_path, settings=deadline) as arbiter:
         flood = arbiter.program(*python(FLOOD, SERVER4, str(SYNS)))
         eventually(lambda: arbiter.counter("queued") >= SYNS, 60)
         (ask,) = arbiter.asks()
@@ -619,7 +620,7 @@ def test_08_a_lost_link_ends_its_transfers_within_2_s_and_nothing_leaves_elsewhe
         assert code != 0, output
         eventually(lambda: (tracked(2), tracked(1)) == (0, 1))
         code, output, seconds = arbiter.run(*curl(server))
-        assert (code, seconds < 1) == (7, True), output
+        assert (code, seconds < PATIENCE) == (7, True), output
         assert kept.poll() is None, "a connection of another link was cut"
         assert arbiter.asks() == [], "what is left of it must not be asked about"
         others = {frame.sport for frame in wire.sent("wifi")}
