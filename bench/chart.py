@@ -19,6 +19,7 @@ KINDS = {
     "same": "connect() of a program that runs on",
     "paced": "connect() of a program that runs on, 20 ms apart",
     "fresh": "connect() of a program that was just started",
+    "nested": "connect() of a program that a new program just started",
     "udp": "a datagram from a new socket, and its echo",
 }
 LOOKS = {"C accept-all": "#8a8f98", "OpenSnitch": "#d9822b", "arbiter": "#2f6fb3"}

@@ -2,13 +2,14 @@
  *   work same N ADDRESS PORT         N times connect() by this process
  *   work paced N ADDRESS PORT        as same, 20 ms apart
  *   work fresh N ADDRESS PORT        N times, each by a new process (fork and exec)
+ *   work nested N ADDRESS PORT       as fresh, each by a new process of a new process
  *   work asked N ADDRESS PORT        as same, but tells when each came back (CLOCK_MONOTONIC)
  *   work udp N ADDRESS PORT          N times a datagram from a new socket, and its echo
  *   work burst N RATE ADDRESS PORT   N datagrams from new sockets, RATE each second, and a second
  *                                    in which the last of them are still open
  *   work serve ADDRESS PORT          accepts and closes; echoes datagrams
  *   work idle N FDS                  N processes that sleep with so many descriptors each
- * The first five print nanoseconds, one line each. */
+ * The first six print nanoseconds, one line each. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -82,9 +83,9 @@ static long query_once(const struct sockaddr_in *to)
 	return after - before;
 }
 
-static void fresh(char *self, char **argv)
+static void fresh(char *self, char *what, char **argv)
 {
-	char *child[] = { self, "same", "1", argv[3], argv[4], NULL };
+	char *child[] = { self, what, "1", argv[3], argv[4], NULL };
 	int status;
 	pid_t pid;
 
@@ -190,8 +191,8 @@ int main(int argc, char **argv)
 	}
 	to = address(argv[3], atoi(argv[4]));
 	for (long took, i = 0, n = atoi(argv[2]); i < n; i++) {
-		if (!strcmp(what, "fresh")) {
-			fresh(argv[0], argv);
+		if (!strcmp(what, "fresh") || !strcmp(what, "nested")) {
+			fresh(argv[0], strcmp(what, "fresh") ? "fresh" : "same", argv);
 			continue;
 		}
 		if (!strcmp(what, "paced"))

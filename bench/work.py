@@ -71,7 +71,7 @@ class Bench:
         self.lab.inside(flush)
 
     def latency(self, kind: str, count: int) -> Latency:
-        """Of `count` connections: `same`, `paced`, `fresh` or `udp`, see work.c."""
+        """Of `count` connections: `same`, `paced`, `fresh`, `nested` or `udp`, see work.c."""
         times = sorted(int(line) / 1000 for line in self._run(kind, str(count)).split())
         return Latency(statistics.median(times), times[int(len(times) * 0.99)])
 
