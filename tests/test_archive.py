@@ -341,13 +341,12 @@ def test_what_takes_too_long_is_ended(crowded: Path, question: Question) -> None
         began = time.monotonic()
         reason, text = refused(await client.ask(question))
         assert reason is RefusedReason.TOO_LONG
-        assert text == "this takes more than 0.05 s: narrow it down, by app or time"
+        assert text == "this takes more than 0.15 s: narrow it down, by app or time"
         assert time.monotonic() - began < 1
-        # The next one has its own time: on a busy machine that may be too short for it, too.
-        replies = [await client.ask(ReadRecords(7, RecordFilters(app=FIREFOX))) for _ in range(20)]
-        assert [3, 2] in [ids(reply) for reply in replies if isinstance(reply, Records)]
+        again = ReadRecords(7, RecordFilters(app=FIREFOX))
+        assert ids(await client.ask(again)) == [3, 2], "the next one has its own time"
 
-    with_client(crowded, work, seconds=0.05)
+    with_client(crowded, work, seconds=0.15)
 
 
 def test_a_flood_of_questions_leaves_the_event_loop_its_time(crowded: Path) -> None:
