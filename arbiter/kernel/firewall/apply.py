@@ -54,10 +54,10 @@ def apply(plan: Plan, backend: Backend) -> None:
 
 def _apply_nft(plan: Plan) -> None:
     argv = [probe.need_tool("nft"), "-f", "-"]
-    over = nft.render_over(plan, probe.nft_table(nft.TABLE))
-    if over is not None:
-        # If somebody changed it since the look: the other way, which tells what is wrong.
-        with contextlib.suppress(FirewallError):
+    # What cannot be shown, or was changed since, is replaced: then that says what is wrong.
+    with contextlib.suppress(FirewallError):
+        over = nft.render_over(plan, probe.nft_table(nft.TABLE))
+        if over is not None:
             probe.run(argv, over)
             return
     probe.run(argv, nft.render(plan))
