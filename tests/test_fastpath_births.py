@@ -272,3 +272,14 @@ def test_only_the_births_of_these_parents_come_through(
     assert passes(harness, parents, data) is wanted
     for size in (0, 51, 67):
         assert not passes(harness, parents, data[:size])
+
+
+def test_a_program_is_not_known_by_a_parent_that_is_not_its_own(scene: Scene) -> None:
+    """It may have got another since Python looked: others of that one are strangers to it."""
+    stranger = os.getppid()
+    with Child() as first, Child() as other:
+        told = standing(first.pid, first.descriptor, program=True)
+        assert told[-1] == US
+        scene.teach(socket.AF_INET, (*told[:-1], stranger), 5)
+        tell(scene, other.pid, stranger)
+        assert scene.send(other.packet()).token == 0

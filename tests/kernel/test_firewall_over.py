@@ -54,7 +54,7 @@ def listed(lab: Lab) -> str:
 @pytest.fixture
 def host(lab: Lab) -> Iterator[Lab]:
     if probe.find_tool("nft") is None:
-        pytest.skip("this machine lacks nft")
+        pytest.skip("KERNEL TEST NOT RUN: nft is not there: install nftables")
     yield lab
     assert lab.inside(remove) == ()
 

@@ -1,8 +1,8 @@
 /* births.c: new processes of parents whose programs answers hold for: opened as they are born, so
  * that there is less to do when their first packet comes.
  *
- * The kernel tells of those births only: what others do wakes nobody. Nothing is concluded of a
- * process that is opened; all is read when its packet comes.
+ * The kernel tells of those births only: what others do wakes nobody. Of a process that is
+ * opened only its start and its parent count; all else is read when its packet comes.
  *
  * All of it with the lock of the path held. */
 #include "fastpath.h"

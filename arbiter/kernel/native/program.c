@@ -151,7 +151,8 @@ bool program_runs(const struct program *program, struct newborn *one)
 	struct stat status;
 	bool runs;
 
-	runs = one->parent == program->parent && fstat(directory, &status) == 0 && status.st_uid == program->uid &&
+	runs = one->parent == program->parent && fstat(directory, &status) == 0 &&
+	       status.st_uid == program->uid &&
 	       is_file(directory, "exe", program) &&
 	       link_of(directory, "exe", text, sizeof text) && strcmp(text, program->path) == 0 &&
 	       is_file(AT_FDCWD, program->path, program) &&
