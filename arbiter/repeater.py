@@ -33,7 +33,17 @@ from arbiter.kernel.owner import OwnerLookup
 from arbiter.kernel.procfs import ProcessTable, argv_of
 from arbiter.kernel.queue import Queue
 from arbiter.memory import now
-from arbiter.model import Action, Hook, Now, Owner, Packet, Process, Undecodable, VerdictKind
+from arbiter.model import (
+    Action,
+    Ancestor,
+    Hook,
+    Now,
+    Owner,
+    Packet,
+    Process,
+    Undecodable,
+    VerdictKind,
+)
 from arbiter.pipeline import Pipeline
 
 STEADY = frozenset({PacketQueued, OwnerFound, OlderFound, Repeated, PromptsChanged, Trouble})
@@ -71,6 +81,8 @@ class Repeater:
         self._tokens = 0
         self._last: tuple[tuple[Process, int, int, bytes] | None, tuple[Process, ...]] = (None, ())
         """What the last other process was told by, and it."""
+        self._children_have: dict[int, tuple[Ancestor, ...]] = {}
+        """Ancestors, by the parent, of which the fast path says whether it is still the same."""
         self._packet = self._mark = 0
         """The packet whose owner is looked up now, and since when its process must not change."""
         if path is not None:
@@ -128,10 +140,8 @@ class Repeater:
         image, place = self._processes.image(process), self._owners.place(process.pid)
         if place is None or not image:
             return
-        program, parent = self._program(process)
-        standing = Standing(
-            process.pid, process.uid, *process.exe_id, image, *place, program, parent
-        )
+        program, only = self._program(process)
+        standing = Standing(process.pid, process.uid, *process.exe_id, image, *place, program, only)
         if len(self._taught) >= MOST:
             self._forget()
         flow, mono = packet.flow, time.monotonic()
@@ -144,16 +154,21 @@ class Repeater:
         if path.teach(self._mark, question, standing, owner.uid, mark, self._tokens, until):
             self._taught[self._tokens] = _Taught(owner, report)
             self._addresses.add(flow.daddr)
+            if program and process.ancestors:
+                self._keep_ancestors(process.ancestors[0].pid, process.ancestors)
 
     def _program(self, process: Process) -> tuple[bytes, int]:
-        """The path by which others of its program are known, and its parent; b"" where more than
-        that, and what they inherit, tells whether they are decided the same."""
-        pipeline = self._pipeline
-        if not process.ancestors or pipeline.rules.index.of_processes or pipeline.ways.runs:
+        """The path by which others of its program are known, and whose children only, if a rule
+        asks for ancestors; b"" where more than that tells whether they are decided the same."""
+        index = self._pipeline.rules.index
+        if index.of_processes or self._pipeline.ways.runs:
             return b"", 0
         if not identity.by_executable_alone(process):
             return b"", 0
-        return os.fsencode(process.exe), process.ancestors[0].pid
+        exe = os.fsencode(process.exe)
+        if not index.of_parents(process.app.id):
+            return exe, 0
+        return (exe, process.ancestors[0].pid) if process.ancestors else (b"", 0)
 
     def _forget(self) -> None:
         assert self._path is not None
@@ -179,10 +194,27 @@ class Repeater:
         """Another process of its program; the same one as the last time, as a rule."""
         key = (like, handed.pid, handed.start, handed.cmdline)
         if self._last[0] != key:
-            argv = argv_of(handed.cmdline)
-            other = structs.replace(like, pid=handed.pid, start=handed.start, argv=argv)
+            other = structs.replace(
+                like,
+                pid=handed.pid,
+                start=handed.start,
+                argv=argv_of(handed.cmdline),
+                ancestors=self._ancestors(handed),
+            )
             self._last = (key, (other,))
         return self._last[1]
+
+    def _ancestors(self, handed: Handed) -> tuple[Ancestor, ...]:
+        found = self._children_have.get(handed.parent) if handed.known else None
+        if found is None:
+            found = self._processes.ancestors(handed.pid, handed.parent, handed.start, handed.elder)
+            self._keep_ancestors(handed.parent, found)
+        return found
+
+    def _keep_ancestors(self, parent: int, them: tuple[Ancestor, ...]) -> None:
+        if len(self._children_have) >= MOST:
+            self._children_have.clear()
+        self._children_have[parent] = them
 
 
 def repeatable(report: Report) -> bool:

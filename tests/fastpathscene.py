@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, Self
 
@@ -53,6 +53,9 @@ class Taken(NamedTuple):
     came: int
     answered: int
     pid: int
+    parent: int
+    known: bool
+    elder: tuple[Any, ...] | None
     start: int
     cmdline: bytes
 
@@ -98,15 +101,15 @@ def event(what: int, *pids: int) -> bytes:
     return struct.pack("=IHHIIIIIIHH", 76, 3, 0, 0, 0, 1, 1, 0, 0, 40, 0) + body
 
 
-def standing(pid: int, descriptor: int, program: bool = False) -> tuple[Any, ...]:
-    """What the module is taught of a process."""
+def standing(pid: int, descriptor: int, program: bool = False, only: int = 0) -> tuple[Any, ...]:
+    """What the module is taught of a process. `only`: children of this one, for its program."""
     exe, directory = os.stat(f"/proc/{pid}/exe"), os.stat(f"/proc/{pid}")
     with open(f"/proc/{pid}/stat", "rb") as file:
         status = procread.parse_stat(file.read())
     image = b" ".join(status.image).decode()
     path = os.fsencode(os.readlink(f"/proc/{pid}/exe")) if program else b""
     known = (pid, directory.st_uid, exe.st_dev, exe.st_ino, image, descriptor)
-    return *known, (status.ppid,), path, status.ppid
+    return *known, (status.ppid,), path, only
 
 
 class Scene:
@@ -229,10 +232,17 @@ for line in sys.stdin:
 class Child:
     """It, as long as the test runs."""
 
-    def __init__(self, *words: str, executable: str = sys.executable) -> None:
+    def __init__(
+        self,
+        *words: str,
+        executable: str = sys.executable,
+        under: Sequence[str] = (),
+        cwd: str | None = None,
+    ) -> None:
+        """`under`: the command that starts it."""
         pipe = subprocess.PIPE
-        argv = [executable, "-S", "-E", "-c", CHILD, *words]
-        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True)
+        argv = [*under, executable, "-S", "-E", "-c", CHILD, *words]
+        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=cwd)
         self.descriptor, self.port = map(int, self.line().split())
 
     def __enter__(self) -> Self:

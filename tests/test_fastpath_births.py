@@ -158,16 +158,36 @@ def test_a_parent_of_many_others_is_let_alone_until_a_program_is_met(
         assert opened(others[2].pid) == LOOKED_AT
 
 
-@pytest.mark.parametrize("what", [EXEC, EXIT])
-def test_a_parent_that_has_changed_is_not_watched(scene: Scene, known: Child, what: int) -> None:
+def test_whoever_bears_the_next_one_it_is_opened_once_the_parent_has_ended(
+    scene: Scene, known: Child
+) -> None:
+    stranger = os.getppid()
     with Child() as other:
+        tell(scene, other.pid, stranger)
+        assert opened(other.pid) == ()
+        scene.happens.send(event(EXIT, US, US))
+        tell(scene, NOBODY)
+        for _ in range(STRANGERS - 2):
+            tell(scene, NOBODY, stranger)
+        tell(scene, other.pid, stranger)
+        assert opened(other.pid) == LOOKED_AT
+        scene.stop()
+        scene.bears.send(birth(NOBODY, stranger))
+        assert scene.deaf()  # no more of them
+
+
+@pytest.mark.parametrize("what", [EXEC, EXIT])
+def test_where_ancestors_count_what_a_changed_parent_bears_is_a_stranger(
+    scene: Scene, what: int
+) -> None:
+    with Child() as first, Child() as other:
+        told = standing(first.pid, first.descriptor, program=True, only=US)
+        assert scene.teach(socket.AF_INET, told, 5)
+        tell(scene, other.pid)
+        assert scene.send(other.packet()).token == 5
         scene.happens.send(event(what, US, US))
         tell(scene, other.pid)
-        assert opened(other.pid) == ()
         assert scene.send(other.packet()).token == 0
-    scene.stop()
-    scene.bears.send(birth(NOBODY))
-    assert scene.deaf()
 
 
 def test_only_so_many_are_open_at_once(scene: Scene, known: Child) -> None:
@@ -278,8 +298,7 @@ def test_a_program_is_not_known_by_a_parent_that_is_not_its_own(scene: Scene) ->
     """It may have got another since Python looked: others of that one are strangers to it."""
     stranger = os.getppid()
     with Child() as first, Child() as other:
-        told = standing(first.pid, first.descriptor, program=True)
-        assert told[-1] == US
-        scene.teach(socket.AF_INET, (*told[:-1], stranger), 5)
+        told = standing(first.pid, first.descriptor, program=True, only=stranger)
+        scene.teach(socket.AF_INET, told, 5)
         tell(scene, other.pid, stranger)
         assert scene.send(other.packet()).token == 0

@@ -85,9 +85,10 @@ def had(harness: Harness, since: int, pid: int) -> bool:
     return harness.ask("h", struct.pack("=Qi", since, pid)) == b"\1"
 
 
-def newborn(harness: Harness, parent: int = 7, most: int = 8) -> list[int]:
-    said = harness.ask("n", struct.pack("=ii", parent, most))
-    return [pid for (pid,) in struct.iter_unpack("=i", said)]
+def newborn(harness: Harness, most: int = 8) -> list[tuple[int, int]]:
+    """(pid, parent) of each."""
+    said = harness.ask("n", struct.pack("=i", most))
+    return [(pid, parent) for pid, parent in struct.iter_unpack("=ii", said)]
 
 
 # --- messages -------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def test_what_was_in_the_buffer_when_it_ran_over_is_old_news(harness: Harness) -
     assert (found.whole, found.calls, found.seen) == (False, 4, [])
     assert newborn(harness) == []
     assert drain(harness, message(fork(7, 10))).whole
-    assert newborn(harness) == [10]
+    assert newborn(harness) == [(10, 7)]
 
 
 def test_more_than_a_buffer_holds_is_a_loss_until_it_was_empty(harness: Harness) -> None:
@@ -199,16 +200,18 @@ class Memory:
         later = self.events[since:]
         return None in later or any(one is not None and one.pid == pid for one in later)
 
-    def newborn(self, parent: int) -> list[int]:
+    def newborn(self) -> list[tuple[int, int]]:
         """Of the last RECENT events, those after a loss."""
-        found, others = [], set()
+        found, forked, ended = [], set(), set()
         for one in reversed(self.events[-RECENT:]):
             if one is None:
                 break
-            if one.what in (FORKED, ENDED):
-                others.add(one.pid)
-            elif one.what == BORN and one.parent == parent and one.pid not in others:
-                found.append(one.pid)
+            if one.what == FORKED:
+                forked.add(one.pid)
+            elif one.what == ENDED:
+                ended.add(one.pid)
+            elif one.what == BORN and one.pid not in forked | ended and one.parent not in ended:
+                found.append((one.pid, one.parent))
         return found
 
 
@@ -248,8 +251,7 @@ def test_what_is_remembered_is_what_happened(
                 assert said  # it cannot tell any more
             else:
                 assert said is memory.had(since, pid)
-    for parent in (2, 3, 4, 5, 6, 77):
-        assert newborn(program, parent, most) == memory.newborn(parent)[:most]
+    assert newborn(program, most) == memory.newborn()[:most]
 
 
 @pytest.mark.parametrize("mark", [1, 2**63])

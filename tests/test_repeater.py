@@ -39,11 +39,13 @@ from arbiter.events import (
 )
 from arbiter.identity import by_executable_alone
 from arbiter.kernel.fastpath import Handed
+from arbiter.kernel.procread import Elder
 from arbiter.model import (
     ACCEPTED,
     ALLOW,
     DENIED,
     MARK_DECIDED,
+    Ancestor,
     App,
     AppKind,
     Hook,
@@ -106,6 +108,14 @@ class Owners:
 class Processes:
     def __init__(self) -> None:
         self.stat = "1 2 3 4"
+        self.above: tuple[Ancestor, ...] = ()
+        self.asked: list[tuple[int, int, int, Elder | None]] = []
+
+    def ancestors(
+        self, pid: int, parent: int, start: int, elder: Elder | None
+    ) -> tuple[Ancestor, ...]:
+        self.asked.append((pid, parent, start, elder))
+        return self.above
 
     def image(self, process: Process) -> str:
         return self.stat
@@ -290,9 +300,11 @@ def test_the_pipeline_hears_of_what_was_repeated_with_its_own_facts() -> None:
     scene = Scene(CURL)
     report = scene.decide()
     came, answered = 5_000_000_000, 5_000_040_000
-    scene.queue.repeated(packet(9, sport=5), Handed(b"", 1, 77, came, answered, 0, 0, b""))
+    same = Handed(b"", 1, 77, came, answered, 0, 0, True, None, 0, b"")
+    scene.queue.repeated(packet(9, sport=5), same)
     scene.queue.repeated(
-        packet(10, sport=6), Handed(b"", 1, 78, came, answered, 4300, 99, b"curl\0-v\0")
+        packet(10, sport=6),
+        Handed(b"", 1, 78, came, answered, 4300, 100, True, None, 99, b"curl\0-v\0"),
     )
     first, second = scene.events
     assert isinstance(first, Repeated)
@@ -314,11 +326,47 @@ def program(scene: Scene) -> tuple[bytes, int]:
 def test_others_of_a_program_are_decided_so_where_its_file_tells_all() -> None:
     scene = Scene("allow")
     scene.decide()
-    assert program(scene) == (b"/usr/bin/curl", 100)
+    assert program(scene) == (b"/usr/bin/curl", 0)
     scene.decide(owner(process("/usr/bin/python3")))
     assert program(scene) == (b"", 0)
     scene.decide(owner(structs.replace(process(), ancestors=())))
+    assert program(scene) == (b"/usr/bin/curl", 0)
+
+
+@pytest.mark.parametrize("rule", ["allow parent=/bin/x", "deny app=/usr/bin/curl parent=/bin/x"])
+def test_where_a_rule_asks_for_ancestors_only_children_of_the_same_parent_are(rule: str) -> None:
+    scene = Scene("allow", rule)
+    scene.decide()
+    assert program(scene) == (b"/usr/bin/curl", 100)
+    scene.decide(owner(structs.replace(process(), ancestors=())))
     assert program(scene) == (b"", 0)
+    scene = Scene("allow", "allow app=/usr/bin/wget parent=/bin/x")
+    scene.decide()
+    assert program(scene) == (b"/usr/bin/curl", 0)
+
+
+def test_ancestors_are_looked_up_for_a_parent_that_is_new() -> None:
+    scene = Scene(CURL)
+    scene.decide()
+    elder = Elder(101, 1, 98, b"/bin/sh", b"mnt:[1]", b"0::/\n", b"sh\0", b"/")
+
+    def ancestors(parent: int, known: bool, start: int) -> tuple[Ancestor, ...]:
+        handed = Handed(b"", 1, 78, 0, 0, 4300, parent, known, elder, start, b"curl\0")
+        scene.queue.repeated(packet(10, sport=6), handed)
+        event = scene.events[-1]
+        assert isinstance(event, Repeated)
+        return event.owner.processes[0].ancestors
+
+    assert ancestors(100, True, 98) == process().ancestors
+    scene.processes.above = (Ancestor(101, App("/bin/sh", AppKind.PATH, "sh")),)
+    assert ancestors(101, False, 99) == scene.processes.above
+    assert scene.processes.asked == [(4300, 101, 99, elder)]
+    assert ancestors(101, True, 100) == scene.processes.above
+    assert ancestors(100, True, 101) == process().ancestors
+    assert len(scene.processes.asked) == 1
+    assert ancestors(100, False, 102) == scene.processes.above  # another one by now
+    assert ancestors(102, True, 103) == scene.processes.above  # never heard of
+    assert len(scene.processes.asked) == 3
 
 
 def test_and_not_while_answers_or_runs_are_of_single_processes() -> None:

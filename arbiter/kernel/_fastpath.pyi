@@ -6,7 +6,10 @@ _Question = tuple[int, bytes, bytes, int, int, int]
 """proto, saddr, daddr, dport, outdev, the packet's mark."""
 _Standing = tuple[int, int, int, int, str, int, tuple[int, ...], bytes, int]
 """pid, effective uid, device and inode of its executable, image, descriptor, relatives, program,
-parent."""
+whose children only (0: anybody's)."""
+_Elder = tuple[int, int, int, bytes, bytes, bytes, bytes, bytes]
+"""pid, parent, start, path of its executable, ns/mnt, cgroup, cmdline, cwd."""
+_Taken = tuple[bytes, int, int, int, int, int, int, bool, _Elder | None, int, bytes]
 
 @final
 class FastPath:
@@ -49,11 +52,11 @@ class FastPath:
     def forget(self) -> None:
         """What was taught holds no more, as soon as this returns."""
 
-    def take(self, waiting: bool, /) -> tuple[bytes, int, int, int, int, int, int, bytes] | None:
+    def take(self, waiting: bool, /) -> _Taken | None:
         """A message of the queue: its bytes, the token of the answer it was given (0: it waits),
         the socket's inode, when it came and was answered (as `until`), and of a new process that
-        runs the same program its pid, start and cmdline (0, 0 and none of the same process). None:
-        there is none.
+        runs the same program its pid, parent, whether that one was told before or it itself, as
+        far as it was read, start and cmdline (0 and none of the same process). None: there is none.
         Those that wait come first, if they are wanted."""
 
     def losses(self) -> tuple[int, int]:

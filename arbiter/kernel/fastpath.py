@@ -3,8 +3,8 @@
 A thread of compiled code (native/*.c) reads the queue. It repeats an answer only to the same
 question (protocol, addresses, port, link, mark), once it has found the socket by sock_diag, seen
 it in the descriptor table of the same process, running the same program as the same user, and in
-no relative's; or in that of a process that was just born to the same parent and runs the same
-program. (Such are opened in /proc ahead, as they are born.) All else waits for the pipeline as
+no relative's; or in that of a process that was just born and runs the same program. (Such are
+opened in /proc ahead, as they are born.) All else waits for the pipeline as
 ever. The pipeline hears of each packet that was answered, and keeps its record.
 """
 
@@ -18,10 +18,11 @@ import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from arbiter.kernel.netlink import NETLINK_SOCK_DIAG
 from arbiter.kernel.procevents import FORKS_BUFFER, listen
+from arbiter.kernel.procread import Elder
 
 _native: ModuleType | None
 try:
@@ -53,9 +54,10 @@ class Standing(NamedTuple):
     relatives: tuple[int, ...]
     """Who may share its descriptors."""
     program: bytes
-    """The path of its executable, where another process that runs the same file as the same user,
-    of the same parent and in the same cgroup, is decided the same; b"" where it may not be."""
-    parent: int
+    """The path of its executable, where another process that runs the same file as the same user
+    and in the same cgroup is decided the same; b"" where it may not be."""
+    only: int
+    """Children of this process only; 0 where ancestors change nothing."""
 
 
 class Question(NamedTuple):
@@ -80,10 +82,20 @@ class Handed(NamedTuple):
     answered: int
     """Nanoseconds of CLOCK_MONOTONIC."""
     pid: int
-    """Of another process than the one that was decided about, and its start and arguments; 0 for
-    the same."""
+    """Of another process than the one that was decided about; 0 for the same. Its parent, start and
+    arguments."""
+    parent: int
+    known: bool
+    """That parent was told before, or taught of, and has run no other program since."""
+    elder: Elder | None
+    """Itself, if it is new and could be read: it may end before it is looked up."""
     start: int
     cmdline: bytes
+
+
+def _handed(message: tuple[Any, ...]) -> Handed:
+    one = Handed._make(message)
+    return one if one.elder is None else one._replace(elder=Elder._make(one.elder))
 
 
 def compiled() -> bool:
@@ -188,18 +200,18 @@ class FastPath:
         for _ in range(BATCH):
             if (message := self._path.take(True)) is None:
                 return
-            yield Handed._make(message)
+            yield _handed(message)
         os.eventfd_write(self._wake, 1)
 
     def repeated(self) -> Iterator[Handed]:
         """What was answered and not taken yet. After `forget` no more of it comes."""
         while (message := self._path.take(False)) is not None:
-            yield Handed._make(message)
+            yield _handed(message)
 
     def rest(self) -> Iterator[Handed]:
         """All that was read and not taken yet. Stop it before."""
         while (message := self._path.take(True)) is not None:
-            yield Handed._make(message)
+            yield _handed(message)
 
     def teach(
         self,

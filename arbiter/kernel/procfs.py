@@ -30,7 +30,7 @@ from msgspec import Struct
 
 from arbiter import identity
 from arbiter.kernel import procread
-from arbiter.kernel.procread import ARGV_READ, DIRECTORY, READ, Image
+from arbiter.kernel.procread import ARGV_READ, DIRECTORY, READ, Elder, Image
 from arbiter.model import Ancestor, Process
 
 CACHE_SIZE = 4096
@@ -142,6 +142,19 @@ class ProcessTable:
             if isinstance(error, OSError) and error.errno in _EXHAUSTED:
                 raise
             return None
+
+    def ancestors(
+        self, pid: int, parent: int, start: int, elder: Elder | None = None
+    ) -> tuple[Ancestor, ...]:
+        """Those of a process, the nearest first, as far as they are still there: what started at
+        `start` (clock ticks since boot) cannot have a younger one. `elder` is its parent, if that
+        was read before. OSError as `get`."""
+        with self._lock:
+            facts = elder and procread.facts_of(elder, self._homes)
+            if elder is None or facts is None:
+                return self._ancestors(pid, parent, start, ANCESTORS)[0]
+            above, _ = self._ancestors(elder.pid, elder.ppid, elder.start, ANCESTORS - 1)
+            return Ancestor(elder.pid, identity.identify(facts)), *above
 
     def image(self, process: Process) -> str:
         """What an execve of this process would change, as its stat file has it; "" where that, or

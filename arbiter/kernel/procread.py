@@ -14,7 +14,8 @@ import contextlib
 import os
 import re
 import stat as statmode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from msgspec import Struct, structs
 
@@ -55,6 +56,39 @@ class Reading(Struct, frozen=True):
     """The executable still has a name somewhere."""
     raw: bytes = b""
     """cmdline, as read."""
+
+
+class Elder(NamedTuple):
+    """A process as the fast path reads the parent of one that it met: it may have gone by now. It is
+    in no Flatpak, and its path leads, for us, to what it runs."""
+
+    pid: int
+    ppid: int
+    start: int
+    """Clock ticks since boot."""
+    exe: bytes
+    mounts: bytes
+    """The link text of ns/mnt."""
+    cgroup: bytes
+    cmdline: bytes
+    cwd: bytes
+
+
+def facts_of(elder: Elder, homes: Mapping[str, str]) -> identity.Facts | None:
+    """What identifies it, as `read` would have it; None where that takes more than was read."""
+    exe, argv = os.fsdecode(elder.exe), split_argv(elder.cmdline)
+    view = homes.get(os.fsdecode(elder.mounts))
+    if identity.appimage_mount(exe):
+        return None
+    own, cgroup = view is not None, _cgroup(elder.cgroup)
+    facts = identity.Facts(exe, own_mounts=own, argv=argv, cgroup=cgroup)
+    script = identity.find_script(exe, argv)
+    if script is None or not script.file:
+        return facts
+    if view is None:
+        return None
+    path = _resolved(identity.script_candidates(script.text, os.fsdecode(elder.cwd), ""), view)
+    return structs.replace(facts, script=path) if path else None
 
 
 def views(proc: str) -> dict[str, str]:
@@ -308,6 +342,11 @@ def _script(text: str, directory: int, own: bool, view: str) -> tuple[str, bool]
             same = statmode.S_ISREG(theirs.st_mode)
             return path, same and _same_file(view + path, (theirs.st_dev, theirs.st_ino))
         return "", False
+    return _resolved(candidates, view), True
+
+
+def _resolved(candidates: Iterable[str], view: str) -> str:
+    """The first that is a file or a folder, without symbolic links; "" for none."""
     for path in candidates:
         try:
             descriptor = os.open(view + path, os.O_PATH | os.O_CLOEXEC)
@@ -318,10 +357,10 @@ def _script(text: str, directory: int, own: bool, view: str) -> tuple[str, bool]
                 statmode.S_IFREG,
                 statmode.S_IFDIR,
             ):
-                return os.readlink(f"/proc/self/fd/{descriptor}"), True
+                return os.readlink(f"/proc/self/fd/{descriptor}")
         finally:
             os.close(descriptor)
-    return "", True
+    return ""
 
 
 def _environ(directory: int) -> dict[str, str]:

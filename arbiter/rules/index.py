@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from datetime import UTC, tzinfo
 from operator import itemgetter
@@ -62,6 +63,8 @@ class Index:
         """Answers that hold until something changes, whatever the time is."""
         self._of_processes = 0
         """How many entries end with a process. Without one, no answer depends on which asks."""
+        self._of_parents: Counter[str] = Counter()
+        """Of an app: entries that ask for an ancestor; "": for whatever app."""
         self._passing = False
         """Whether the look-up of this moment has met an entry that holds at some times only."""
         self.lasting = False
@@ -92,6 +95,10 @@ class Index:
         """Whether an entry ends with a process: then answers depend on which one asks."""
         return self._of_processes > 0
 
+    def of_parents(self, app: str) -> bool:
+        """Whether an entry for this app asks for an ancestor: answers depend on who started it."""
+        return self._of_parents[app] > 0 or self._of_parents[""] > 0
+
     def get(self, id: int) -> Entry | None:
         """The entry with this id."""
         return self._shared.get(id) or self._packed.get(id)
@@ -104,6 +111,8 @@ class Index:
         self._forget()
         self.spoken.add(entry.rule.host)
         self._of_processes += entry.process is not None
+        if entry.rule.parent:
+            self._of_parents[entry.rule.app] += 1
         if entry.expires is not None:
             bisect.insort(self._expiries, (entry.expires, entry.id))
         id, key = self._slots.place(entry)
@@ -135,6 +144,8 @@ class Index:
         self._forget()
         self.spoken.remove(entry.rule.host)
         self._of_processes -= entry.process is not None
+        if entry.rule.parent:
+            self._of_parents[entry.rule.app] -= 1
         if entry.expires is not None:
             del self._expiries[bisect.bisect_left(self._expiries, (entry.expires, id))]
         shape_id, key = self._slots.place(entry)

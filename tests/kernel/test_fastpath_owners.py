@@ -23,6 +23,7 @@ from dialing import (
     known,
     known_program,
     once,
+    records,
     repeats,
     script,
 )
@@ -176,19 +177,64 @@ def test_another_user_is_not_taken_for_the_one(arbiter: Arbiter) -> None:
     assert repeats(arbiter) == before
 
 
-def test_another_parent_is_looked_up(
+def waits(command: str) -> str:
+    """The same for a shell, which says the process id of it first."""
+    return f"{command} & echo $!; wait"
+
+
+def parents(arbiter: Arbiter, told: tuple[int, list[str]]) -> list[str]:
+    """The ancestors of what such a shell has started, nearest first, by its record."""
+    pid, *rest = told[1]
+    assert rest == ["reached"]
+    return list(records(arbiter, 1, pid=int(pid))[-1]["parents"])
+
+
+def job(folder: Path, command: str) -> str:
+    """A script that does it."""
+    return f"sh {script(folder, 'job.sh', waits(command))}"
+
+
+def test_a_new_parents_process_is_known_and_its_record_says_who_started_it(
     arbiter: Arbiter, tmp_path: Path, shell: tuple[Shell, str]
 ) -> None:
     parent, command = shell
+    above = parents(arbiter, parent.do(waits(command)))
+    for _ in range(3):
+        before = repeats(arbiter)
+        first, *rest = parents(arbiter, parent.do(job(tmp_path, command)))
+        assert repeats(arbiter) == before + 1
+        assert first == f"script:/usr/bin/dash:{tmp_path}/job.sh"
+        assert rest == above
+    assert parents(arbiter, parent.do(waits(command))) == above
+
+
+def test_a_parent_that_runs_another_program_is_told_anew(
+    arbiter: Arbiter, shell: tuple[Shell, str]
+) -> None:
+    parent, command = shell
+    first, *above = parents(arbiter, parent.do(waits(command)))
+    assert first == "/usr/bin/dash"
     before = repeats(arbiter)
-    assert parent.do(f"sh -c '{command}; exit'") == (0, ["reached"])
-    assert repeats(arbiter) == before
+    parent.tell("exec bash")
+    becomes(parent, "bash")
+    assert parents(arbiter, parent.do(waits(command))) == ["/usr/bin/bash", *above]
+    assert repeats(arbiter) == before + 1
 
 
-def test_a_parent_that_runs_another_program_is_looked_up(
+def test_where_a_rule_asks_for_parents_another_one_is_looked_up(
     arbiter: Arbiter, tmp_path: Path, shell: tuple[Shell, str]
 ) -> None:
     parent, command = shell
+    file = job(tmp_path, command)
+    refuse = parents(arbiter, parent.do(file))[0]
+    arbiter.add(f"deny app={command.split()[-3]} parent={refuse}")
+    known_program(arbiter, parent, command)
+    before = repeats(arbiter)
+    for _ in range(3):
+        told = parent.do(file)[1][1:]
+        assert told and set(told) <= REFUSED
+    assert repeats(arbiter) == before
+    known_program(arbiter, parent, command)
     before = repeats(arbiter)
     parent.tell("exec bash")
     becomes(parent, "bash")

@@ -140,16 +140,15 @@ static void had(const uint8_t *from)
 
 static void newborns(const uint8_t *from)
 {
-	int32_t parent, most;
-	pid_t *pids;
+	int32_t most;
+	struct birth *births;
 	int count;
 
-	memcpy(&parent, from, sizeof parent);
-	memcpy(&most, from + sizeof parent, sizeof most);
-	pids = malloc(most * sizeof *pids);
-	count = events_newborn(&events, parent, pids, most);
-	answer(pids, count * sizeof *pids);
-	free(pids);
+	memcpy(&most, from, sizeof most);
+	births = malloc(most * sizeof *births);
+	count = events_newborn(&events, births, most);
+	answer(births, count * sizeof *births);
+	free(births);
 }
 
 /* Whether a message comes through to who watches these parents. */

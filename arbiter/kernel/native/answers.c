@@ -33,10 +33,14 @@ static void seen(void *of, pid_t pid, enum change what)
 
 	if (ended)
 		births_ended(path, pid);
-	for (int i = 0; what != FORKED && i < PROGRAMS; i++)
-		if (path->programs[i].born && path->programs[i].parent == pid)
-			path->programs[i].born = 0;
-
+	for (int i = 0; what != FORKED && i < PROGRAMS; i++) {
+		if (path->programs[i].only == pid)
+			path->programs[i].born = 0; /* its children have other ancestors now */
+		if (path->programs[i].parent == pid)
+			path->programs[i].parent = 0;
+		if (ended && path->programs[i].bearer == pid)
+			path->programs[i].bearer = 0;
+	}
 	for (int i = 0; i < PROCESSES; i++) {
 		struct process *process = &path->processes[i];
 		bool gone = process->pid == pid;
@@ -56,8 +60,11 @@ void answers_drain(struct fastpath *path)
 	for (int i = 0; i < PROCESSES; i++)
 		if (path->processes[i].pid)
 			process_close(&path->processes[i]);
-	for (int i = 0; i < PROGRAMS; i++)
-		path->programs[i].born = 0;
+	for (int i = 0; i < PROGRAMS; i++) {
+		if (path->programs[i].only)
+			path->programs[i].born = 0;
+		path->programs[i].parent = path->programs[i].bearer = 0;
+	}
 	births_ended(path, 0);
 }
 
@@ -87,51 +94,36 @@ static bool by_process(struct fastpath *path, const struct answer *answer,
 	return known(answer);
 }
 
-/* Whether nobody who was born later has the socket from this process: its clones may be told of as
- * its parent's children (CLONE_PARENT), and have children of their own. */
-static bool alone(const struct fastpath *path, const struct program *program, pid_t pid, uint32_t inode)
+/* Whether this answer is one to the packet. */
+static bool fits(const struct answer *answer, const struct packet *packet, const struct message *message)
 {
-	pid_t pids[YOUNGER];
-	int count = events_younger(&path->events, pid, pids, YOUNGER);
-
-	for (int i = 0; i < count; i++)
-		if (program_shared(program, pids[i], inode))
-			return false;
-	return count >= 0;
+	return !memcmp(&answer->question, &packet->question, sizeof packet->question) &&
+	       answer->until >= message->came;
 }
 
-/* Whether a new process of the same program and parent sent it: `path->newborn` then. */
-static bool by_program(struct fastpath *path, const struct answer *answer,
-		       const struct socket_found *found)
+/* Where programs that were asked this have their sockets; how many there are. */
+static int places(const struct answer *first, const struct packet *packet, const struct message *message,
+		  int *descriptors)
 {
-	pid_t pids[NEWBORN];
-	uint64_t since;
-	int count;
+	int count = 0;
 
-	if (answer->program == NULL)
-		return false;
-	answers_drain(path);
-	if (!program_known(answer))
-		return false;
-	since = path->events.count;
-	count = events_newborn(&path->events, answer->program->parent, pids, NEWBORN);
-	for (int i = 0; i < count; i++) {
-		struct newborn *one = births_newborn(path, pids[i]);
-
-		if (one == NULL || !program_holds(answer->program, one, found->inode))
+	for (const struct answer *answer = first; answer != NULL; answer = answer->next) {
+		if (!program_known(answer) || !fits(answer, packet, message))
 			continue;
-		if (!program_runs(answer->program, one))
-			return false;
-		path->newborn = one;
-		/* It was the same one all along: what was read of it belongs together. */
-		answers_drain(path);
-		return program_known(answer) && !events_had(&path->events, since, pids[i]) &&
-		       alone(path, answer->program, pids[i], found->inode);
+		for (int i = 0; i < answer->program->descriptor_count; i++) {
+			bool new = count < PLACES;
+
+			for (int k = 0; k < count; k++)
+				new = new && descriptors[k] != answer->program->descriptors[i];
+			if (new)
+				descriptors[count++] = answer->program->descriptors[i];
+		}
 	}
-	return false;
+	return count;
 }
 
-static bool name(struct message *message, pid_t pid, uint64_t start, const char *argv, size_t size)
+static bool name(struct message *message, pid_t pid, pid_t parent, uint64_t start, const char *argv,
+		 size_t size)
 {
 	message->argv = malloc(size + 1);
 	if (message->argv == NULL)
@@ -139,48 +131,72 @@ static bool name(struct message *message, pid_t pid, uint64_t start, const char 
 	memcpy(message->argv, argv, size);
 	message->argv_size = size;
 	message->pid = pid;
+	message->parent = parent;
+	message->known = true;
 	message->start = start;
 	return true;
-}
-
-static bool name_newborn(const struct newborn *one, struct message *message)
-{
-	return name(message, one->pid, one->start, one->argv, one->argv_size);
 }
 
 /* Python knows the process that was decided about. */
 static bool name_process(const struct process *one, struct message *message)
 {
-	return one->argv == NULL || name(message, one->pid, one->start, one->argv, one->argv_size);
+	return one->argv == NULL ||
+	       name(message, one->pid, one->relatives[0], one->start, one->argv, one->argv_size);
 }
 
-/* The answer to a packet's question, if all is as it was when the answer was given. */
+/* The answer for a process that was looked up before. */
+static const struct answer *of_processes(struct fastpath *path, struct answer *first,
+					 const struct packet *packet, const struct socket_found *found,
+					 struct message *message)
+{
+	for (struct answer *answer = first; answer != NULL; answer = answer->next)
+		if (fits(answer, packet, message) && answer->uid == found->uid &&
+		    by_process(path, answer, found))
+			return name_process(answer->process, message) ? answer : NULL;
+	return NULL;
+}
+
+/* The answer for a new process of a program that was looked up before: `path->newborn` then. */
+static const struct answer *of_programs(struct fastpath *path, struct answer *first,
+					const struct packet *packet, const struct socket_found *found,
+					struct message *message)
+{
+	int descriptors[PLACES], count = places(first, packet, message, descriptors);
+	struct newborn *one = count ? holder_newborn(path, descriptors, count, found->inode) : NULL;
+
+	for (struct answer *answer = first; one != NULL && answer != NULL; answer = answer->next) {
+		if (answer->uid != found->uid || !program_known(answer) || !fits(answer, packet, message) ||
+		    !program_is(answer->program, &one->facts) ||
+		    (answer->program->only && answer->program->only != one->parent))
+			continue;
+		path->newborn = one;
+		if (!name(message, one->pid, one->parent, one->start, one->argv, one->argv_size))
+			return NULL;
+		message->known = answer->program->parent == one->parent;
+		return answer;
+	}
+	return NULL;
+}
+
+/* The answer to a packet's question, if all is as it was when the answer was given. None, too, where
+ * its record could not say who it was. */
 const struct answer *answers_recall(struct fastpath *path, const struct packet *packet,
 				    struct message *message)
 {
 	struct answer *first = path->buckets[bucket_of(&packet->question)];
+	const struct answer *answer = first;
 	struct socket_found found;
-	bool looked = false;
 
-	for (int program = 0; program < 2; program++) {
-		for (struct answer *answer = first; answer != NULL; answer = answer->next) {
-			if (memcmp(&answer->question, &packet->question, sizeof packet->question) ||
-			    answer->until < message->came)
-				continue;
-			if (!looked && !packet_socket(path->diag, packet, &found))
-				return NULL;
-			looked = true;
-			if (answer->uid != found.uid ||
-			    !(program ? by_program : by_process)(path, answer, &found))
-				continue;
-			message->inode = found.inode;
-			if (!(program ? name_newborn(path->newborn, message)
-				      : name_process(answer->process, message)))
-				return NULL; /* its record would not say who it was */
-			return answer;
-		}
-	}
-	return NULL;
+	while (answer != NULL && !fits(answer, packet, message))
+		answer = answer->next;
+	if (answer == NULL || !packet_socket(path->diag, packet, &found))
+		return NULL;
+	answer = of_processes(path, first, packet, &found, message);
+	if (answer == NULL)
+		answer = of_programs(path, first, packet, &found, message);
+	if (answer != NULL)
+		message->inode = found.inode;
+	return answer;
 }
 
 /* A place for a process, whose descriptors are opened; NULL if it has gone, or changed. Its `argv`
@@ -241,26 +257,27 @@ static void answer_fill(struct answer *mine, const struct answer *answer, struct
 /* Whether this new process was met before; most connect once. */
 static bool met(struct fastpath *path, pid_t pid)
 {
-	for (int i = 0; i < NEWBORN; i++)
+	for (int i = 0; i < MET; i++)
 		if (path->met[i] == pid)
 			return true;
-	path->met[path->met_turn++ % NEWBORN] = pid;
+	path->met[path->met_turn++ % MET] = pid;
 	return false;
 }
 
-static struct process *adopted(struct fastpath *path, const struct program *program)
+static struct process *adopted(struct fastpath *path)
 {
+	const struct newborn *one = path->newborn;
 	struct process process = {
-		.pid = path->newborn->pid,
-		.uid = program->uid,
-		.device = program->device,
-		.file = program->file,
-		.relatives = { program->parent },
+		.pid = one->pid,
+		.uid = one->facts.uid,
+		.device = one->facts.device,
+		.file = one->facts.file,
+		.relatives = { one->parent },
 		.relative_count = 1,
-		.descriptors = { path->newborn->descriptor },
+		.descriptors = { one->descriptor },
 		.descriptor_count = 1,
-		.start = path->newborn->start,
-		.argv_size = path->newborn->argv_size,
+		.start = one->start,
+		.argv_size = one->argv_size,
 	};
 
 	for (int i = 0; i < PROCESSES; i++)
@@ -270,7 +287,7 @@ static struct process *adopted(struct fastpath *path, const struct program *prog
 	process.argv = malloc(process.argv_size + 1);
 	if (process.argv == NULL)
 		return NULL;
-	memcpy(process.argv, path->newborn->argv, process.argv_size);
+	memcpy(process.argv, one->argv, process.argv_size);
 	return place(path, &process);
 }
 
@@ -281,7 +298,7 @@ void answers_adopt(struct fastpath *path, const struct answer *answer)
 	struct answer *mine, like = *answer;
 	struct process *holder;
 
-	if (!met(path, path->newborn->pid) || (holder = adopted(path, answer->program)) == NULL)
+	if (!met(path, path->newborn->pid) || (holder = adopted(path)) == NULL)
 		return;
 	like.program = NULL;
 	mine = answer_place(path, &like.question, holder);
@@ -310,23 +327,23 @@ static struct program *program_place(struct fastpath *path, const struct program
 {
 	struct program mine = *program, *place = NULL;
 
-	if (!program_learn(&mine, pid))
+	if (!program_learn(&mine, pid) || (mine.only && mine.only != mine.parent))
 		return NULL;
 	for (int i = 0; i < PROGRAMS; i++) {
 		struct program *other = &path->programs[i];
 
-		if (!other->born)
+		if (!other->born) {
 			place = other;
-		else if (other->file == mine.file && other->device == mine.device &&
-			 other->uid == mine.uid && other->parent == mine.parent &&
-			 !strcmp(other->path, mine.path) && !strcmp(other->cgroup, mine.cgroup) &&
-			 !strcmp(other->mounts, mine.mounts))
+		} else if (program_is(other, &mine.facts) && other->only == mine.only) {
+			births_met(path, other, mine.parent, true);
 			return other;
+		}
 	}
 	if (place == NULL)
 		place = &path->programs[path->program_turn++ % PROGRAMS];
 	*place = mine;
 	place->born = ++path->born;
+	place->bearer = place->parent;
 	return place;
 }
 
@@ -354,7 +371,7 @@ bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *an
 	if (mine->program) {
 		if (mine->program->until < mine->until)
 			mine->program->until = mine->until;
-		births_met(path, mine->program);
+		births_watch(path);
 	}
 	return true;
 }

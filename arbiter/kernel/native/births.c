@@ -1,8 +1,10 @@
-/* births.c: new processes of parents whose programs answers hold for: opened as they are born, so
+/* births.c: new processes that may run programs that answers hold for: opened as they are born, so
  * that there is less to do when their first packet comes.
  *
- * The kernel tells of those births only: what others do wakes nobody. Of a process that is
- * opened only its start and its parent count; all else is read when its packet comes.
+ * The kernel tells of births to the parents of such programs only; and of all births where the one
+ * that was met last had a new parent (each has, where scripts start them): what others do wakes
+ * nobody then, or a few times. Of a process that is opened only its start and its parent count; all else is read when
+ * its packet comes.
  *
  * All of it with the lock of the path held. */
 #include "fastpath.h"
@@ -19,7 +21,8 @@
 #define WHAT (NLMSG_HDRLEN + sizeof(struct cn_msg) + offsetof(struct proc_event, what))
 #define DATA (NLMSG_HDRLEN + sizeof(struct cn_msg) + offsetof(struct proc_event, event_data))
 
-static struct newborn *slot(struct fastpath *path, pid_t pid)
+/* This one, if it was opened. */
+struct newborn *births_opened(struct fastpath *path, pid_t pid)
 {
 	for (int i = 0; i < NEWBORNS; i++)
 		if (path->newborns[i].pid == pid)
@@ -30,7 +33,7 @@ static struct newborn *slot(struct fastpath *path, pid_t pid)
 /* This one, opened; NULL if it is gone. */
 struct newborn *births_newborn(struct fastpath *path, pid_t pid)
 {
-	struct newborn *one = slot(path, pid);
+	struct newborn *one = births_opened(path, pid);
 
 	if (one != NULL)
 		return one;
@@ -53,13 +56,17 @@ static bool expected(const struct program *program, uint64_t now)
 	return program->born && program->until > now && program->strangers < STRANGERS;
 }
 
-/* Hear of births to these parents only; false if the socket's filter cannot be set.
+/* Hear of births to these parents only (0: to all); false if the socket's filter cannot be set.
  *
  * Classic BPF over the message from its nlmsghdr on; loads are in network order. */
 static bool filter(int socket, const pid_t *parents, int count)
 {
 	struct sock_filter code[PROGRAMS + 9];
 	int at = 0, end = count + 8;
+	bool all = false;
+
+	for (int i = 0; i < count; i++)
+		all = all || parents[i] == 0;
 
 	code[at++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, WHAT);
 	code[at] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, htonl(PROC_EVENT_FORK), 0,
@@ -73,7 +80,7 @@ static bool filter(int socket, const pid_t *parents, int count)
 	code[at++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, DATA + 4);
 	for (int i = 0; i < count; i++, at++)
 		code[at] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, htonl(parents[i]),
-							end - 1 - at, 0);
+							end - 1 - at, all ? end - 1 - at : 0);
 	code[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0);
 	code[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, UINT32_MAX);
 	return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER,
@@ -91,9 +98,9 @@ bool births_watch(struct fastpath *path)
 		bool wanted = expected(&path->programs[i], now);
 
 		for (int k = 0; wanted && k < count; k++)
-			wanted = parents[k] != path->programs[i].parent;
+			wanted = parents[k] != path->programs[i].bearer;
 		if (wanted)
-			parents[count++] = path->programs[i].parent;
+			parents[count++] = path->programs[i].bearer;
 	}
 	if (path->births.socket < 0 ||
 	    (count == path->watched_count && !memcmp(parents, path->watched, sizeof parents)))
@@ -103,10 +110,13 @@ bool births_watch(struct fastpath *path)
 	return filter(path->births.socket, parents, count);
 }
 
-/* A process of this program was met: more may be born. */
-void births_met(struct fastpath *path, struct program *program)
+/* A process of this program and of this parent was met: more may be born. `known`: so was another
+ * before, of the same parent. */
+void births_met(struct fastpath *path, struct program *program, pid_t parent, bool known)
 {
 	program->strangers = 0;
+	program->parent = parent;
+	program->bearer = known ? parent : 0;
 	births_watch(path);
 }
 
@@ -121,7 +131,7 @@ static void born(void *of, pid_t pid, enum change what)
 	for (int i = 0; what == BORN && i < PROGRAMS; i++) {
 		struct program *program = &path->programs[i];
 
-		if (program->parent != parent || !expected(program, now))
+		if ((program->bearer && program->bearer != parent) || !expected(program, now))
 			continue;
 		program->strangers++;
 		wanted = true;

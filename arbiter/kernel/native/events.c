@@ -103,23 +103,32 @@ bool events_had(const struct events *events, uint64_t since, pid_t pid)
 	return false;
 }
 
-/* The processes that this one bore lately, that live, and have no children, the youngest first; how
- * many. */
-int events_newborn(const struct events *events, pid_t parent, pid_t *pids, int most)
+static bool among(const pid_t *pids, int count, pid_t pid)
 {
-	pid_t others[RECENT]; /* that have forked or ended */
-	int other_count = 0, count = 0;
+	for (int i = 0; i < count; i++)
+		if (pids[i] == pid)
+			return true;
+	return false;
+}
+
+/* The processes that were born lately, that live, as their parents do, and have no children, the
+ * youngest first; how many. */
+int events_newborn(const struct events *events, struct birth *births, int most)
+{
+	pid_t forked[RECENT], ended[RECENT];
+	int forked_count = 0, ended_count = 0, count = 0;
 
 	for (uint64_t i = events->count; i-- > 0 && events->count - i <= RECENT && count < most;) {
 		const struct event *event = &events->recent[i % RECENT];
-		bool good = event->what == BORN && event->parent == parent;
 
-		if (event->what == FORKED || event->what == ENDED)
-			others[other_count++] = event->pid;
-		for (int k = 0; good && k < other_count; k++)
-			good = others[k] != event->pid;
-		if (good)
-			pids[count++] = event->pid;
+		if (event->what == FORKED)
+			forked[forked_count++] = event->pid;
+		else if (event->what == ENDED)
+			ended[ended_count++] = event->pid;
+		else if (event->what == BORN && !among(forked, forked_count, event->pid) &&
+			 !among(ended, ended_count, event->pid) &&
+			 !among(ended, ended_count, event->parent))
+			births[count++] = (struct birth){ event->pid, event->parent };
 	}
 	return count;
 }

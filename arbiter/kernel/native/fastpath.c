@@ -9,6 +9,10 @@
 #include <stdlib.h>
 #include <time.h>
 
+#define GATHERED 64	    /* messages, at most */
+#define TOLD_AFTER 50	    /* milliseconds that what was repeated is gathered, at most */
+#define ELDER_TOLD_AFTER 5 /* where the parent is new: who is above it may end, too */
+
 uint64_t nanoseconds(void)
 {
 	struct timespec now;
@@ -74,6 +78,22 @@ static struct message *pop(struct messages *messages)
 	return message;
 }
 
+/* When Python is to be told of a message. Nobody waits for what was repeated, as a rule: it is
+ * gathered, as each time that Python works between two packets costs the second its caches. */
+static void tell(struct fastpath *path, const struct message *message)
+{
+	uint64_t due = message->came;
+
+	if (message->token && path->repeated.count < GATHERED) {
+		if (!message->pid || message->known)
+			due += TOLD_AFTER * 1000000ull;
+		else if (message->elder != NULL)
+			due += ELDER_TOLD_AFTER * 1000000ull;
+	}
+	if (!path->due || due < path->due)
+		path->due = due;
+}
+
 /* Answer a message, if it can be, and keep it for Python. */
 void fastpath_handle(struct fastpath *path, struct message *message)
 {
@@ -82,8 +102,9 @@ void fastpath_handle(struct fastpath *path, struct message *message)
 
 	pthread_mutex_lock(&path->lock);
 	message->token = message->answered = 0;
-	message->inode = message->pid = message->start = message->argv_size = 0;
+	message->inode = message->pid = message->parent = message->start = message->argv_size = 0;
 	message->argv = NULL;
+	message->elder = NULL;
 	message->came = nanoseconds();
 	/* Where Python does not take what it is told, packets wait for it in the kernel's queue. */
 	if (path->used && path->repeated.count < UNTOLD &&
@@ -93,17 +114,21 @@ void fastpath_handle(struct fastpath *path, struct message *message)
 		message->token = answer->token;
 		message->answered = nanoseconds();
 		if (message->pid && message->pid != answer->process->pid) {
-			births_met(path, answer->program);
+			if (!message->known && path->repeated.count < ELDERS)
+				message->elder = holder_parent(path, message->parent);
+			births_met(path, answer->program, message->parent, message->known);
 			answers_adopt(path, answer);
 		}
 	}
 	push(message->token ? &path->repeated : &path->missed, message);
+	tell(path, message);
 	pthread_mutex_unlock(&path->lock);
 }
 
 void message_free(struct message *message)
 {
 	free(message->argv);
+	free(message->elder);
 	free(message);
 }
 
@@ -139,6 +164,31 @@ bool fastpath_teach(struct fastpath *path, uint64_t mark, const struct answer *a
 	taught = answers_learn(path, mark, answer, process, program);
 	pthread_mutex_unlock(&path->lock);
 	return taught;
+}
+
+/* When Python is to be told of something, at last: nanoseconds of CLOCK_MONOTONIC; 0: of nothing. */
+uint64_t fastpath_due(struct fastpath *path)
+{
+	uint64_t due;
+
+	pthread_mutex_lock(&path->lock);
+	due = path->due;
+	pthread_mutex_unlock(&path->lock);
+	return due;
+}
+
+/* Whether it is time to tell it. Once. */
+bool fastpath_tell(struct fastpath *path)
+{
+	const uint64_t now = nanoseconds();
+	bool due;
+
+	pthread_mutex_lock(&path->lock);
+	due = path->due && now >= path->due;
+	if (due)
+		path->due = 0;
+	pthread_mutex_unlock(&path->lock);
+	return due;
 }
 
 /* The next message, which is the caller's to free: those that wait for a verdict first, if such

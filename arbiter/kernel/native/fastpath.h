@@ -6,6 +6,7 @@
  *   events.c    which processes had children or ended since
  *   answers.c   questions that were answered before, for which process
  *   births.c    new processes, opened as they are born, ahead of their first packet
+ *   holder.c    which of them alone holds a socket
  *   fastpath.c  what is asked again is answered again
  *   eager.c     whether the next packet is waited for awake
  *   thread.c    the thread that reads the queue
@@ -82,16 +83,23 @@ bool process_same(const struct process *process);
 /* program.c */
 #define ARGV 4096
 
-struct program {
-	uint32_t born; /* 0: none */
+/* What a program is known by. */
+struct facts {
 	char path[256], cgroup[512], mounts[32];
 	uint64_t device, file;
 	uid_t uid;
-	pid_t parent;
+};
+
+struct program {
+	uint32_t born; /* 0: none */
+	struct facts facts;
+	pid_t only; /* children of this one, while it lives and runs what it does; 0: of anybody */
 	int descriptors[DESCRIPTORS];
 	int descriptor_count;
 	uint64_t until; /* some answer holds for it: nanoseconds of CLOCK_MONOTONIC */
-	int strangers;  /* births in a row that were told of its parent, and none that it was met in */
+	pid_t parent;	/* of the one that was met last, and Python knows it; 0: it has changed */
+	pid_t bearer;	/* whose births are expected; 0: anybody's */
+	int strangers;  /* births in a row that were told of for it, and none that it was met in */
 };
 
 /* A process that may run a program: what is read of it, opened, and what was read, as the record of
@@ -103,17 +111,20 @@ struct newborn {
 	int descriptor;
 	pid_t parent;
 	uint64_t start; /* clock ticks since boot */
+	struct facts facts;
 	ssize_t argv_size;
 	char argv[ARGV];
+	char cwd[256]; /* of a parent only */
 };
 
 bool newborn_open(struct newborn *one, pid_t pid);
 void newborn_prepare(struct newborn *one);
 void newborn_close(struct newborn *one);
+bool newborn_read(struct newborn *one);
+bool newborn_cwd(struct newborn *one);
+bool newborn_has(const struct newborn *one, int descriptor, const char *target);
 bool program_learn(struct program *program, pid_t pid);
-bool program_runs(const struct program *program, struct newborn *one);
-bool program_holds(const struct program *program, struct newborn *one, uint32_t inode);
-bool program_shared(const struct program *program, pid_t with, uint32_t inode);
+bool program_is(const struct program *program, const struct facts *facts);
 
 /* events.c */
 #define RECENT 256
@@ -124,6 +135,10 @@ struct event {
 	pid_t pid;
 	enum change what;
 	pid_t parent; /* of one that was born */
+};
+
+struct birth {
+	pid_t pid, parent;
 };
 
 struct events {
@@ -137,7 +152,7 @@ typedef void events_seen(void *of, pid_t pid, enum change what);
 
 bool events_drain(struct events *events, events_seen *seen, void *of);
 bool events_had(const struct events *events, uint64_t since, pid_t pid);
-int events_newborn(const struct events *events, pid_t parent, pid_t *pids, int most);
+int events_newborn(const struct events *events, struct birth *births, int most);
 int events_younger(const struct events *events, pid_t pid, pid_t *pids, int most);
 
 /* answers.c */
@@ -145,9 +160,12 @@ int events_younger(const struct events *events, pid_t pid, pid_t *pids, int most
 #define ANSWERS 1024
 #define BUCKETS 2048
 #define PROGRAMS 64
-#define NEWBORN 8   /* looked at for one packet */
+#define NEWBORN 16  /* looked at for one packet */
 #define NEWBORNS 16 /* kept open */
+#define MET 8	    /* remembered */
+#define PLACES 8    /* descriptors that are looked at in each */
 #define UNTOLD 4096 /* repeated and not taken yet */
+#define ELDERS 256  /* parents that wait to be told with them: some 5 kB each */
 #define YOUNGER 16
 #define STRANGERS 8 /* opened for nothing, until a program is met again */
 
@@ -170,7 +188,9 @@ struct message {
 	uint64_t token; /* 0: it has no verdict yet */
 	uint32_t inode;
 	uint64_t came, answered; /* nanoseconds of CLOCK_MONOTONIC */
-	pid_t pid;               /* of another process than the answer's; 0: it is that one's */
+	pid_t pid, parent;       /* of another process than the answer's; 0: it is that one's */
+	bool known;		 /* Python was told of its parent before, and nothing of it has changed */
+	struct newborn *elder;   /* that parent, in memory of its own; NULL: known, or Python has to look */
 	uint64_t start;
 	size_t argv_size;
 	char *argv; /* its cmdline, in memory of its own */
@@ -191,15 +211,16 @@ struct fastpath {
 	struct program programs[PROGRAMS];
 	uint32_t born, turn, program_turn;
 	struct events births; /* they wake the thread: of watched parents only */
-	pid_t watched[PROGRAMS];
+	pid_t watched[PROGRAMS]; /* 0 among them: of all */
 	int watched_count;
 	struct newborn newborns[NEWBORNS], *newborn; /* the one that was met last */
 	uint32_t newborn_turn;
-	pid_t met[NEWBORN];
+	pid_t met[MET];
 	uint32_t met_turn;
 	struct answer answers[ANSWERS], *buckets[BUCKETS];
 	int used;
 	struct messages missed, repeated;
+	uint64_t due; /* when Python is told of them: nanoseconds of CLOCK_MONOTONIC; 0: it was */
 	uint64_t overruns, lost;
 };
 
@@ -212,11 +233,16 @@ bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *an
 		   const struct process *process, const struct program *program);
 
 /* births.c */
+struct newborn *births_opened(struct fastpath *path, pid_t pid);
 struct newborn *births_newborn(struct fastpath *path, pid_t pid);
 void births_ended(struct fastpath *path, pid_t pid);
-void births_met(struct fastpath *path, struct program *program);
+void births_met(struct fastpath *path, struct program *program, pid_t parent, bool known);
 bool births_watch(struct fastpath *path);
 void births_read(struct fastpath *path);
+
+/* holder.c */
+struct newborn *holder_newborn(struct fastpath *path, const int *descriptors, int count, uint32_t inode);
+struct newborn *holder_parent(struct fastpath *path, pid_t pid);
 
 /* eager.c */
 #define EAGER 100000 /* nanoseconds that are waited at most, and that packets are apart that are close */
@@ -244,6 +270,8 @@ bool fastpath_teach(struct fastpath *path, uint64_t mark, const struct answer *a
 		    const struct process *process, const struct program *program);
 void message_free(struct message *message);
 struct message *fastpath_take(struct fastpath *path, bool waiting);
+uint64_t fastpath_due(struct fastpath *path);
+bool fastpath_tell(struct fastpath *path);
 void fastpath_losses(struct fastpath *path, uint64_t *overruns, uint64_t *lost);
 
 /* thread.c */

@@ -103,7 +103,7 @@ static PyObject *teach(FastPath *self, PyObject *args)
 	struct process process;
 	struct program program;
 	const char *exe;
-	int parent;
+	int only;
 
 	memset(&answer, 0, sizeof answer);
 	memset(&process, 0, sizeof process);
@@ -111,7 +111,7 @@ static PyObject *teach(FastPath *self, PyObject *args)
 	process.directory = process.table = -1;
 	if (!PyArg_ParseTuple(args, "K(Iy*y*III)(iIKKsiO!yi)IIKK", &mark, &proto, &saddr, &daddr, &dport,
 			      &outdev, &packet_mark, &pid, &euid, &device, &file, &image, &descriptor,
-			      &PyTuple_Type, &relatives, &exe, &parent, &uid, &verdict_mark, &token, &until))
+			      &PyTuple_Type, &relatives, &exe, &only, &uid, &verdict_mark, &token, &until))
 		return NULL;
 	answer.question.family = daddr.len == 4 ? AF_INET : AF_INET6;
 	answer.question.proto = proto;
@@ -142,19 +142,31 @@ static PyObject *teach(FastPath *self, PyObject *args)
 		return NULL;
 	if (descriptor >= 0)
 		process.descriptors[process.descriptor_count++] = descriptor;
-	program.uid = euid;
-	program.device = device;
-	program.file = file;
-	program.parent = parent;
-	if (strlen(exe) < sizeof program.path)
-		strcpy(program.path, exe);
+	program.facts.uid = euid;
+	program.facts.device = device;
+	program.facts.file = file;
+	program.only = only;
+	if (strlen(exe) < sizeof program.facts.path)
+		strcpy(program.facts.path, exe);
 	memcpy(program.descriptors, process.descriptors, sizeof program.descriptors);
 	program.descriptor_count = process.descriptor_count;
 	Py_BEGIN_ALLOW_THREADS
 	taught = fastpath_teach(&self->path, mark, &answer, &process,
-				program.path[0] && parent > 0 ? &program : NULL);
+				program.facts.path[0] ? &program : NULL);
 	Py_END_ALLOW_THREADS
 	return PyBool_FromLong(taught);
+}
+
+/* A parent as `_Elder` of the .pyi; None for none. */
+static PyObject *elder_of(void *of)
+{
+	const struct newborn *one = of;
+
+	if (one == NULL)
+		Py_RETURN_NONE;
+	return Py_BuildValue("iiKyyyy#y", (int)one->pid, (int)one->parent, (unsigned long long)one->start,
+			     one->facts.path, one->facts.mounts, one->facts.cgroup, one->argv,
+			     (Py_ssize_t)one->argv_size, one->cwd);
 }
 
 static PyObject *take(FastPath *self, PyObject *waiting)
@@ -168,10 +180,11 @@ static PyObject *take(FastPath *self, PyObject *waiting)
 	Py_END_ALLOW_THREADS
 	if (message == NULL)
 		Py_RETURN_NONE;
-	taken = Py_BuildValue("y#KIKKiKy#", message->data, (Py_ssize_t)message->size,
+	taken = Py_BuildValue("y#KIKKiiOO&Ky#", message->data, (Py_ssize_t)message->size,
 			      (unsigned long long)message->token, message->inode,
 			      (unsigned long long)message->came, (unsigned long long)message->answered,
-			      (int)message->pid, (unsigned long long)message->start,
+			      (int)message->pid, (int)message->parent, message->known ? Py_True : Py_False, elder_of, message->elder,
+			      (unsigned long long)message->start,
 			      message->argv ? message->argv : "", (Py_ssize_t)message->argv_size);
 	message_free(message);
 	return taken;

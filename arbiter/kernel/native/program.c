@@ -1,7 +1,7 @@
 /* program.c: whether a process that was just born runs a program that was looked up before.
  *
- * The facts that arbiter/identity.py tells an app by, where it tells it by its executable alone;
- * and the same parent, so that it has the same ancestors. */
+ * The facts that arbiter/identity.py tells an app by, where it tells it by its executable alone; and
+ * the same parent, where a rule asks for ancestors. */
 #define _GNU_SOURCE
 #include "fastpath.h"
 
@@ -44,13 +44,25 @@ static bool link_of(int directory, const char *name, char *to, size_t room)
 }
 
 /* Not in step with its file system: that may be a FUSE that never answers. */
-static bool is_file(int directory, const char *path, const struct program *program)
+static bool file_of(int directory, const char *path, uint64_t *device, uint64_t *file)
 {
-	struct statx file;
+	struct statx found;
 
-	return statx(directory, path, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_INO | STATX_NLINK, &file) == 0 &&
-	       makedev(file.stx_dev_major, file.stx_dev_minor) == program->device &&
-	       file.stx_ino == program->file && file.stx_nlink > 0;
+	if (statx(directory, path, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_INO | STATX_NLINK, &found) < 0 ||
+	    found.stx_nlink == 0)
+		return false;
+	*device = makedev(found.stx_dev_major, found.stx_dev_minor);
+	*file = found.stx_ino;
+	return true;
+}
+
+/* Whether its path leads to what runs, for us. */
+static bool is_there(const struct facts *facts)
+{
+	uint64_t device, file;
+
+	return file_of(AT_FDCWD, facts->path, &device, &file) && device == facts->device &&
+	       file == facts->file;
 }
 
 /* The numbers behind the name of a stat file that are wanted here; see process.c. */
@@ -125,71 +137,72 @@ void newborn_close(struct newborn *one)
 	one->pid = 0;
 }
 
-/* Fill in what the program of a living process is known by. The path, file, user and parent are
- * set by then, and must still be its own. */
+/* What it is known by, and its cmdline; false: it is gone, or cannot be known so. */
+bool newborn_read(struct newborn *one)
+{
+	struct facts *facts = &one->facts;
+	struct stat status;
+
+	if (fstat(one->directory, &status) < 0)
+		return false;
+	facts->uid = status.st_uid;
+	one->argv_size = -1;
+	if (file_of(one->directory, "exe", &facts->device, &facts->file) &&
+	    link_of(one->directory, "exe", facts->path, sizeof facts->path) && is_there(facts) &&
+	    link_of(one->directory, "ns/mnt", facts->mounts, sizeof facts->mounts) &&
+	    slurp(opened(one, &one->cgroup, "cgroup"), facts->cgroup, sizeof facts->cgroup) >= 0)
+		one->argv_size = slurp(opened(one, &one->cmdline, "cmdline"), one->argv, sizeof one->argv);
+	/* Last: it is empty once the process is gone, so that all before was of the living. */
+	return one->argv_size > 0;
+}
+
+/* Where it works, if that is no sandbox: its root is that of its mount namespace, and no Flatpak's. */
+bool newborn_cwd(struct newborn *one)
+{
+	struct statx ignored;
+	char root[8];
+
+	return link_of(one->directory, "root", root, sizeof root) && !strcmp(root, "/") &&
+	       statx(one->directory, "root/.flatpak-info", AT_STATX_DONT_SYNC | AT_SYMLINK_NOFOLLOW, 0,
+		     &ignored) < 0 &&
+	       link_of(one->directory, "cwd", one->cwd, sizeof one->cwd);
+}
+
+/* Whether it has this socket (`socket:[INODE]`) at this descriptor. */
+bool newborn_has(const struct newborn *one, int descriptor, const char *target)
+{
+	char name[16], text[32];
+
+	snprintf(name, sizeof name, "fd/%d", descriptor);
+	return link_of(one->directory, name, text, sizeof text) && strcmp(text, target) == 0;
+}
+
+bool program_is(const struct program *program, const struct facts *facts)
+{
+	const struct facts *mine = &program->facts;
+
+	return mine->file == facts->file && mine->device == facts->device && mine->uid == facts->uid &&
+	       !strcmp(mine->path, facts->path) && !strcmp(mine->cgroup, facts->cgroup) &&
+	       !strcmp(mine->mounts, facts->mounts);
+}
+
+/* Fill in what the program of a living process is known by. The path, file and user are set by then,
+ * and must still be its own. */
 bool program_learn(struct program *program, pid_t pid)
 {
+	struct facts *facts = &program->facts;
 	struct newborn one;
 	bool learned;
 
 	if (!newborn_open(&one, pid))
 		return false;
-	learned = link_of(one.directory, "ns/mnt", program->mounts, sizeof program->mounts) &&
-		  slurp(opened(&one, &one.cgroup, "cgroup"), program->cgroup,
-			sizeof program->cgroup) >= 0 &&
-		  program_runs(program, &one);
+	learned = newborn_read(&one);
+	if (learned) {
+		memcpy(facts->mounts, one.facts.mounts, sizeof facts->mounts);
+		memcpy(facts->cgroup, one.facts.cgroup, sizeof facts->cgroup);
+		learned = program_is(program, &one.facts);
+		program->parent = one.parent;
+	}
 	newborn_close(&one);
 	return learned;
-}
-
-/* Whether this process runs it, and has its parent; fills in what the record of its connection says.
- * (The end of its parent, which gives it another: see events.c.) */
-bool program_runs(const struct program *program, struct newborn *one)
-{
-	const int directory = one->directory;
-	char text[sizeof program->cgroup];
-	struct stat status;
-	bool runs;
-
-	runs = one->parent == program->parent && fstat(directory, &status) == 0 &&
-	       status.st_uid == program->uid &&
-	       is_file(directory, "exe", program) &&
-	       link_of(directory, "exe", text, sizeof text) && strcmp(text, program->path) == 0 &&
-	       is_file(AT_FDCWD, program->path, program) &&
-	       link_of(directory, "ns/mnt", text, sizeof text) && strcmp(text, program->mounts) == 0 &&
-	       slurp(opened(one, &one->cgroup, "cgroup"), text, sizeof text) >= 0 &&
-	       strcmp(text, program->cgroup) == 0;
-	if (runs)
-		one->argv_size = slurp(opened(one, &one->cmdline, "cmdline"), one->argv, sizeof one->argv);
-	/* Last: it is empty once the process is gone, so that all before was of the living. */
-	return runs && one->argv_size > 0;
-}
-
-/* Whether it holds the socket where the program's others had theirs, and its parent does not. */
-bool program_holds(const struct program *program, struct newborn *one, uint32_t inode)
-{
-	char target[32], name[16], text[32];
-
-	snprintf(target, sizeof target, "socket:[%u]", inode);
-	for (int i = 0; i < program->descriptor_count; i++) {
-		snprintf(name, sizeof name, "fd/%d", program->descriptors[i]);
-		if (!link_of(one->directory, name, text, sizeof text) || strcmp(text, target))
-			continue;
-		one->descriptor = program->descriptors[i];
-		return !process_has(program->parent, one->descriptor, target);
-	}
-	return false;
-}
-
-/* Whether another process holds the socket where the program's have theirs, or as its standard
- * input. */
-bool program_shared(const struct program *program, pid_t with, uint32_t inode)
-{
-	char target[32];
-
-	snprintf(target, sizeof target, "socket:[%u]", inode);
-	for (int i = 0; i < program->descriptor_count; i++)
-		if (process_has(with, program->descriptors[i], target))
-			return true;
-	return process_has(with, 0, target);
 }

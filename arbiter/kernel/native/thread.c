@@ -16,7 +16,6 @@
 #define LARGEST 4096      /* bytes of a message: packets are copied in part only */
 #define SLICE 100000      /* nanoseconds: who wants little CPU is given it sooner (sched(7)) */
 #define NO_MEMORY 10      /* milliseconds until the next try */
-#define TOLD_AFTER 50     /* milliseconds that what was repeated is gathered, at most */
 
 /* Ahead of what takes longer: a packet's turn is some 30 microseconds and ends with a wait. For a
  * thread that is not real-time, which its maker could not make it. */
@@ -79,24 +78,15 @@ static bool read_one(struct fastpath *path, struct message **spare, int *problem
 	return true;
 }
 
-/* How many wait for Python: for their verdict, or to be recorded. */
-static int count_of(struct fastpath *path, const struct messages *messages)
+/* Whether some wait for a verdict of Python's. */
+static bool waiting(struct fastpath *path)
 {
-	int count;
+	bool some;
 
 	pthread_mutex_lock(&path->lock);
-	count = messages->count;
+	some = path->missed.count > 0;
 	pthread_mutex_unlock(&path->lock);
-	return count;
-}
-
-/* Who is to be told: at once of what waits for a verdict. Nobody waits for what was repeated: it
- * is gathered, as each time that Python works between two packets costs the second its caches.
- * `due` is when it is told at last. */
-static bool tell_now(struct fastpath *path, uint64_t due)
-{
-	return count_of(path, &path->missed) || count_of(path, &path->repeated) >= BATCH ||
-	       nanoseconds() >= due;
+	return some;
 }
 
 /* Look for the next message, where that is worth it, and keeps Python from no verdict. */
@@ -107,7 +97,7 @@ static bool read_eagerly(struct fastpath *path, struct eagerness *eager, struct 
 	uint64_t now = began;
 	bool came = false;
 
-	if (count_of(path, &path->missed) || !eager_now(eager, began))
+	if (waiting(path) || !eager_now(eager, began))
 		return false;
 	while (!came && !*problem && now - began < EAGER) {
 		came = read_one(path, spare, problem);
@@ -133,7 +123,6 @@ int fastpath_run(struct fastpath *path)
 				  { path->births.socket, POLLIN, 0 } };
 	struct eagerness eager;
 	struct message *spare = NULL;
-	uint64_t due = 0; /* of what was not told yet; 0: there is none */
 	int problem = 0;
 
 	pthread_setname_np(pthread_self(), "arbiter-fast");
@@ -145,7 +134,7 @@ int fastpath_run(struct fastpath *path)
 
 		ready[2].revents = 0;
 		if (!count) {
-			const uint64_t asleep = nanoseconds();
+			const uint64_t asleep = nanoseconds(), due = fastpath_due(path);
 
 			if (poll(ready, 3, due ? until(due) : -1) < 0 && errno != EINTR)
 				problem = errno;
@@ -156,14 +145,9 @@ int fastpath_run(struct fastpath *path)
 		}
 		while (count < BATCH && read_one(path, &spare, &problem))
 			count++;
-		if (count && !due)
-			due = nanoseconds() + TOLD_AFTER * 1000000ull;
-		if (due && tell_now(path, due)) {
-			/* A full counter is one that wakes, too. */
-			if (write(path->wake, &one, sizeof one) < 0 && errno != EAGAIN)
-				problem = errno;
-			due = 0;
-		}
+		/* A full counter is one that wakes, too. */
+		if (fastpath_tell(path) && write(path->wake, &one, sizeof one) < 0 && errno != EAGAIN)
+			problem = errno;
 		if (ready[2].revents) {
 			pthread_mutex_lock(&path->lock);
 			births_read(path);
