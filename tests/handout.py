@@ -8,7 +8,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LONG = (
-    "kernel/test_firewall.py",
     "kernel/test_faults_daemon.py",
     "kernel/test_older_job.py",
     "kernel/test_twelve.py",
@@ -37,9 +36,12 @@ LONG = (
     "kernel/test_fastpath_owners.py",
     "kernel/test_sinks_job.py",
     "kernel/test_killed_job.py",
+    "kernel/test_firewall_denied.py",
+    "kernel/test_firewall_marks.py",
     "kernel/test_web_job.py",
     "test_rules_review_pty.py",
     "kernel/test_fastpath.py",
+    "kernel/test_firewall.py",
     "kernel/test_soak.py",
     "kernel/test_routes.py",
     "kernel/test_profiles_job.py",
@@ -50,8 +52,10 @@ LONG = (
     "kernel/test_learning.py",
     "kernel/test_links_command.py",
     "test_store_pruning.py",
+    "kernel/test_firewall_applied.py",
     "kernel/test_together.py",
     "kernel/test_link_down.py",
+    "kernel/test_firewall_seen.py",
     "kernel/test_sim_job.py",
     "kernel/test_class_job.py",
     "kernel/test_frontends.py",

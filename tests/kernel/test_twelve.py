@@ -22,7 +22,7 @@ is named, and not repeated. A test below holds this table to the files.
 | 8 link down in mid-transfer | test_links_job.py |
 |   | ::test_a_link_lost_in_mid_transfer_ends_its_connections_and_no_others |
 | 9 inbound on B answers by B | |
-| 12 no trace after stop and crash; backends agree | test_firewall.py |
+| 12 no trace after stop and crash; backends agree | test_firewall_applied.py |
 |   | ::test_removal_finds_every_backend_s_leftovers_and_applying_leaves_one |
 """
 
