@@ -1,7 +1,7 @@
 """A new nft plan over one that is in force: what waits in a queue goes on waiting.
 
 The text is what `apply` loads. This kernel may have no nft queue expression: it is left out, and
-what is held is held by a queue of iptables. `make test-vm` has the whole in test_firewall.
+what is held is held by a queue of iptables. `make test-vm` has the whole: test_firewall_applied.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import pytest
 from capture import Capture
 from running import UDP_CLIENT, Arbiter, eventually, python
 from test_main_job import picture
-from test_twelve import curl, finish, sh
+from twelvescene import curl, finish, sh
 from wgnetlink import WireGuard
 
 from arbiter.lab import Lab

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from capture import Capture
 from running import UDP_CLIENT, Arbiter, eventually, python
-from test_twelve import curl, sh
+from twelvescene import curl, sh
 
 from arbiter.lab import Lab
 from arbiter.lab.config import SECOND4, SERVER4

@@ -29,7 +29,7 @@ from test_real_links import (
     tunnel_end,
     wireguard,
 )
-from test_twelve import curl, sh
+from twelvescene import curl, sh
 from wgnetlink import WireGuard
 
 from arbiter.kernel.tunnels import Tunnel, Tunnels
