@@ -54,6 +54,7 @@ from arbiter.model import (
     Process,
     Verdict,
 )
+from arbiter.older import NO_ID, Older
 from arbiter.pipeline import Pipeline
 from arbiter.rules import Entry, Layer, LifetimeKind, parse
 from arbiter.settings import Settings
@@ -90,6 +91,8 @@ def owner(
 
 
 NOBODY = NoOwner(NoOwnerReason.KERNEL)
+NO_SOCKET = NoOwner(NoOwnerReason.CLOSED)
+"""The program has closed its socket, or is gone with it."""
 WGET = "/usr/bin/wget"
 BOTH = owner(process(pid=1), process(WGET, 2))
 AS_ROOT = owner(process(uid=0, pid=900), uid=1000)
@@ -119,6 +122,11 @@ def packet(
         outdev=outdev,
         length=60,
     )
+
+
+def older(proto: int = 17, daddr: bytes = SERVER, **more: bool) -> Older:
+    """A connection that began while nobody decided, as it is found later."""
+    return Older(packet(NO_ID, daddr=daddr, proto=proto, flags=0x10), 7, b"", **more)
 
 
 def example(held: Packet, who: Owner | NoOwner) -> tuple[Key, Example]:
