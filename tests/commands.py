@@ -31,11 +31,13 @@ def ran(argv: Sequence[str], env: Mapping[str, str] | None = None, stdin: bytes 
     return checked(Done(done.exit_code, done.stdout, done.stderr))
 
 
-def within(home: Path) -> Callable[..., Done]:
-    """Runs commands in this process, on a database and a socket in that directory."""
+def within(home: Path, **more: str) -> Callable[..., Done]:
+    """Runs commands in this process, on a database and a socket in that directory; `more` is what
+    else their environment says."""
+    env = {"ARBITER_DB": str(home / "a.db"), "ARBITER_SOCKET": str(home / "socket")} | more
 
     def run(*argv: str) -> Done:
-        return ran(argv, {"ARBITER_DB": str(home / "a.db"), "ARBITER_SOCKET": str(home / "socket")})
+        return ran(argv, env)
 
     return run
 

@@ -16,9 +16,10 @@ from collections import deque
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from arbiter import protocol
-from arbiter.asks import Example, Key, key_of
+from arbiter.asks import Example, Key, OpenAsk, key_of
 from arbiter.events import (
     Answered,
     Effect,
@@ -32,6 +33,7 @@ from arbiter.events import (
     Remember,
     Remembered,
     RememberFailed,
+    Report,
     RulesChanged,
     SetVerdict,
     Stopping,
@@ -52,6 +54,7 @@ from arbiter.model import (
     Process,
     Verdict,
 )
+from arbiter.older import NO_ID, Older
 from arbiter.pipeline import Pipeline
 from arbiter.rules import Entry, Layer, LifetimeKind, parse
 from arbiter.settings import Settings
@@ -88,6 +91,18 @@ def owner(
 
 
 NOBODY = NoOwner(NoOwnerReason.KERNEL)
+NO_SOCKET = NoOwner(NoOwnerReason.CLOSED)
+"""The program has closed its socket, or is gone with it."""
+WGET = "/usr/bin/wget"
+BOTH = owner(process(pid=1), process(WGET, 2))
+AS_ROOT = owner(process(uid=0, pid=900), uid=1000)
+"""A set-uid (or seteuid) curl: alice's socket, held by a process with root's rights."""
+DEPLOY = Ancestor(300, app("/srv/deploy.sh"))
+
+
+def deployed(pid: int) -> Owner:
+    """curl of alice, started by deploy.sh and not by her shell."""
+    return owner(replace(process(pid=pid), ancestors=(DEPLOY,)))
 
 
 def packet(
@@ -107,6 +122,11 @@ def packet(
         outdev=outdev,
         length=60,
     )
+
+
+def older(proto: int = 17, daddr: bytes = SERVER, **more: bool) -> Older:
+    """A connection that began while nobody decided, as it is found later."""
+    return Older(packet(NO_ID, daddr=daddr, proto=proto, flags=0x10), 7, b"", **more)
 
 
 def example(held: Packet, who: Owner | NoOwner) -> tuple[Key, Example]:
@@ -259,3 +279,14 @@ class Playbook:
 
     def end(self) -> None:
         assert not self.effects, f"left over: {list(self.effects)}"
+
+
+def only_ask(play: Playbook) -> OpenAsk:
+    """The one open ask."""
+    (ask,) = play.pipeline.asks
+    return ask
+
+
+def said(play: Playbook) -> dict[int, Report]:
+    """Every report so far, by packet."""
+    return {report.packet.id: report for report in play.all(Report)}

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import pytest
-from playbook import ALICE, BOB, ROOT, SERVER, Playbook, app, owner, packet, process, verdict
+from playbook import (
+    ALICE,
+    AS_ROOT,
+    BOB,
+    ROOT,
+    SERVER,
+    Playbook,
+    deployed,
+    owner,
+    packet,
+    process,
+    verdict,
+)
 
 from arbiter.answers import offered
 from arbiter.events import PacketQueued, Refuse, Remember, Report, SetVerdict, ShowAsk, WithdrawAsk
-from arbiter.model import ACCEPTED, DENIED, Ancestor, Owner, Peer, Process, Undecodable
+from arbiter.model import ACCEPTED, DENIED, Peer, Undecodable
 from arbiter.protocol import RefusedReason
 from arbiter.rules import conditions
 from arbiter.settings import Fallback, Mode, WhenUnattended
-
-SHELL_OF_DEPLOY = Ancestor(300, app("/srv/deploy.sh"))
-
-
-def deployed(pid: int) -> Owner:
-    """curl of alice, started by deploy.sh and not by her shell."""
-    held = process(pid=pid)
-    started = Process(
-        pid=pid,
-        start=held.start,
-        uid=held.uid,
-        app=held.app,
-        exe=held.exe,
-        argv=held.argv,
-        ancestors=(SHELL_OF_DEPLOY,),
-    )
-    return owner(started)
 
 
 def scope_shown(play: Playbook, peer: Peer, scope: str) -> object:
@@ -95,9 +90,6 @@ def test_a_shared_socket_is_not_asked_about_again_once_it_is_answered_for_good()
 
 
 # --- rights ---------------------------------------------------------------------------------
-
-AS_ROOT = owner(process(uid=0, pid=900), uid=1000)
-"""A set-uid (or seteuid) curl: alice's socket, held by a process with root's rights."""
 
 
 def test_an_answer_for_ones_own_process_does_not_let_a_set_uid_one_go() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reviewscene import CURL, FIREFOX, store_week
+from reviewscene import CURL, DEB, FIREFOX, store_week
 
 from arbiter.cli.reviewterminal import GUARD
 from arbiter.rules import format_rule, parse
@@ -31,7 +31,6 @@ pwd.getpwall = list
 from arbiter.cli import main
 main()
 """
-DEB = f"allow app={CURL} host=deb.debian.org port=443 proto=tcp"
 
 
 class Terminal:
