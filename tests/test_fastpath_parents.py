@@ -13,8 +13,8 @@ import pytest
 from fastpathscene import Child, Scene, Taken, event, load, standing
 from nativeharness import build
 
+from arbiter.kernel.elders import Elder
 from arbiter.kernel.procfs import ProcessTable
-from arbiter.kernel.procread import Elder
 from arbiter.model import Ancestor
 
 FORK, EXEC = 1, 2

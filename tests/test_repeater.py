@@ -38,8 +38,8 @@ from arbiter.events import (
     Trouble,
 )
 from arbiter.identity import by_executable_alone
+from arbiter.kernel.elders import Elder
 from arbiter.kernel.fastpath import Handed
-from arbiter.kernel.procread import Elder
 from arbiter.model import (
     ACCEPTED,
     ALLOW,

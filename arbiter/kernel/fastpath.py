@@ -20,9 +20,9 @@ from queue import SimpleQueue
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from arbiter.kernel.elders import Elder
 from arbiter.kernel.netlink import NETLINK_SOCK_DIAG
 from arbiter.kernel.procevents import FORKS_BUFFER, listen
-from arbiter.kernel.procread import Elder
 
 _native: ModuleType | None
 try:

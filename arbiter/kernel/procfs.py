@@ -30,7 +30,8 @@ from msgspec import Struct
 
 from arbiter import identity
 from arbiter.kernel import procread
-from arbiter.kernel.procread import ARGV_READ, DIRECTORY, READ, Elder, Image
+from arbiter.kernel.elders import Elder, facts_of
+from arbiter.kernel.procread import ARGV_READ, DIRECTORY, READ, Image
 from arbiter.model import Ancestor, Process
 
 CACHE_SIZE = 4096
@@ -150,7 +151,7 @@ class ProcessTable:
         `start` (clock ticks since boot) cannot have a younger one. `elder` is its parent, if that
         was read before. OSError as `get`."""
         with self._lock:
-            facts = elder and procread.facts_of(elder, self._homes)
+            facts = elder and facts_of(elder, self._homes)
             if elder is None or facts is None:
                 return self._ancestors(pid, parent, start, ANCESTORS)[0]
             above, _ = self._ancestors(elder.pid, elder.ppid, elder.start, ANCESTORS - 1)

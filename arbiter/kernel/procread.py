@@ -15,7 +15,6 @@ import os
 import re
 import stat as statmode
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from msgspec import Struct, structs
 
@@ -58,39 +57,6 @@ class Reading(Struct, frozen=True):
     """cmdline, as read."""
 
 
-class Elder(NamedTuple):
-    """A process as the fast path reads the parent of one that it met: it may have gone by now. It is
-    in no Flatpak, and its path leads, for us, to what it runs."""
-
-    pid: int
-    ppid: int
-    start: int
-    """Clock ticks since boot."""
-    exe: bytes
-    mounts: bytes
-    """The link text of ns/mnt."""
-    cgroup: bytes
-    cmdline: bytes
-    cwd: bytes
-
-
-def facts_of(elder: Elder, homes: Mapping[str, str]) -> identity.Facts | None:
-    """What identifies it, as `read` would have it; None where that takes more than was read."""
-    exe, argv = os.fsdecode(elder.exe), split_argv(elder.cmdline)
-    view = homes.get(os.fsdecode(elder.mounts))
-    if identity.appimage_mount(exe):
-        return None
-    own, cgroup = view is not None, _cgroup(elder.cgroup)
-    facts = identity.Facts(exe, own_mounts=own, argv=argv, cgroup=cgroup)
-    script = identity.find_script(exe, argv)
-    if script is None or not script.file:
-        return facts
-    if view is None:
-        return None
-    path = _resolved(identity.script_candidates(script.text, os.fsdecode(elder.cwd), ""), view)
-    return structs.replace(facts, script=path) if path else None
-
-
 def views(proc: str) -> dict[str, str]:
     """Whose files a path may mean: the link text of ns/mnt → the prefix by which we see them.
 
@@ -107,7 +73,7 @@ def views(proc: str) -> dict[str, str]:
 
 def read(directory: int, status: Stat, proc: str, homes: Mapping[str, str]) -> Reading:
     """All that identifies a process. `homes` is what `views` gives."""
-    cgroup = _cgroup(slurp("cgroup", 65536, directory))
+    cgroup = cgroup_of(slurp("cgroup", 65536, directory))
     try:
         target = os.readlink("exe", dir_fd=directory)
     except FileNotFoundError:
@@ -229,7 +195,7 @@ _UNIFIED = re.compile(rb"^0::(.*)$", re.MULTILINE)
 _SYSTEMD = re.compile(rb"^\d+:name=systemd:(.*)$", re.MULTILINE)
 
 
-def _cgroup(data: bytes) -> str:
+def cgroup_of(data: bytes) -> str:
     """The process's cgroup path: v2's, or on a hybrid or v1 system that of systemd's tree.
 
     A line's beginning is the kernel's, its path may hold anything but a newline (mkdir refuses
@@ -342,10 +308,10 @@ def _script(text: str, directory: int, own: bool, view: str) -> tuple[str, bool]
             same = statmode.S_ISREG(theirs.st_mode)
             return path, same and _same_file(view + path, (theirs.st_dev, theirs.st_ino))
         return "", False
-    return _resolved(candidates, view), True
+    return resolved(candidates, view), True
 
 
-def _resolved(candidates: Iterable[str], view: str) -> str:
+def resolved(candidates: Iterable[str], view: str) -> str:
     """The first that is a file or a folder, without symbolic links; "" for none."""
     for path in candidates:
         try:
