@@ -189,6 +189,7 @@ class Repeater:
         at = Now(came, ago.wall - (ago.mono - came))
         waited = (handed.answered - handed.came) / 1e9
         self._dispatch(Repeated(at, packet, owner, taught.report, waited))
+        self._owners.hear()  # nobody waits now
 
     def _other(self, like: Process, handed: Handed) -> tuple[Process, ...]:
         """Another process of its program; the same one as the last time, as a rule."""

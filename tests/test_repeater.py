@@ -100,6 +100,10 @@ class Queue:
 class Owners:
     def __init__(self) -> None:
         self.found: tuple[int, tuple[int, ...]] | None = (5, (100,))
+        self.heard = 0
+
+    def hear(self) -> None:
+        self.heard += 1
 
     def place(self, pid: int) -> tuple[int, tuple[int, ...]] | None:
         return self.found
@@ -307,6 +311,7 @@ def test_the_pipeline_hears_of_what_was_repeated_with_its_own_facts() -> None:
         Handed(b"", 1, 78, came, answered, 4300, 100, True, None, 99, b"curl\0-v\0"),
     )
     first, second = scene.events
+    assert scene.owners.heard == 2  # while nobody waits
     assert isinstance(first, Repeated)
     assert isinstance(second, Repeated)
     assert (first.packet.id, first.like, first.owner.inode) == (9, report, 77)

@@ -103,6 +103,11 @@ class OwnerLookup:
                 self._holders.note(holders[0], info.uid)
             return self._owner(found, processes, MAX_LISTED)
 
+    def hear(self) -> None:
+        """See `Holders.hear`."""
+        with self._lock:
+            self._holders.hear()
+
     def ports(self, proto: int) -> frozenset[int] | None:
         """See `SocketFinder.ports`."""
         return None if self._finder is None else self._finder.ports(proto)

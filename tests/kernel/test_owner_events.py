@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ownerscene import Client, clients, entered, made_namespace
 
+from arbiter.kernel.holders import Holder, Holders
 from arbiter.kernel.procevents import ProcEvents
 
 pytestmark = [
@@ -90,6 +91,23 @@ def test_an_overrun_is_told_and_everything_known_forgotten(
         assert events.drain(), "and then it goes on"
         assert child.pid in list(events.newest())
         child.kill()
+
+
+def test_who_hears_of_them_ahead_forgets_the_dead_and_needs_not_read_them_later(
+    events: ProcEvents,
+) -> None:
+    holders = Holders(events=events)
+    try:
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+            holders.note(Holder(child.pid, 3, 1), 0)
+            assert holders.hear()
+            assert child.pid in holders._recent
+            assert child.pid in list(events.newest())
+        assert holders.hear()
+        assert child.pid not in holders._recent
+        assert not events.gone
+    finally:
+        holders.close()
 
 
 def test_what_is_known_is_bounded_and_says_when_it_is_not_whole() -> None:
