@@ -298,6 +298,8 @@ void answers_adopt(struct fastpath *path, const struct answer *answer)
 	struct answer *mine, like = *answer;
 	struct process *holder;
 
+	if (!path->newborn->pid) /* it has ended by now */
+		return;
 	if (!met(path, path->newborn->pid) || (holder = adopted(path)) == NULL)
 		return;
 	like.program = NULL;
