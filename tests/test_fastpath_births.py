@@ -20,6 +20,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nativeharness import Harness, build
 
+from arbiter.kernel import procread
+
 FORK, EXEC, UID, EXIT = 1, 2, 4, 0x80000000
 US = os.getpid()
 NOBODY = 2**22
@@ -302,3 +304,22 @@ def test_a_program_is_not_known_by_a_parent_that_is_not_its_own(scene: Scene) ->
         scene.teach(socket.AF_INET, told, 5)
         tell(scene, other.pid, stranger)
         assert scene.send(other.packet()).token == 0
+
+
+def test_a_process_that_shows_no_arguments_may_be_gone_and_is_not_answered(
+    scene: Scene, known: Child
+) -> None:
+    """An empty cmdline is what the kernel has of one that ends while it is read."""
+    with Child() as other:
+        scene.happens.send(birth(other.pid))
+        page = f"ctypes.c_void_p({first_argument(other.pid) & -4096})"
+        for protection, token in ((0, 0), (3, 5)):  # PROT_NONE, PROT_READ | PROT_WRITE
+            assert other.do(f"ctypes.CDLL(None).mprotect({page}, 4096, {protection})") == "0"
+            shown = Path(f"/proc/{other.pid}/cmdline").read_bytes()
+            assert bool(shown) is bool(token)
+            assert scene.send(other.packet()).token == token
+
+
+def first_argument(pid: int) -> int:
+    """Where its arguments begin in its memory."""
+    return int(procread.parse_stat(Path(f"/proc/{pid}/stat").read_bytes()).image[3])
