@@ -21,6 +21,8 @@ from arbiter.lab.config import SERVER4
 from arbiter.store import Store
 
 PORT = 9999
+PLACES, PLACES_PORT = "198.18.0.0/15", 9998
+"""Addresses that the server has besides (RFC 2544's, for benchmarks)."""
 HERE = Path(__file__).parent
 WAIT = 120.0
 """Seconds that a consumer may take to start: OpenSnitch reads a file for each rule."""
@@ -119,6 +121,7 @@ class Arbiter:
         lines = [
             f"allow app={program} host={SERVER4} port={PORT} proto={p}" for p in ("tcp", "udp")
         ]
+        lines.append(f"allow app={program} host={PLACES} port={PLACES_PORT} proto=tcp")
         for app, address in others(count - len(lines)):
             lines.append(f"allow app={app} host={address} port=443 proto=tcp")
         with Store.open(self.home / "arbiter.db") as store:

@@ -4,12 +4,13 @@
  *   work fresh N ADDRESS PORT        N times, each by a new process (fork and exec)
  *   work nested N ADDRESS PORT       as fresh, each by a new process of a new process
  *   work asked N ADDRESS PORT        as same, but tells when each came back (CLOCK_MONOTONIC)
+ *   work roam N ADDRESS PORT         as same, to another address each time: the next one in its net
  *   work udp N ADDRESS PORT          N times a datagram from a new socket, and its echo
  *   work burst N RATE ADDRESS PORT   N datagrams from new sockets, RATE each second, and a second
  *                                    in which the last of them are still open
  *   work serve ADDRESS PORT          accepts and closes; echoes datagrams
  *   work idle N FDS                  N processes that sleep with so many descriptors each
- * The first six print nanoseconds, one line each. */
+ * The first seven print nanoseconds, one line each. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -198,6 +199,8 @@ int main(int argc, char **argv)
 		if (!strcmp(what, "paced"))
 			usleep(PACE);
 		took = strcmp(what, "udp") ? connect_once(&to) : query_once(&to);
+		if (!strcmp(what, "roam"))
+			to.sin_addr.s_addr = htonl(ntohl(to.sin_addr.s_addr) + 1);
 		printf("%ld\n", strcmp(what, "asked") ? took : now());
 		fflush(stdout);
 	}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import shutil
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from answers import Answering
-from consumers import PORT, BenchError, running, said
+from consumers import PLACES, PLACES_PORT, PORT, BenchError, running, said
 
 from arbiter.kernel import conntrack
 from arbiter.kernel.netlink import ack_request
@@ -39,14 +40,21 @@ class Bench:
 
     def __init__(self, lab: Lab, program: Path, cpu: int) -> None:
         self.lab, self._program, self._cpu = lab, program, cpu
+        self._been = 0
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
-        """The server runs meanwhile, where the lab's internet is."""
-        argv = [str(self._program), "serve", SERVER4, str(PORT)]
-        process = self.lab.popen(argv, ns="wifi", stdout=subprocess.PIPE, text=True)
-        with running(process):
-            said(process, "up\n", "the server")
+        """The server runs meanwhile, where the lab's internet is, and has all of PLACES, too."""
+        local = ["ip", "route", "add", "local", PLACES, "dev", "lo"]
+        done = self.lab.run(local, ns="wifi")
+        if done.returncode:
+            raise BenchError(f"no server at {PLACES}: {done.stderr.strip()}")
+        with contextlib.ExitStack() as stack:
+            for address, port in ((SERVER4, PORT), ("0.0.0.0", PLACES_PORT)):
+                argv = [str(self._program), "serve", address, str(port)]
+                process = self.lab.popen(argv, ns="wifi", stdout=subprocess.PIPE, text=True)
+                stack.enter_context(running(process))
+                said(process, "up\n", "the server")
             yield
 
     @contextlib.contextmanager
@@ -63,6 +71,7 @@ class Bench:
 
     def forget(self) -> None:
         """No connection of before is known any more: each is a new one for who comes next."""
+        self._been = 0
 
         def flush() -> None:
             with conntrack.open_netfilter() as sock:
@@ -71,8 +80,13 @@ class Bench:
         self.lab.inside(flush)
 
     def latency(self, kind: str, count: int) -> Latency:
-        """Of `count` connections: `same`, `paced`, `fresh`, `nested` or `udp`, see work.c."""
-        times = sorted(int(line) / 1000 for line in self._run(kind, str(count)).split())
+        """Of `count` connections: `same`, `paced`, `fresh`, `roam`, `nested` or `udp` (work.c)."""
+        to, port = SERVER4, PORT
+        if kind == "roam":  # each place once
+            to, port = str(ipaddress.ip_network(PLACES)[self._been + 1]), PLACES_PORT
+            self._been += count
+        told = self._run(kind, str(count), to=to, port=port)
+        times = sorted(int(line) / 1000 for line in told.split())
         return Latency(statistics.median(times), times[int(len(times) * 0.99)])
 
     def answered(self, socket: Path, count: int) -> float:
@@ -113,9 +127,11 @@ class Bench:
 
         return self.lab.inside(ask, "wifi")
 
-    def _run(self, *words: str, program: Path | None = None) -> str:
+    def _run(
+        self, *words: str, program: Path | None = None, to: str = SERVER4, port: int = PORT
+    ) -> str:
         program = program or self._program
-        argv = ["taskset", "-c", str(self._cpu), str(program), *words, SERVER4, str(PORT)]
+        argv = ["taskset", "-c", str(self._cpu), str(program), *words, to, str(port)]
         done = self.lab.run(argv, timeout=600)
         if done.returncode:
             raise BenchError(f"the client failed ({' '.join(words)}): {done.stderr.strip()}")
