@@ -160,11 +160,11 @@ class Pipeline(Asking):
         """The rules were not asked again: nothing that they depend on had changed by then."""
         self.counters["packets"] += 1
         self.counters["repeated"] += 1
-        if event.like.context.names:
-            self.names.keep(event.packet.flow.daddr, event.now.mono)
-        return self._verdicts.repeated(
-            event.now, event.packet, event.owner, event.like, event.waited
-        )
+        daddr = event.packet.flow.daddr
+        names = self.names.names_of(daddr, event.now.mono)
+        if names:
+            self.names.keep(daddr, event.now.mono)
+        return self._verdicts.repeated(event, names)
 
     def _owner_found(self, now: Now, packet_id: int, owner: Owner | NoOwner) -> list[Effect]:
         held = self.held.get(packet_id)

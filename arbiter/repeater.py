@@ -77,7 +77,7 @@ class Repeater:
         self._pipeline, self._dispatch = pipeline, dispatch
         self._taught: dict[int, _Taught] = {}
         self._addresses: set[bytes] = set()
-        """Where the answers lead to."""
+        """Where the answers lead to; zeros: wherever."""
         self._tokens = 0
         self._last: tuple[tuple[Process, int, int, bytes] | None, tuple[Process, ...]] = (None, ())
         """What the last other process was told by, and it."""
@@ -145,30 +145,39 @@ class Repeater:
         if len(self._taught) >= MOST:
             self._forget()
         flow, mono = packet.flow, time.monotonic()
-        until = min(mono + SECONDS, self._pipeline.names.until(flow.daddr, mono))
+        daddr, until = flow.daddr, mono + SECONDS
+        if self._depends_on_place(report, process.app.id, flow.dport):
+            until = min(until, self._pipeline.names.until(daddr, mono))
+        else:
+            daddr = bytes(len(daddr))
         self._tokens += 1
-        question = Question(
-            flow.proto, flow.saddr, flow.daddr, flow.dport, packet.outdev, packet.mark
-        )
+        question = Question(flow.proto, flow.saddr, daddr, flow.dport, packet.outdev, packet.mark)
         mark = self._queue.mark(packet.mark, report.verdict)
         if path.teach(self._mark, question, standing, owner.uid, mark, self._tokens, until):
             self._taught[self._tokens] = _Taught(owner, report)
-            self._addresses.add(flow.daddr)
+            self._addresses.add(daddr)
             if program and process.ancestors:
                 self._keep_ancestors(process.ancestors[0].pid, process.ancestors)
 
     def _program(self, process: Process) -> tuple[bytes, int]:
         """The path by which others of its program are known, and whose children only, if a rule
         asks for ancestors; b"" where more than that tells whether they are decided the same."""
-        index = self._pipeline.rules.index
-        if index.of_processes or self._pipeline.ways.runs:
+        depends = self._pipeline.rules.index.depends
+        if depends.on_process or self._pipeline.ways.runs:
             return b"", 0
         if not identity.by_executable_alone(process):
             return b"", 0
         exe = os.fsencode(process.exe)
-        if not index.of_parents(process.app.id):
+        if not depends.on_parents(process.app.id):
             return exe, 0
         return (exe, process.ancestors[0].pid) if process.ancestors else (b"", 0)
+
+    def _depends_on_place(self, report: Report, app: str, port: int) -> bool:
+        """Whether what this app sends to this port may be decided otherwise at another address: by
+        a rule, or because a link does not lead there."""
+        if report.decision.action is Action.ROUTE:
+            return True
+        return self._pipeline.rules.index.depends.on_place(app, port)
 
     def _forget(self) -> None:
         assert self._path is not None

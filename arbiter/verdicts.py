@@ -6,7 +6,7 @@ from collections import Counter
 
 from msgspec import structs
 
-from arbiter.events import Effect, Reason, Report, SetVerdict
+from arbiter.events import Effect, Reason, Repeated, Report, SetVerdict
 from arbiter.held import Held, HeldPackets
 from arbiter.judge import Judgement
 from arbiter.model import (
@@ -20,7 +20,6 @@ from arbiter.model import (
     Action,
     Decision,
     Now,
-    Owner,
     Packet,
     Peer,
     Undecodable,
@@ -110,16 +109,23 @@ class Verdicts:
             now, held, judgement.decision, Reason.RULE, rule=rule, way=way, lasting=lasting
         )
 
-    def repeated(
-        self, now: Now, packet: Packet, owner: Owner, like: Report, waited: float
-    ) -> list[Effect]:
-        """A verdict that was given already, as `like` was."""
+    def repeated(self, event: Repeated, names: tuple[str, ...]) -> list[Effect]:
+        """A verdict that was given already, to a packet whose destination has these names now."""
+        like, context = event.like, event.like.context
         self._count(like.decision, like.reason)
         if like.verdict.passes:
-            self._ways.sent(packet, owner, like.link)
+            self._ways.sent(event.packet, event.owner, like.link)
+        if names != context.names:
+            context = context._replace(names=names)
         return [
             structs.replace(
-                like, wall=now.wall, packet=packet, owner=owner, waited=waited, lasting=False
+                like,
+                wall=event.now.wall,
+                packet=event.packet,
+                owner=event.owner,
+                waited=event.waited,
+                context=context,
+                lasting=False,
             )
         ]
 

@@ -121,7 +121,7 @@ class Arbiter:
         lines = [
             f"allow app={program} host={SERVER4} port={PORT} proto={p}" for p in ("tcp", "udp")
         ]
-        lines.append(f"allow app={program} host={PLACES} port={PLACES_PORT} proto=tcp")
+        lines.append(f"allow app={program} port={PLACES_PORT} proto=tcp")
         for app, address in others(count - len(lines)):
             lines.append(f"allow app={app} host={address} port=443 proto=tcp")
         with Store.open(self.home / "arbiter.db") as store:

@@ -76,10 +76,11 @@ def load(path: str) -> ModuleType:
     return module
 
 
-def connected(family: int = socket.AF_INET) -> socket.socket:
+def connected(family: int = socket.AF_INET, address: str = "", port: int = DPORT) -> socket.socket:
     """A UDP socket that sends to one address only."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
-    sock.connect((ADDRESSES[family], DPORT))
+    sock.bind((ADDRESSES[family], 0))
+    sock.connect((address or ADDRESSES[family], port))
     return sock
 
 
@@ -87,11 +88,18 @@ def packed(family: int) -> bytes:
     return socket.inet_pton(family, ADDRESSES[family])
 
 
-def queued(family: int, sport: int, number: int = 1, mark: int = MARK) -> bytes:
+def queued(
+    family: int,
+    sport: int,
+    number: int = 1,
+    mark: int = MARK,
+    address: str = "",
+    port: int = DPORT,
+) -> bytes:
     """The message of the queue for a packet of the socket at this port."""
     ip = IP if family == socket.AF_INET else IPv6
-    address = ADDRESSES[family]
-    payload = bytes(ip(src=address, dst=address) / UDP(sport=sport, dport=DPORT))
+    source = ADDRESSES[family]
+    payload = bytes(ip(src=source, dst=address or source) / UDP(sport=sport, dport=port))
     return queuemessages.queued(payload, mark, 1, number)
 
 
@@ -167,11 +175,17 @@ class Scene:
         os.close(self._stop)
 
     def teach(
-        self, family: int, known: tuple[Any, ...], token: int, mark: int | None = None
+        self,
+        family: int,
+        known: tuple[Any, ...],
+        token: int,
+        mark: int | None = None,
+        wherever: bool = False,
     ) -> bool:
-        """Repeat this from now on."""
+        """Repeat this from now on; `wherever` it goes."""
         address = packed(family)
-        question = (17, address, address, DPORT, 1, MARK)
+        to = bytes(len(address)) if wherever else address
+        question = (17, address, to, DPORT, 1, MARK)
         since = self.path.mark() if mark is None else mark
         until = time.monotonic_ns() + 60_000_000_000
         return bool(self.path.teach(since, question, known, os.geteuid(), VERDICT, token, until))
@@ -220,7 +234,8 @@ def read_verdict(data: bytes) -> Verdict:
 CHILD = """
 import ctypes, os, socket, sys
 one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-one.connect(("127.0.0.1", 9))
+one.bind(("127.0.0.1", 0))
+one.connect((sys.argv[1], 9))
 os.set_inheritable(one.fileno(), True)
 print(one.fileno(), one.getsockname()[1], flush=True)
 for line in sys.stdin:
@@ -238,10 +253,12 @@ class Child:
         executable: str = sys.executable,
         under: Sequence[str] = (),
         cwd: str | None = None,
+        address: str = ADDRESSES[socket.AF_INET],
     ) -> None:
-        """`under`: the command that starts it."""
+        """`under`: the command that starts it. `address`: to where its socket is connected."""
         pipe = subprocess.PIPE
-        argv = [*under, executable, "-S", "-E", "-c", CHILD, *words]
+        argv = [*under, executable, "-S", "-E", "-c", CHILD, address, *words]
+        self.address = address
         self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=cwd)
         self.descriptor, self.port = map(int, self.line().split())
 
@@ -272,7 +289,7 @@ class Child:
         return self.line().strip()
 
     def packet(self, number: int = 1) -> bytes:
-        return queued(socket.AF_INET, self.port, number)
+        return queued(socket.AF_INET, self.port, number, address=self.address)
 
 
 LOOKED_AT = ("", "/cgroup", "/cmdline")

@@ -227,7 +227,7 @@ def born_as(pid: int) -> Iterator[int]:
     if made == 0:
         os.dup2(there, 0)
         os.dup2(to, 1)
-        os.execv(sys.executable, [sys.executable, "-S", "-E", "-c", CHILD])
+        os.execv(sys.executable, [sys.executable, "-S", "-E", "-c", CHILD, "127.0.0.1"])
     os.close(to)
     os.close(there)
     with open(out) as said, open(here, "w"):

@@ -28,7 +28,7 @@ from arbiter.events import (
     RunVia,
     SetVerdict,
 )
-from arbiter.model import Link, Now, OverBudget, Owner, Packet, Spent
+from arbiter.model import Action, Link, Now, OverBudget, Owner, Packet, Spent
 from arbiter.profiles import Book, Profile, Standing
 from arbiter.repeater import SECONDS, STEADY, repeatable
 from arbiter.rules import Index
@@ -56,6 +56,11 @@ LINES = (
     "allow host=www.example.org port=443",
     "deny host=other.example.org",
 )
+OTHERS = {
+    4: (SERVER, bytes((192, 168, 1, 5)), bytes((203, 0, 113, 9))),
+    16: (SERVER6, bytes.fromhex("fd00" + 28 * "0")),
+}
+"""Where else something leads."""
 NIGHTLY = f"deny port=53 {EVEN}"
 WALL = 1_700_000_000.0
 LTE = Link("lte", 2, "wwan0", index=3)
@@ -70,13 +75,14 @@ class Repeating(Playbook):
     """Remembers what the fast path would know."""
 
     def __init__(self) -> None:
-        self.known: list[tuple[Report, float]] = []
+        self.known: list[tuple[Report, float, bool]] = []
+        """What was decided, until when that holds, and whether wherever it leads to."""
         super().__init__()
 
     def send(self, event: Event) -> Playbook:
         if isinstance(event, NamesLearned):
             there = event.answers.addresses
-            self.known = [one for one in self.known if _leads(one[0]) not in there]
+            self.known = [one for one in self.known if one[2] or _leads(one[0]) not in there]
         elif type(event) not in STEADY:
             self.known.clear()
         return super().send(event)
@@ -124,9 +130,21 @@ class Promise(RuleBasedStateMachine):
                 mono = self.play.now.mono
                 link = self.play.pipeline.ways.used(packet, effect.link)
                 if link is None or link.spent is None:
-                    until = self.play.pipeline.names.until(packet.flow.daddr, mono)
-                    self.play.known.append((effect, min(mono + SECONDS, until)))
+                    until = mono + SECONDS
+                    there = self.depends(effect)
+                    if there:
+                        until = min(until, self.play.pipeline.names.until(_leads(effect), mono))
+                    self.play.known.append((effect, until, not there))
         self.play.late(later)
+
+    def depends(self, report: Report) -> bool:
+        """Whether it may depend on where it leads to."""
+        assert isinstance(report.packet, Packet)
+        assert isinstance(report.owner, Owner)
+        if report.decision.action is Action.ROUTE:
+            return True
+        app, port = report.owner.processes[0].app.id, report.packet.flow.dport
+        return self.play.pipeline.rules.index.depends.on_place(app, port)
 
     @rule(line=st.sampled_from(LINES), removed=st.lists(st.integers(1, 12), max_size=3))
     def rules_change(self, line: str, removed: list[int]) -> None:
@@ -193,29 +211,31 @@ class Promise(RuleBasedStateMachine):
 
     def probe(self) -> None:
         mono = self.play.now.mono
-        for report, until in list(self.play.known):
-            assert isinstance(report.packet, Packet)
-            assert isinstance(report.owner, Owner)
+        for report, until, wherever in list(self.play.known):
             if until < mono:
                 continue
-            sport = report.packet.flow.sport % 60000 + 1
-            flow = structs.replace(report.packet.flow, sport=sport)
-            like = structs.replace(report.packet, flow=flow)
-            given, *rest = self.ask(report.owner, like)
-            assert isinstance(given, SetVerdict)
-            assert given.verdict == report.verdict
-            again = rest[0]
-            assert isinstance(again, Report)
-            assert (again.rule, again.link, again.context) == (
-                report.rule,
-                report.link,
-                report.context,
-            )
-            self.probed += 1
+            there = _leads(report)
+            for daddr in (there, *(OTHERS[len(there)] if wherever else ())):
+                self.probe_one(report, daddr, wherever)
+
+    def probe_one(self, report: Report, daddr: bytes, wherever: bool) -> None:
+        assert isinstance(report.packet, Packet)
+        assert isinstance(report.owner, Owner)
+        sport = report.packet.flow.sport % 60000 + 1
+        flow = structs.replace(report.packet.flow, sport=sport, daddr=daddr)
+        like = structs.replace(report.packet, flow=flow)
+        given, *rest = self.ask(report.owner, like)
+        assert isinstance(given, SetVerdict)
+        assert given.verdict == report.verdict
+        again = rest[0]
+        assert isinstance(again, Report)
+        context = again.context._replace(names=report.context.names) if wherever else again.context
+        assert (again.rule, again.link, context) == (report.rule, report.link, report.context)
+        self.probed += 1
 
     @invariant()
     def a_repeated_packet_is_counted_and_recorded_once(self) -> None:
-        for report, _ in self.play.known[:1]:
+        for report, _, _ in self.play.known[:1]:
             assert isinstance(report.packet, Packet)
             assert isinstance(report.owner, Owner)
             play, before = self.play, self.play.pipeline.counters.copy()

@@ -60,6 +60,7 @@ from arbiter.repeater import MOST, SECONDS, Repeater, repeatable
 from arbiter.settings import Settings
 
 CURL = "allow app=/usr/bin/curl"
+OTHER = bytes((198, 51, 100, 77))
 LTE = Link("lte", 2, "wwan0", index=3)
 
 
@@ -152,11 +153,51 @@ def test_what_a_rule_decides_is_taught() -> None:
     ((question, standing, uid, mark, token, until),) = scene.path.taught
     assert isinstance(report.packet, Packet)
     flow = report.packet.flow
-    assert question == (6, flow.saddr, SERVER, 443, report.packet.outdev, report.packet.mark)
+    assert question == (6, flow.saddr, bytes(4), 443, report.packet.outdev, report.packet.mark)
     assert (standing.pid, standing.uid, standing.image) == (4242, 1000, "1 2 3 4")
     assert (standing.descriptor, standing.relatives) == (5, (100,))
     assert (uid, mark, token) == (1000, MARK_DECIDED, 1)
     assert SECONDS - 5 < until - time.monotonic() <= SECONDS
+
+
+@pytest.mark.parametrize(
+    ("rule", "there"),
+    [
+        ("deny app=/usr/bin/curl host=10.9.9.9", True),
+        ("deny app=/usr/bin/curl host=ads.example port=443 user=bob", True),
+        ("deny app=/usr/bin/curl host=10.9.9.9 port=80-443", True),
+        ("deny app=/usr/bin/curl host=10.9.9.9 port=80", False),
+        ("deny host=lan", True),
+        ("deny host=ads.example port=443", True),
+        ("deny host=ads.example port=53", False),
+        ("deny app=/usr/bin/wget host=10.9.9.9", False),
+        ("deny app=/usr/bin/curl port=443 user=bob", False),
+        ("route via=lte app=/usr/bin/curl port=443", True),
+    ],
+)
+def test_it_is_taught_for_wherever_it_leads_if_no_rule_for_it_asks_where(
+    rule: str, there: bool
+) -> None:
+    scene = Scene(CURL, rule)
+    scene.play.links(LTE)
+    scene.decide(dport=443)
+    ((question, *_),) = scene.path.taught
+    assert question.daddr == (SERVER if there else bytes(4))
+    scene.repeater.before(NamesLearned(START, Answers("a.example", (SERVER6, SERVER), 5)))
+    assert scene.path.calls == (["forget", "settle"] if there else [])
+
+
+def test_the_record_of_another_place_has_its_own_names() -> None:
+    scene = Scene(CURL)
+    for name, to in (("first.example", SERVER), ("second.example", OTHER)):
+        scene.play.send(NamesLearned(START, Answers(name, (to,), 3000)))
+    report = scene.decide()
+    play = scene.play
+    for daddr, names in ((SERVER, ("first.example",)), (OTHER, ("second.example",))):
+        one = packet(9, daddr=daddr)
+        (told,) = play.pipeline.handle(Repeated(play.now, one, owner(), report, 0.1))
+        assert isinstance(told, Report)
+        assert told.context.names == names
 
 
 def test_a_denial_is_taught_with_its_mark() -> None:
@@ -266,7 +307,7 @@ def test_a_refusal_that_is_told_is_told_each_time() -> None:
     ],
 )
 def test_what_may_change_a_decision_takes_all_back_first(event: Event) -> None:
-    scene = Scene(CURL)
+    scene = Scene(CURL, "deny host=ads.example")
     scene.decide()
     scene.repeater.before(event)
     assert scene.path.calls == ["forget", "settle"]

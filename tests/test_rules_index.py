@@ -112,19 +112,6 @@ def test_a_change_is_in_the_next_answer() -> None:
     assert index.lookup(query(), NOW) is None
 
 
-def test_it_knows_for_whom_an_answer_depends_on_who_started_it() -> None:
-    index = Index([entry(1, "allow app=/bin/a"), entry(2, "deny app=/bin/a parent=/bin/sh")])
-    assert (index.of_parents("/bin/a"), index.of_parents("/bin/b")) == (True, False)
-    index.add(entry(3, "allow parent=/bin/sh"))
-    assert index.of_parents("/bin/b")
-    index.remove(3)
-    index.add(entry(2, "deny app=/bin/b parent=/bin/sh"))
-    assert (index.of_parents("/bin/a"), index.of_parents("/bin/b")) == (False, True)
-    index.remove(2)
-    index.remove(2)
-    assert not index.of_parents("/bin/b")
-
-
 def test_the_memo_answers_again_and_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
     index = Index([entry(1, "allow app=/usr/bin/curl"), entry(2, "deny for=1h", created=NOW)])
     searched: list[Query] = []

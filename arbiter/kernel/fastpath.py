@@ -66,6 +66,7 @@ class Question(NamedTuple):
     proto: int
     saddr: bytes
     daddr: bytes
+    """Zeros: whatever it is."""
     dport: int
     outdev: int
     mark: int

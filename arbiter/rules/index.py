@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from datetime import UTC, tzinfo
 from operator import itemgetter
@@ -26,6 +25,7 @@ from operator import itemgetter
 from msgspec import structs
 
 from arbiter.rules import explain
+from arbiter.rules.depends import Depends
 from arbiter.rules.packed import Packed
 from arbiter.rules.rank import Specificity, rank, specificity
 from arbiter.rules.rule import Entry, Match, Query
@@ -61,10 +61,7 @@ class Index:
         """(expires, id) of the spans, sorted."""
         self._memo: dict[Query, Entry | None] = {}
         """Answers that hold until something changes, whatever the time is."""
-        self._of_processes = 0
-        """How many entries end with a process. Without one, no answer depends on which asks."""
-        self._of_parents: Counter[str] = Counter()
-        """Of an app: entries that ask for an ancestor; "": for whatever app."""
+        self.depends = Depends()
         self._passing = False
         """Whether the look-up of this moment has met an entry that holds at some times only."""
         self.lasting = False
@@ -90,15 +87,6 @@ class Index:
         """Whether just this is in force."""
         return self.get(entry.id) == entry
 
-    @property
-    def of_processes(self) -> bool:
-        """Whether an entry ends with a process: then answers depend on which one asks."""
-        return self._of_processes > 0
-
-    def of_parents(self, app: str) -> bool:
-        """Whether an entry for this app asks for an ancestor: answers depend on who started it."""
-        return self._of_parents[app] > 0 or self._of_parents[""] > 0
-
     def get(self, id: int) -> Entry | None:
         """The entry with this id."""
         return self._shared.get(id) or self._packed.get(id)
@@ -110,9 +98,7 @@ class Index:
         self.remove(entry.id)
         self._forget()
         self.spoken.add(entry.rule.host)
-        self._of_processes += entry.process is not None
-        if entry.rule.parent:
-            self._of_parents[entry.rule.app] += 1
+        self.depends.add(entry)
         if entry.expires is not None:
             bisect.insort(self._expiries, (entry.expires, entry.id))
         id, key = self._slots.place(entry)
@@ -143,9 +129,7 @@ class Index:
             return
         self._forget()
         self.spoken.remove(entry.rule.host)
-        self._of_processes -= entry.process is not None
-        if entry.rule.parent:
-            self._of_parents[entry.rule.app] -= 1
+        self.depends.remove(entry)
         if entry.expires is not None:
             del self._expiries[bisect.bisect_left(self._expiries, (entry.expires, id))]
         shape_id, key = self._slots.place(entry)
@@ -185,7 +169,7 @@ class Index:
         does not depend on the time is answered from the memo.
         """
         memo = self._memo
-        if query.processes and not self._of_processes:
+        if query.processes and not self.depends.on_process:
             query = structs.replace(query, processes=())  # a new process of a known program, too
         self.lasting = True
         try:

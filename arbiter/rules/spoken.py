@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 
-from arbiter.rules.cells import Cells
 from arbiter.rules.names import suffix
 from arbiter.rules.rule import Domain, Host, Name
+from arbiter.rules.tally import Tally
 
 
 class Spoken:
@@ -17,8 +16,8 @@ class Spoken:
     """
 
     def __init__(self) -> None:
-        self._names = _Tally()
-        self._domains = _Tally()
+        self._names = Tally()
+        self._domains = Tally()
         self._depths: Counter[int] = Counter()  # labels of the domains
         self.version = 0
         """Another number after each change of what `in` says."""
@@ -46,41 +45,3 @@ class Spoken:
             self._depths[depth] -= 1
             if not self._depths[depth]:
                 del self._depths[depth]
-
-
-class _Tally:
-    """How often names were added, by their hashes: 25 bytes a name."""
-
-    def __init__(self) -> None:
-        self._hashes, self._counts = array("q"), array("I")
-        self._free: list[int] = []
-        self._cells = Cells(self._hashes)
-
-    def __contains__(self, name: str | None) -> bool:
-        return self._cells.find(hash(name)) >= 0
-
-    def add(self, name: str) -> bool:
-        """Once more; whether it is new."""
-        place = self._cells.find(hash(name))
-        if place >= 0:
-            self._counts[place] += 1
-            return False
-        if self._free:
-            place = self._free.pop()
-            self._hashes[place], self._counts[place] = hash(name), 1
-        else:
-            place = len(self._hashes)
-            self._hashes.append(hash(name))
-            self._counts.append(1)
-        self._cells.add(place)
-        return True
-
-    def remove(self, name: str) -> bool:
-        """Once less, of one that was added; whether it is gone."""
-        place = self._cells.find(hash(name))
-        self._counts[place] -= 1
-        if self._counts[place]:
-            return False
-        self._cells.remove(hash(name))
-        self._free.append(place)
-        return True

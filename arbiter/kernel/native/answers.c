@@ -1,4 +1,4 @@
-/* answers.c: questions that were answered before, for which process, and whether it asks again.
+/* answers.c: questions that were answered before, and for which process or program.
  *
  * All of it with the lock of the path held. */
 #include "fastpath.h"
@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static unsigned bucket_of(const struct question *question)
+unsigned answers_bucket(const struct question *question)
 {
 	const uint8_t *at = (const void *)question;
 	uint32_t hash = 2166136261u; /* FNV-1a. Whoever makes it collide slows down own programs. */
@@ -68,135 +68,14 @@ void answers_drain(struct fastpath *path)
 	births_ended(path, 0);
 }
 
-static bool known(const struct answer *answer)
+bool answer_known(const struct answer *answer)
 {
 	return answer->process->pid && answer->process->born == answer->born;
 }
 
-static bool program_known(const struct answer *answer)
+bool answer_program_known(const struct answer *answer)
 {
 	return answer->program != NULL && answer->program->born == answer->program_born;
-}
-
-/* Whether the same process sent it. */
-static bool by_process(struct fastpath *path, const struct answer *answer,
-		       const struct socket_found *found)
-{
-	struct process *process = answer->process;
-
-	if (!known(answer) || !process_holds(process, found->inode))
-		return false;
-	if (!process_same(process)) {
-		process_close(process);
-		return false;
-	}
-	answers_drain(path); /* last: whom it has as a child by now may hold the socket, too */
-	return known(answer);
-}
-
-/* Whether this answer is one to the packet. */
-static bool fits(const struct answer *answer, const struct packet *packet, const struct message *message)
-{
-	return !memcmp(&answer->question, &packet->question, sizeof packet->question) &&
-	       answer->until >= message->came;
-}
-
-/* Where programs that were asked this have their sockets; how many there are. */
-static int places(const struct answer *first, const struct packet *packet, const struct message *message,
-		  int *descriptors)
-{
-	int count = 0;
-
-	for (const struct answer *answer = first; answer != NULL; answer = answer->next) {
-		if (!program_known(answer) || !fits(answer, packet, message))
-			continue;
-		for (int i = 0; i < answer->program->descriptor_count; i++) {
-			bool new = count < PLACES;
-
-			for (int k = 0; k < count; k++)
-				new = new && descriptors[k] != answer->program->descriptors[i];
-			if (new)
-				descriptors[count++] = answer->program->descriptors[i];
-		}
-	}
-	return count;
-}
-
-static bool name(struct message *message, pid_t pid, pid_t parent, uint64_t start, const char *argv,
-		 size_t size)
-{
-	message->argv = malloc(size + 1);
-	if (message->argv == NULL)
-		return false;
-	memcpy(message->argv, argv, size);
-	message->argv_size = size;
-	message->pid = pid;
-	message->parent = parent;
-	message->known = true;
-	message->start = start;
-	return true;
-}
-
-/* Python knows the process that was decided about. */
-static bool name_process(const struct process *one, struct message *message)
-{
-	return one->argv == NULL ||
-	       name(message, one->pid, one->relatives[0], one->start, one->argv, one->argv_size);
-}
-
-/* The answer for a process that was looked up before. */
-static const struct answer *of_processes(struct fastpath *path, struct answer *first,
-					 const struct packet *packet, const struct socket_found *found,
-					 struct message *message)
-{
-	for (struct answer *answer = first; answer != NULL; answer = answer->next)
-		if (fits(answer, packet, message) && answer->uid == found->uid &&
-		    by_process(path, answer, found))
-			return name_process(answer->process, message) ? answer : NULL;
-	return NULL;
-}
-
-/* The answer for a new process of a program that was looked up before: `path->newborn` then. */
-static const struct answer *of_programs(struct fastpath *path, struct answer *first,
-					const struct packet *packet, const struct socket_found *found,
-					struct message *message)
-{
-	int descriptors[PLACES], count = places(first, packet, message, descriptors);
-	struct newborn *one = count ? holder_newborn(path, descriptors, count, found->inode) : NULL;
-
-	for (struct answer *answer = first; one != NULL && answer != NULL; answer = answer->next) {
-		if (answer->uid != found->uid || !program_known(answer) || !fits(answer, packet, message) ||
-		    !program_is(answer->program, &one->facts) ||
-		    (answer->program->only && answer->program->only != one->parent))
-			continue;
-		path->newborn = one;
-		if (!name(message, one->pid, one->parent, one->start, one->argv, one->argv_size))
-			return NULL;
-		message->known = answer->program->parent == one->parent;
-		return answer;
-	}
-	return NULL;
-}
-
-/* The answer to a packet's question, if all is as it was when the answer was given. None, too, where
- * its record could not say who it was. */
-const struct answer *answers_recall(struct fastpath *path, const struct packet *packet,
-				    struct message *message)
-{
-	struct answer *first = path->buckets[bucket_of(&packet->question)];
-	const struct answer *answer = first;
-	struct socket_found found;
-
-	while (answer != NULL && !fits(answer, packet, message))
-		answer = answer->next;
-	if (answer == NULL || !packet_socket(path->diag, packet, &found))
-		return NULL;
-	answer = of_processes(path, first, packet, &found, message);
-	if (answer == NULL)
-		answer = of_programs(path, first, packet, &found, message);
-	if (answer != NULL)
-		message->inode = found.inode;
-	return answer;
 }
 
 /* A place for a process, whose descriptors are opened; NULL if it has gone, or changed. Its `argv`
@@ -228,13 +107,13 @@ static struct process *place(struct fastpath *path, const struct process *proces
 static struct answer *answer_place(struct fastpath *path, const struct question *question,
 				   const struct process *holder)
 {
-	unsigned bucket = bucket_of(question);
+	unsigned bucket = answers_bucket(question);
 	struct answer *mine = path->buckets[bucket];
 
 	for (; mine != NULL; mine = mine->next)
 		if (!memcmp(&mine->question, question, sizeof *question) &&
 		    ((mine->process == holder && mine->born == holder->born) ||
-		     !(known(mine) || program_known(mine))))
+		     !(answer_known(mine) || answer_program_known(mine))))
 			return mine;
 	if (path->used == ANSWERS)
 		return NULL;

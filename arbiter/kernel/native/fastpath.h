@@ -4,7 +4,8 @@
  *   process.c   whether a process that was looked up before is the same, and holds a socket
  *   program.c   whether a new process runs a program that was looked up before
  *   events.c    which processes had children or ended since
- *   answers.c   questions that were answered before, for which process
+ *   answers.c   questions that were answered before, and for which process or program
+ *   recall.c    whether a packet asks one of them again
  *   births.c    new processes, opened as they are born, ahead of their first packet
  *   holder.c    which of them alone holds a socket
  *   fastpath.c  what is asked again is answered again
@@ -26,7 +27,7 @@
 #include <sys/types.h>
 
 /* What a connection's first packet asks, but for who sends it and from which port. Compared byte by
- * byte: cleared before it is filled in. */
+ * byte: cleared before it is filled in. All zeros for `daddr`: wherever it goes to. */
 struct question {
 	uint8_t family; /* AF_INET or AF_INET6 */
 	uint8_t proto;  /* IPPROTO_TCP or IPPROTO_UDP */
@@ -226,11 +227,17 @@ struct fastpath {
 
 void answers_forget(struct fastpath *path);
 void answers_drain(struct fastpath *path);
-const struct answer *answers_recall(struct fastpath *path, const struct packet *packet,
-				    struct message *message);
 void answers_adopt(struct fastpath *path, const struct answer *answer);
 bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *answer,
 		   const struct process *process, const struct program *program);
+
+unsigned answers_bucket(const struct question *question);
+bool answer_known(const struct answer *answer);
+bool answer_program_known(const struct answer *answer);
+
+/* recall.c */
+const struct answer *answers_recall(struct fastpath *path, const struct packet *packet,
+				    struct message *message);
 
 /* births.c */
 struct newborn *births_opened(struct fastpath *path, pid_t pid);

@@ -1,0 +1,112 @@
+"""The fast path, where no rule asks to where: a first connection to another place is answered as at
+those before, recorded as its own, and decided anew as soon as a rule asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from dialing import REFUSED, SECONDS, TARGETS, Dialer, known, records, repeats
+from running import Arbiter
+
+from arbiter.kernel.fastpath import compiled
+from arbiter.lab import Lab
+from arbiter.lab.config import SECOND4, SERVER4
+
+pytestmark = pytest.mark.skipif(not compiled(), reason="KERNEL TEST NOT RUN: not compiled")
+target = pytest.mark.parametrize(("proto", "server"), TARGETS)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arbiter]:
+    with Lab(f"g{os.getpid()}") as lab:
+        home = tmp_path_factory.mktemp("daemon")
+        with Arbiter(lab, home, settings="deadline = 0.5\n") as running:
+            yield running
+
+
+@pytest.fixture
+def arbiter(daemon: Arbiter) -> Iterator[Arbiter]:
+    """One for all tests of this file: each has other rules and other processes."""
+    yield daemon
+    daemon.forget()
+
+
+@target
+def test_another_place_is_answered_and_recorded_with_its_own_names(
+    arbiter: Arbiter, proto: str, server: str
+) -> None:
+    arbiter.add("allow port=7", "allow port=53")
+    dialer, second = Dialer(arbiter), SECONDS[server]
+    assert second in str(dialer.do("socket.getaddrinfo('second.lab.test', 7)"))
+    known(arbiter, dialer, proto, server)
+    before = repeats(arbiter)
+    assert dialer.dial(proto, second) == "reached"
+    assert repeats(arbiter) == before + 1
+    *_, last = records(arbiter, 2, "--port", "7", pid=dialer.pid)
+    assert (last["daddr"], last["names"]) == (second, ["second.lab.test"])
+    assert (last["decision"], last["reason"]) == ("allow", "rule")
+
+
+@target
+def test_what_is_denied_is_denied_at_another_place(
+    arbiter: Arbiter, proto: str, server: str
+) -> None:
+    arbiter.add("deny port=7")
+    dialer, second = Dialer(arbiter), SECONDS[server]
+    first = dialer.dial(proto, server)
+    assert first in REFUSED
+    known(arbiter, dialer, proto, server, end=str(first))
+    before = repeats(arbiter)
+    assert dialer.dial(proto, second) == first
+    assert repeats(arbiter) == before + 1
+    assert {one["decision"] for one in records(arbiter, 2, pid=dialer.pid)} == {"deny"}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        f"deny host={SECOND4}",
+        "deny host=198.51.100.16/28 port=7",
+        "deny host=second.lab.test",
+        "deny host=*.lab.test port=1-9 user=root",
+    ],
+)
+def test_a_rule_that_asks_to_where_counts_at_the_first_connection(
+    arbiter: Arbiter, rule: str
+) -> None:
+    arbiter.add("allow port=7", "allow port=53")
+    dialer = Dialer(arbiter)
+    assert SECOND4 in str(dialer.do("socket.getaddrinfo('second.lab.test', 7)"))
+    known(arbiter, dialer, "tcp", SERVER4)
+    arbiter.add(rule)
+    before = repeats(arbiter)
+    assert dialer.dial("tcp", SECOND4) in REFUSED
+    assert repeats(arbiter) == before
+    known(arbiter, dialer, "tcp", SERVER4)
+    before = repeats(arbiter)
+    assert dialer.dial("tcp", SECOND4) in REFUSED
+    assert repeats(arbiter) in (before, before + 1)  # that is known by now, too
+
+
+def test_a_rule_for_another_port_leaves_it_as_it_is(arbiter: Arbiter) -> None:
+    arbiter.add("allow port=7", f"deny host={SECOND4} port=80")
+    dialer = Dialer(arbiter)
+    known(arbiter, dialer, "tcp", SERVER4)
+    before = repeats(arbiter)
+    assert dialer.dial("tcp", SECOND4) == "reached"
+    assert repeats(arbiter) == before + 1
+    assert dialer.dial("tcp", SECOND4, 80) in REFUSED
+    assert dialer.dial("tcp", SECOND4) == "reached"
+
+
+def test_what_is_routed_is_looked_at_for_each_place(arbiter: Arbiter) -> None:
+    """The link may not lead there."""
+    arbiter.add("route via=lte port=7")
+    dialer = Dialer(arbiter)
+    known(arbiter, dialer, "tcp", SERVER4)
+    before = repeats(arbiter)
+    assert dialer.dial("tcp", SECOND4) == "reached"
+    assert repeats(arbiter) == before
+    known(arbiter, dialer, "tcp", SECOND4)

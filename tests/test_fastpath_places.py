@@ -1,0 +1,82 @@
+"""What is answered wherever it goes: by the fast path to other addresses, and only so far."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastpathscene import DPORT, Child, Scene, Taken, connected, event, load, queued, standing
+from nativeharness import build
+
+FORK = 1
+US = os.getpid()
+OTHERS = {
+    socket.AF_INET: ("127.0.0.1", "127.0.0.2", "127.1.2.3", "127.255.255.254"),
+    socket.AF_INET6: ("::1",),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("module"))
+
+
+@pytest.fixture
+def scene(plain: Path) -> Iterator[Scene]:
+    made = Scene(load(str(plain)))
+    yield made
+    made.close()
+
+
+def sent(scene: Scene, family: int = socket.AF_INET, address: str = "", port: int = DPORT) -> Taken:
+    """A packet of a new socket of ours."""
+    with connected(family, address, port) as sock:
+        sport = sock.getsockname()[1]
+        return scene.send(queued(family, sport, address=address, port=port))
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_it_is_answered_at_every_address(scene: Scene, family: socket.AddressFamily) -> None:
+    with connected(family) as first:
+        assert scene.teach(family, standing(US, first.fileno()), 5, wherever=True)
+        for address in OTHERS[family]:
+            assert sent(scene, family, address).token == 5
+        assert sent(scene, family, port=DPORT + 1).token == 0
+        scene.path.forget()
+        assert sent(scene, family).token == 0
+
+
+def test_one_family_is_not_the_other(scene: Scene) -> None:
+    with connected() as first:
+        assert scene.teach(socket.AF_INET, standing(US, first.fileno()), 5, wherever=True)
+        assert sent(scene, socket.AF_INET6).token == 0
+
+
+@pytest.mark.parametrize("wherever_first", [False, True])
+def test_what_is_known_of_just_this_address_comes_first(scene: Scene, wherever_first: bool) -> None:
+    with connected() as first:
+        for wherever in (wherever_first, not wherever_first):
+            known = standing(US, first.fileno())
+            assert scene.teach(socket.AF_INET, known, 5 if wherever else 6, wherever=wherever)
+        assert sent(scene).token == 6
+        assert sent(scene, address="127.0.0.2").token == 5
+
+
+def test_what_is_known_of_one_address_says_nothing_of_others(scene: Scene) -> None:
+    with connected() as first:
+        assert scene.teach(socket.AF_INET, standing(US, first.fileno()), 5)
+        assert sent(scene).token == 5
+        assert sent(scene, address="127.0.0.2").token == 0
+
+
+def test_a_new_process_of_the_program_and_its_second_connection(scene: Scene) -> None:
+    with Child() as first, Child(address="127.0.0.2") as other:
+        known = standing(first.pid, first.descriptor, program=True)
+        assert scene.teach(socket.AF_INET, known, 5, wherever=True)
+        scene.happens.send(event(FORK, US, US, other.pid, other.pid))
+        for _ in range(3):
+            found = scene.send(other.packet())
+            assert (found.token, found.pid) == (5, other.pid)

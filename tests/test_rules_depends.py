@@ -1,0 +1,91 @@
+"""What answers depend on: where it is said that they do not, they are the same."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rulescene import NOW, entry, query
+
+from arbiter.rules import Index
+
+APPS = ("/bin/a", "/bin/b")
+WHO = st.sampled_from(["", *(f" app={app}" for app in APPS)])
+HOSTS = ("10.1.2.3", "10.0.0.0/8", "www.example.org", "lan", "fd00::/8")
+WHERE = st.sampled_from(
+    [
+        "",
+        " host=10.1.2.3",
+        " host=10.0.0.0/8",
+        " host=www.example.org",
+        " host=lan",
+        " host=fd00::/8",
+    ]
+)
+PORTS = st.sampled_from(["", " port=443", " port=53", " port=53,443", " port=1-1000"])
+MORE = st.sampled_from(["", " parent=/bin/sh", " parent=/bin/x", " proto=udp", " user=bob"])
+LINES = st.tuples(st.sampled_from(["allow", "deny"]), WHO, WHERE, PORTS, MORE).map("".join)
+PLACES = ("10.1.2.3", "10.9.9.9", "192.168.1.7", "93.184.216.34", "fd00::1", "2001:db8::1")
+NAMES = ((), ("www.example.org",))
+
+
+@settings(max_examples=500)
+@given(
+    lines=st.lists(LINES, max_size=8),
+    removed=st.sets(st.integers(0, 7)),
+    app=st.sampled_from(APPS),
+    port=st.sampled_from([53, 443]),
+    proto=st.sampled_from([6, 17]),
+)
+def test_an_answer_that_does_not_depend_is_the_same(
+    lines: list[str], removed: set[int], app: str, port: int, proto: int
+) -> None:
+    index = Index(entry(number, line) for number, line in enumerate(lines))
+    for number in removed:
+        index.remove(number)
+    depends = index.depends
+    first = index.lookup(query(app, PLACES[0], port, proto, parents=()), NOW)
+    for parents in ((), ("/bin/sh",), ("/bin/y", "/bin/x")):
+        for place in PLACES:
+            for names in NAMES:
+                asked = query(app, place, port, proto, parents=parents, names=names)
+                if depends.on_place(app, port) and (place, names) != (PLACES[0], ()):
+                    continue
+                if depends.on_parents(app) and parents:
+                    continue
+                assert index.lookup(asked, NOW) == first
+
+
+def test_it_knows_for_whom_an_answer_depends_on_who_started_it() -> None:
+    index = Index([entry(1, "allow app=/bin/a"), entry(2, "deny app=/bin/a parent=/bin/sh")])
+    assert (index.depends.on_parents("/bin/a"), index.depends.on_parents("/bin/b")) == (True, False)
+    index.add(entry(3, "allow parent=/bin/sh"))
+    assert index.depends.on_parents("/bin/b")
+    index.remove(3)
+    index.add(entry(2, "deny app=/bin/b parent=/bin/sh"))
+    assert (index.depends.on_parents("/bin/a"), index.depends.on_parents("/bin/b")) == (False, True)
+    index.remove(2)
+    index.remove(2)
+    assert not index.depends.on_parents("/bin/b")
+
+
+def test_it_knows_to_where_an_answer_depends_on_the_place() -> None:
+    index = Index([entry(1, "allow app=/bin/a"), entry(2, "deny app=/bin/a host=10.1.2.3 port=80")])
+    assert [index.depends.on_place("/bin/a", port) for port in (80, 443)] == [True, False]
+    index.add(entry(3, "deny app=/bin/b host=lan port=80,443"))
+    assert [index.depends.on_place("/bin/b", port) for port in (80, 22)] == [True, True]
+    index.add(entry(4, "deny host=lan port=22"))
+    assert [index.depends.on_place("/bin/c", port) for port in (22, 443)] == [True, False]
+    index.add(entry(5, "deny host=lan"))
+    assert index.depends.on_place("/bin/c", 443)
+    for number in range(1, 6):
+        index.remove(number)
+    assert not any(
+        index.depends.on_place(app, port) for app in ("/bin/a", "/bin/b") for port in (22, 80)
+    )
+
+
+def test_it_knows_when_answers_depend_on_the_process() -> None:
+    index = Index([entry(1, "allow for=process", process=(7, 70))])
+    assert index.depends.on_process
+    index.remove(1)
+    assert not index.depends.on_process
