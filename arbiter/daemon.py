@@ -328,11 +328,11 @@ class Daemon:
                     self._waker.arm()
 
     def _decided(self, report: Report) -> None:
+        self._repeater.answered()
         packet, name = report.packet, ""
         if isinstance(packet, Packet):
             link = self.pipeline.ways.used(packet, report.link)
-            if link is not None and report.verdict.passes:
-                name = link.name
+            name = link.name if link is not None and report.verdict.passes else ""
             self._classes.decided(report)
             self._accounts.opened(report, link)
             if link is not None:

@@ -78,6 +78,9 @@ class Repeater:
         self._taught: dict[int, _Taught] = {}
         self._addresses: set[bytes] = set()
         """Where the answers lead to; zeros: wherever."""
+        self._going_on: set[tuple[int, int]] = set()
+        """Processes (pid, start) of which something was taught: they did not end with it."""
+        self._later: Report | None = None
         self._tokens = 0
         self._last: tuple[tuple[Process, int, int, bytes] | None, tuple[Process, ...]] = (None, ())
         """What the last other process was told by, and it."""
@@ -118,17 +121,35 @@ class Repeater:
 
     def before(self, event: Event) -> None:
         """Take back what this event may change. On the hot path."""
-        if not self._taught or type(event) in STEADY:
+        if type(event) in STEADY:
+            return
+        self._later = None
+        if not self._taught:
             return
         if isinstance(event, NamesLearned) and self._addresses.isdisjoint(event.answers.addresses):
             return
         self._forget()
 
     def decided(self, report: Report) -> None:
-        """Have it repeated, if it may be. On the hot path."""
-        path, packet, owner = self._path, report.packet, report.owner
-        if path is None or packet.id != self._packet or not repeatable(report):
+        """Have it repeated, if it may be: before its verdict, or once that was given where the
+        process is known to go on. On the hot path."""
+        if self._path is None or report.packet.id != self._packet or not repeatable(report):
             return
+        assert isinstance(report.owner, Owner)
+        process = report.owner.processes[0]
+        if (process.pid, process.start) in self._going_on:
+            self._later = report
+        else:
+            self._teach(self._path, report)
+
+    def answered(self) -> None:
+        """The verdict was given on what was decided last."""
+        report, self._later = self._later, None
+        if self._path is not None and report is not None:
+            self._teach(self._path, report)
+
+    def _teach(self, path: FastPath, report: Report) -> None:
+        packet, owner = report.packet, report.owner
         assert isinstance(packet, Packet) and isinstance(owner, Owner)
         ways = self._pipeline.ways
         link = ways.used(packet, report.link)
@@ -156,6 +177,7 @@ class Repeater:
         if path.teach(self._mark, question, standing, owner.uid, mark, self._tokens, until):
             self._taught[self._tokens] = _Taught(owner, report)
             self._addresses.add(daddr)
+            self._going_on.add((process.pid, process.start))
             if program and process.ancestors:
                 self._keep_ancestors(process.ancestors[0].pid, process.ancestors)
 
@@ -185,6 +207,7 @@ class Repeater:
         self._queue.settle()  # what was answered until now was decided before
         self._taught.clear()
         self._addresses.clear()
+        self._going_on.clear()
 
     def _repeated(self, packet: Packet | Undecodable, handed: Handed) -> None:
         taught = self._taught[handed.token]

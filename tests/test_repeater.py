@@ -135,6 +135,8 @@ class Scene:
         rooms: tuple[Any, Any, Any, Any] = (self.path, self.queue, self.owners, self.processes)
         self.repeater = Repeater(*rooms, self.play.pipeline, self.events.append)
         self._next = 1
+        self.answer = True
+        """Whether a verdict is given at once."""
 
     def decide(self, who: Any = None, **where: Any) -> Report:
         """A packet comes and is decided; the repeater hears of it as in the daemon."""
@@ -144,6 +146,8 @@ class Scene:
         self.play.queue(id, who, **where)
         (report,) = [effect for effect in self.play.effects if isinstance(effect, Report)]
         self.repeater.decided(report)
+        if self.answer:
+            self.repeater.answered()
         return report
 
 
@@ -447,6 +451,37 @@ def test_which_programs_are_told_by_their_file(
 ) -> None:
     app = App("x", kind, "x")
     assert by_executable_alone(Process(1, 1, 0, app, exe, note=note)) is alone
+
+
+def test_of_a_process_that_goes_on_it_is_taught_once_the_verdict_was_given() -> None:
+    scene = Scene("allow app=/usr/bin/curl", "deny host=10.9.9.9")
+    scene.answer = False
+
+    def taught(*, pid: int = 4242, daddr: bytes = SERVER) -> list[int]:
+        counts = []
+        scene.decide(owner(process(pid=pid)), daddr=daddr)
+        counts.append(len(scene.path.taught))
+        for _ in range(2):
+            scene.repeater.answered()
+            counts.append(len(scene.path.taught))
+        return counts
+
+    assert taught() == [1, 1, 1]
+    assert taught(daddr=OTHER) == [1, 2, 2]
+    assert taught(pid=4300) == [3, 3, 3]
+    assert taught() == [3, 4, 4]
+    scene.repeater.before(RulesChanged(START, (), ()))
+    assert taught() == [5, 5, 5]
+
+
+def test_what_changes_before_the_verdict_was_given_is_not_passed_over() -> None:
+    scene = Scene("allow app=/usr/bin/curl", "deny host=10.9.9.9")
+    scene.decide()
+    scene.answer = False
+    scene.decide(daddr=OTHER)
+    scene.repeater.before(RulesChanged(START, (), ()))
+    scene.repeater.answered()
+    assert len(scene.path.taught) == 1
 
 
 def test_a_decision_is_taught_before_its_verdict_lets_its_program_end() -> None:
