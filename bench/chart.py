@@ -18,6 +18,7 @@ BEGIN, END = "<!-- figures: python bench/chart.py -->", "<!-- end of figures -->
 KINDS = {
     "same": "connect() of a program that runs on",
     "paced": "connect() of a program that runs on, 20 ms apart",
+    "roam": "connect() of a program that runs on, to a new address each time",
     "fresh": "connect() of a program that was just started",
     "nested": "connect() of a program that a new program just started",
     "udp": "a datagram from a new socket, and its echo",

@@ -148,7 +148,8 @@ class OpenSnitch:
         (self._home / "rules").mkdir(parents=True)
         self._rule("000-bench", str(program), SERVER4, PORT, "tcp")
         self._rule("001-bench", str(program), SERVER4, PORT, "udp")
-        for number, (app, address) in enumerate(others(count - 2)):
+        self._rule("002-bench", str(program), "", PLACES_PORT, "tcp")
+        for number, (app, address) in enumerate(others(count - 3)):
             self._rule(f"other{number}", app, address, 443, "tcp")
         config = {
             "Server": {"Address": f"unix://{self._home}/none.sock", "LogFile": "/dev/null"},
@@ -164,10 +165,12 @@ class OpenSnitch:
         (self._home / "system-fw.json").write_text(json.dumps({"SystemRules": []}))
 
     def _rule(self, name: str, app: str, address: str, port: int, proto: str) -> None:
+        """`address` "": wherever it is."""
         facts = {"process.path": app, "dest.ip": address, "dest.port": port, "protocol": proto}
         parts = [
             {"type": "simple", "operand": operand, "data": str(data), "sensitive": False}
             for operand, data in facts.items()
+            if data
         ]
         rule = {
             "created": "2026-01-01T00:00:00Z",
