@@ -163,6 +163,18 @@ class NameCache:
         """When the first of these names ends, if nothing keeps it; infinite without any."""
         return min((one.until for one in self._of(address) if now < one.until), default=math.inf)
 
+    def speaks(self, name: str) -> bool:
+        """Whether an address that is told for this name may get one that a rule speaks of."""
+        return any(one in self._spoken for one in (name, *self._targets.get(name, ())))
+
+    def spoken_of(self) -> list[bytes]:
+        """The addresses that have a name that a rule speaks of, and maybe some that had one."""
+        if self._sorted != self._spoken.version:
+            self._sort()
+        hosts = self._hosts.items()
+        named = [address for address, names in hosts if any(one in self._spoken for one in names)]
+        return [*self._wanted, *named]
+
     # --- bounds -------------------------------------------------------------------------------
 
     def _of(self, address: bytes) -> Sequence[_Known]:

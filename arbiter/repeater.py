@@ -16,6 +16,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from arbiter import identity
+from arbiter.dnswire import Answers
 from arbiter.events import (
     Event,
     NamesLearned,
@@ -77,9 +78,11 @@ class Repeater:
         self._pipeline, self._dispatch = pipeline, dispatch
         self._taught: dict[int, _Taught] = {}
         self._addresses: set[bytes] = set()
-        """Where the answers lead to; zeros: wherever."""
+        """Where the answers lead to that hold there only."""
         self._going_on: set[tuple[int, int]] = set()
         """Processes (pid, start) of which something was taught: they did not end with it."""
+        self._left_out: bool | None = None
+        """Whether the fast path knows all places whose names a rule speaks of; None: not asked."""
         self._later: Report | None = None
         self._tokens = 0
         self._last: tuple[tuple[Process, int, int, bytes] | None, tuple[Process, ...]] = (None, ())
@@ -124,11 +127,20 @@ class Repeater:
         if type(event) in STEADY:
             return
         self._later = None
-        if not self._taught:
+        if not self._taught and not self._left_out:
             return
-        if isinstance(event, NamesLearned) and self._addresses.isdisjoint(event.answers.addresses):
+        if isinstance(event, NamesLearned) and self._bears(event.answers):
             return
         self._forget()
+
+    def _bears(self, answers: Answers) -> bool:
+        """Whether these names can be learned with what was taught as it is."""
+        assert self._path is not None
+        if not self._addresses.isdisjoint(answers.addresses):
+            return False
+        if self._left_out and self._pipeline.names.speaks(answers.name):
+            return all(map(self._path.leave_out, answers.addresses))
+        return True
 
     def decided(self, report: Report) -> None:
         """Have it repeated, if it may be: before its verdict, or once that was given where the
@@ -167,7 +179,8 @@ class Repeater:
             self._forget()
         flow, mono = packet.flow, time.monotonic()
         daddr, until = flow.daddr, mono + SECONDS
-        if self._depends_on_place(report, process.app.id, flow.dport):
+        there = self._depends_on_place(report, process.app.id, flow.dport)
+        if there:
             until = min(until, self._pipeline.names.until(daddr, mono))
         else:
             daddr = bytes(len(daddr))
@@ -176,7 +189,8 @@ class Repeater:
         mark = self._queue.mark(packet.mark, report.verdict)
         if path.teach(self._mark, question, standing, owner.uid, mark, self._tokens, until):
             self._taught[self._tokens] = _Taught(owner, report)
-            self._addresses.add(daddr)
+            if there:
+                self._addresses.add(daddr)
             self._going_on.add((process.pid, process.start))
             if program and process.ancestors:
                 self._keep_ancestors(process.ancestors[0].pid, process.ancestors)
@@ -197,9 +211,19 @@ class Repeater:
     def _depends_on_place(self, report: Report, app: str, port: int) -> bool:
         """Whether what this app sends to this port may be decided otherwise at another address: by
         a rule, or because a link does not lead there."""
-        if report.decision.action is Action.ROUTE:
+        index = self._pipeline.rules.index
+        if report.decision.action is Action.ROUTE or index.depends.on_address(app, port):
             return True
-        return self._pipeline.rules.index.depends.on_place(app, port)
+        if not index.depends.on_names(app, port):
+            return False
+        return any(name in index.spoken for name in report.context.names) or not self._leave_out()
+
+    def _leave_out(self) -> bool:
+        """Have looked at each place whose names a rule speaks of; False where they are too many."""
+        assert self._path is not None
+        if self._left_out is None:
+            self._left_out = all(map(self._path.leave_out, self._pipeline.names.spoken_of()))
+        return self._left_out
 
     def _forget(self) -> None:
         assert self._path is not None
@@ -208,6 +232,7 @@ class Repeater:
         self._taught.clear()
         self._addresses.clear()
         self._going_on.clear()
+        self._left_out = None
 
     def _repeated(self, packet: Packet | Undecodable, handed: Handed) -> None:
         taught = self._taught[handed.token]

@@ -12,6 +12,8 @@ from fastpathscene import DPORT, Child, Scene, Taken, connected, event, load, qu
 from nativeharness import build
 
 FORK = 1
+EXCEPTED = 1024
+"""native/fastpath.h."""
 US = os.getpid()
 OTHERS = {
     socket.AF_INET: ("127.0.0.1", "127.0.0.2", "127.1.2.3", "127.255.255.254"),
@@ -70,6 +72,44 @@ def test_what_is_known_of_one_address_says_nothing_of_others(scene: Scene) -> No
         assert scene.teach(socket.AF_INET, standing(US, first.fileno()), 5)
         assert sent(scene).token == 5
         assert sent(scene, address="127.0.0.2").token == 0
+
+
+def test_what_is_left_out_is_answered_only_by_what_is_known_of_just_there(scene: Scene) -> None:
+    there = socket.inet_aton("127.0.0.2")
+    with connected() as first:
+        known = standing(US, first.fileno())
+        assert scene.path.leave_out(there)
+        assert scene.teach(socket.AF_INET, known, 5, wherever=True)
+        assert scene.path.leave_out(there)
+        assert sent(scene).token == 5
+        assert sent(scene, address="127.0.0.2").token == 0
+        assert sent(scene, address="127.0.0.3").token == 5
+        assert scene.path.leave_out(socket.inet_aton("127.0.0.1"))
+        assert sent(scene).token == 0
+        assert scene.teach(socket.AF_INET, known, 6)
+        assert sent(scene).token == 6
+        scene.path.forget()
+        assert scene.teach(socket.AF_INET, known, 7, wherever=True)
+        assert sent(scene, address="127.0.0.2").token == 7
+
+
+def test_only_so_many_are_left_out_and_all_of_those_are(scene: Scene) -> None:
+    with connected() as first:
+        assert scene.teach(socket.AF_INET, standing(US, first.fileno()), 5, wherever=True)
+        for number in range(EXCEPTED):
+            assert scene.path.leave_out(socket.inet_aton(f"127.1.{number >> 8}.{number & 255}"))
+        assert not scene.path.leave_out(socket.inet_aton("127.2.0.0"))
+        assert scene.path.leave_out(socket.inet_aton("127.1.0.0")), "it is already"
+        assert sent(scene, address="127.2.0.0").token == 5
+        for number in (0, 1, 500, EXCEPTED - 1):
+            address = f"127.1.{number >> 8}.{number & 255 or 1}"
+            assert sent(scene, address=address).token == 0
+
+
+@pytest.mark.parametrize("address", [b"", b"123", b"12345", bytes(17)])
+def test_what_is_no_address_is_not_left_out(scene: Scene, address: bytes) -> None:
+    with pytest.raises(ValueError, match="4 or 16 bytes"):
+        scene.path.leave_out(address)
 
 
 def test_a_new_process_of_the_program_and_its_second_connection(scene: Scene) -> None:

@@ -45,6 +45,7 @@ from arbiter.model import (
     ALLOW,
     DENIED,
     MARK_DECIDED,
+    Action,
     Ancestor,
     App,
     AppKind,
@@ -70,6 +71,15 @@ class Path:
     def __init__(self) -> None:
         self.taught: list[Any] = []
         self.calls: list[str] = []
+        self.left_out: list[bytes] = []
+        self.room = 3
+        self.refuses = False
+
+    def leave_out(self, address: bytes) -> bool:
+        if len(self.left_out) == self.room:
+            return False
+        self.left_out.append(address)
+        return True
 
     def mark(self) -> int:
         return 7
@@ -79,8 +89,9 @@ class Path:
 
     def teach(self, mark: int, *what: Any) -> bool:
         assert mark == 7
-        self.taught.append(what)
-        return True
+        if not self.refuses:
+            self.taught.append(what)
+        return not self.refuses
 
 
 class Queue:
@@ -168,12 +179,14 @@ def test_what_a_rule_decides_is_taught() -> None:
     ("rule", "there"),
     [
         ("deny app=/usr/bin/curl host=10.9.9.9", True),
-        ("deny app=/usr/bin/curl host=ads.example port=443 user=bob", True),
+        ("deny app=/usr/bin/curl host=10.8.0.0/16 port=443 user=bob", True),
+        ("deny app=/usr/bin/curl host=ads.example", False),
         ("deny app=/usr/bin/curl host=10.9.9.9 port=80-443", True),
         ("deny app=/usr/bin/curl host=10.9.9.9 port=80", False),
         ("deny host=lan", True),
-        ("deny host=ads.example port=443", True),
-        ("deny host=ads.example port=53", False),
+        ("deny host=lan port=443", True),
+        ("deny host=lan port=53", False),
+        ("deny host=ads.example", False),
         ("deny app=/usr/bin/wget host=10.9.9.9", False),
         ("deny app=/usr/bin/curl port=443 user=bob", False),
         ("route via=lte app=/usr/bin/curl port=443", True),
@@ -189,6 +202,81 @@ def test_it_is_taught_for_wherever_it_leads_if_no_rule_for_it_asks_where(
     assert question.daddr == (SERVER if there else bytes(4))
     scene.repeater.before(NamesLearned(START, Answers("a.example", (SERVER6, SERVER), 5)))
     assert scene.path.calls == (["forget", "settle"] if there else [])
+
+
+def learn(scene: Scene, name: str, *to: bytes, targets: tuple[str, ...] = ()) -> None:
+    event = NamesLearned(START, Answers(name, to, 3000, targets))
+    scene.repeater.before(event)
+    scene.play.send(event)
+
+
+def test_where_a_rule_asks_for_names_places_that_have_them_are_left_out() -> None:
+    scene = Scene(CURL, "deny host=ads.example", "deny host=*.bad.example port=443")
+    learn(scene, "ads.example", OTHER)
+    learn(scene, "fine.example", SERVER)
+    scene.decide(dport=443)
+    assert scene.path.taught[-1][0].daddr == bytes(4)
+    assert scene.path.left_out == [OTHER]
+    scene.decide(dport=80)
+    learn(scene, "good.example", bytes((203, 0, 113, 1)))
+    learn(scene, "0.bad.example", bytes((203, 0, 113, 2)), SERVER6)
+    assert scene.path.left_out == [OTHER, bytes((203, 0, 113, 2)), SERVER6]
+    assert scene.path.calls == []
+    learn(scene, "good.example", bytes((0, 0, 0, 0)))  # what some resolvers say instead of nothing
+    assert scene.path.calls == []
+    learn(scene, "1.bad.example", bytes((203, 0, 113, 3)))  # one too many
+    assert scene.path.calls == ["forget", "settle"]
+
+
+def test_what_a_rule_for_names_decides_is_taught_for_just_there() -> None:
+    scene = Scene(CURL, "deny app=/usr/bin/curl host=ads.example")
+    learn(scene, "ads.example", OTHER)
+    assert scene.decide(daddr=OTHER).decision.action is Action.DENY
+    assert scene.path.taught[-1][0].daddr == OTHER
+    scene.decide()
+    assert scene.path.taught[-1][0].daddr == bytes(4)
+    assert scene.path.left_out == [OTHER]
+
+
+def test_what_serves_a_name_is_left_out_with_it() -> None:
+    scene = Scene(CURL, "deny host=ads.example")
+    learn(scene, "ads.example", targets=("cdn.example",))
+    scene.decide()
+    learn(scene, "cdn.example", OTHER)
+    assert scene.path.left_out == [OTHER]
+
+
+def test_with_too_many_such_places_each_is_looked_at() -> None:
+    scene = Scene(CURL, "deny host=*.bad.example")
+    for number in range(4):
+        learn(scene, f"{number}.bad.example", bytes((203, 0, 113, number)))
+    for _ in range(2):
+        scene.decide()
+        assert scene.path.taught[-1][0].daddr == SERVER
+    assert len(scene.path.left_out) == 3
+    scene.repeater.before(RulesChanged(START, (), ()))
+    scene.path.left_out, scene.path.room = [], 4
+    scene.decide()
+    assert scene.path.taught[-1][0].daddr == bytes(4)
+
+
+def test_names_of_the_hosts_file_are_left_out_too() -> None:
+    scene = Scene(CURL, "deny host=ads.example")
+    scene.play.send(HostsRead(START, {OTHER: ("ads.example",), SERVER: ("x.example",)}))
+    scene.decide()
+    assert scene.path.left_out == [OTHER]
+
+
+def test_what_is_left_out_stays_so_while_nothing_is_taught() -> None:
+    """A refused lesson must not keep a name from the next one."""
+    scene = Scene(CURL, "deny host=ads.example")
+    scene.path.refuses = True
+    scene.decide()
+    learn(scene, "ads.example", OTHER)
+    scene.path.refuses = False
+    scene.decide()
+    assert scene.path.taught[-1][0].daddr == bytes(4)
+    assert scene.path.left_out == [OTHER]
 
 
 def test_the_record_of_another_place_has_its_own_names() -> None:
@@ -311,7 +399,7 @@ def test_a_refusal_that_is_told_is_told_each_time() -> None:
     ],
 )
 def test_what_may_change_a_decision_takes_all_back_first(event: Event) -> None:
-    scene = Scene(CURL, "deny host=ads.example")
+    scene = Scene(CURL, "deny host=lan")
     scene.decide()
     scene.repeater.before(event)
     assert scene.path.calls == ["forget", "settle"]

@@ -48,7 +48,9 @@ def test_an_answer_that_does_not_depend_is_the_same(
         for place in PLACES:
             for names in NAMES:
                 asked = query(app, place, port, proto, parents=parents, names=names)
-                if depends.on_place(app, port) and (place, names) != (PLACES[0], ()):
+                if depends.on_address(app, port) and place != PLACES[0]:
+                    continue
+                if depends.on_names(app, port) and names:
                     continue
                 if depends.on_parents(app) and parents:
                     continue
@@ -68,19 +70,30 @@ def test_it_knows_for_whom_an_answer_depends_on_who_started_it() -> None:
     assert not index.depends.on_parents("/bin/b")
 
 
-def test_it_knows_to_where_an_answer_depends_on_the_place() -> None:
+def test_it_knows_where_an_answer_depends_on_names() -> None:
+    index = Index([entry(1, "allow app=/bin/a"), entry(2, "deny host=*.example.org port=80")])
+    assert [index.depends.on_names("/bin/a", port) for port in (80, 443)] == [True, False]
+    assert not index.depends.on_address("/bin/a", 80)
+    index.add(entry(3, "deny app=/bin/b host=www.example.org"))
+    assert [index.depends.on_names(app, 443) for app in ("/bin/a", "/bin/b")] == [False, True]
+    index.remove(2)
+    index.remove(3)
+    assert not index.depends.on_names("/bin/b", 80)
+
+
+def test_it_knows_where_an_answer_depends_on_the_address() -> None:
     index = Index([entry(1, "allow app=/bin/a"), entry(2, "deny app=/bin/a host=10.1.2.3 port=80")])
-    assert [index.depends.on_place("/bin/a", port) for port in (80, 443)] == [True, False]
+    assert [index.depends.on_address("/bin/a", port) for port in (80, 443)] == [True, False]
     index.add(entry(3, "deny app=/bin/b host=lan port=80,443"))
-    assert [index.depends.on_place("/bin/b", port) for port in (80, 22)] == [True, True]
+    assert [index.depends.on_address("/bin/b", port) for port in (80, 22)] == [True, True]
     index.add(entry(4, "deny host=lan port=22"))
-    assert [index.depends.on_place("/bin/c", port) for port in (22, 443)] == [True, False]
+    assert [index.depends.on_address("/bin/c", port) for port in (22, 443)] == [True, False]
     index.add(entry(5, "deny host=lan"))
-    assert index.depends.on_place("/bin/c", 443)
+    assert index.depends.on_address("/bin/c", 443)
     for number in range(1, 6):
         index.remove(number)
     assert not any(
-        index.depends.on_place(app, port) for app in ("/bin/a", "/bin/b") for port in (22, 80)
+        index.depends.on_address(app, port) for app in ("/bin/a", "/bin/b") for port in (22, 80)
     )
 
 

@@ -49,6 +49,10 @@ class FastPath:
         """Accept what asks the same with this mark, for the same process and a socket of this
         uid, until `until` (nanoseconds of CLOCK_MONOTONIC). False if it may have changed."""
 
+    def leave_out(self, address: bytes, /) -> bool:
+        """What was taught for wherever it goes holds not for this packed address, until `forget`.
+        False: they are too many."""
+
     def forget(self) -> None:
         """What was taught holds no more, as soon as this returns."""
 

@@ -12,7 +12,7 @@ from running import Arbiter
 
 from arbiter.kernel.fastpath import compiled
 from arbiter.lab import Lab
-from arbiter.lab.config import SECOND4, SERVER4
+from arbiter.lab.config import DNS4, DNS6, SECOND4, SERVER4, SERVER6
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="KERNEL TEST NOT RUN: not compiled")
 target = pytest.mark.parametrize(("proto", "server"), TARGETS)
@@ -44,7 +44,7 @@ def test_another_place_is_answered_and_recorded_with_its_own_names(
     before = repeats(arbiter)
     assert dialer.dial(proto, second) == "reached"
     assert repeats(arbiter) == before + 1
-    *_, last = records(arbiter, 2, "--port", "7", pid=dialer.pid)
+    last = records(arbiter, 1, "--host", second, pid=dialer.pid)[-1]
     assert (last["daddr"], last["names"]) == (second, ["second.lab.test"])
     assert (last["decision"], last["reason"]) == ("allow", "rule")
 
@@ -88,6 +88,24 @@ def test_a_rule_that_asks_to_where_counts_at_the_first_connection(
     before = repeats(arbiter)
     assert dialer.dial("tcp", SECOND4) in REFUSED
     assert repeats(arbiter) in (before, before + 1)  # that is known by now, too
+
+
+def test_a_name_that_a_rule_speaks_of_counts_as_soon_as_it_is_looked_up(arbiter: Arbiter) -> None:
+    """One that no other test looks up: the daemon has no names for its addresses."""
+    arbiter.add("allow port=7", "allow port=53", "deny host=*.lab.test")
+    dialer = Dialer(arbiter)
+    for other, server in ((SERVER4, DNS4), (SERVER6, DNS6)):
+        known(arbiter, dialer, "tcp", other)
+        before = repeats(arbiter)
+        assert dialer.dial("tcp", server) == "reached", "nobody knows what it is called"
+        assert repeats(arbiter) == before + 1
+    assert DNS4 in str(dialer.do("socket.getaddrinfo('dns.lab.test', 7)"))
+    for other, server in ((SERVER4, DNS4), (SERVER6, DNS6)):
+        before = repeats(arbiter)
+        assert dialer.dial("tcp", server) in REFUSED
+        assert repeats(arbiter) == before
+        assert dialer.dial("tcp", other) == "reached"
+        assert repeats(arbiter) == before + 1, "and elsewhere all is as before"
 
 
 def test_a_rule_for_another_port_leaves_it_as_it_is(arbiter: Arbiter) -> None:

@@ -6,14 +6,50 @@
 #include <stdlib.h>
 #include <string.h>
 
-unsigned answers_bucket(const struct question *question)
+static uint32_t hashed(const uint8_t *bytes, size_t size)
 {
-	const uint8_t *at = (const void *)question;
 	uint32_t hash = 2166136261u; /* FNV-1a. Whoever makes it collide slows down own programs. */
 
-	for (size_t i = 0; i < sizeof *question; i++)
-		hash = (hash ^ at[i]) * 16777619u;
-	return hash % BUCKETS;
+	for (size_t i = 0; i < size; i++)
+		hash = (hash ^ bytes[i]) * 16777619u;
+	return hash;
+}
+
+unsigned answers_bucket(const struct question *question)
+{
+	return hashed((const uint8_t *)question, sizeof *question) % BUCKETS;
+}
+
+static const uint8_t nowhere[16];
+
+/* Its cell, or the free one where it would be. */
+static int cell_of(const struct fastpath *path, const uint8_t *address)
+{
+	int at = hashed(address, 16) % CELLS;
+
+	while (memcmp(path->excepted[at], nowhere, 16) && memcmp(path->excepted[at], address, 16))
+		at = (at + 1) % CELLS;
+	return at;
+}
+
+/* What is answered wherever it goes does not hold there, until all is forgotten; false if there are
+ * too many. As in a question: an address of IPv4 is zeros from its fifth byte on. */
+bool answers_except(struct fastpath *path, const uint8_t *address)
+{
+	int at = cell_of(path, address);
+
+	if (!answers_excepted(path, address)) {
+		if (path->excepted_count == EXCEPTED)
+			return false;
+		path->excepted_count++;
+		memcpy(path->excepted[at], address, 16);
+	}
+	return true;
+}
+
+bool answers_excepted(const struct fastpath *path, const uint8_t *address)
+{
+	return path->excepted_count && !memcmp(path->excepted[cell_of(path, address)], address, 16);
 }
 
 /* No answer holds any more. */
@@ -21,6 +57,9 @@ void answers_forget(struct fastpath *path)
 {
 	memset(path->buckets, 0, sizeof path->buckets);
 	path->used = 0;
+	if (path->excepted_count)
+		memset(path->excepted, 0, sizeof path->excepted);
+	path->excepted_count = 0;
 	for (int i = 0; i < PROGRAMS; i++)
 		path->programs[i].until = 0;
 }

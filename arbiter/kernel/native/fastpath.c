@@ -142,6 +142,17 @@ void fastpath_forget(struct fastpath *path)
 	pthread_mutex_unlock(&path->lock);
 }
 
+/* See `answers_except`. */
+bool fastpath_except(struct fastpath *path, const uint8_t *address)
+{
+	bool excepted;
+
+	pthread_mutex_lock(&path->lock);
+	excepted = answers_except(path, address);
+	pthread_mutex_unlock(&path->lock);
+	return excepted;
+}
+
 /* Events until now: what is taught of a process has to be newer than its last one. */
 uint64_t fastpath_mark(struct fastpath *path)
 {

@@ -168,6 +168,8 @@ int events_younger(const struct events *events, pid_t pid, pid_t *pids, int most
 #define UNTOLD 4096 /* repeated and not taken yet */
 #define ELDERS 256  /* parents that wait to be told with them: some 5 kB each */
 #define YOUNGER 16
+#define EXCEPTED 1024 /* addresses */
+#define CELLS 4096
 #define STRANGERS 8 /* opened for nothing, until a program is met again */
 
 struct answer {
@@ -220,6 +222,8 @@ struct fastpath {
 	uint32_t met_turn;
 	struct answer answers[ANSWERS], *buckets[BUCKETS];
 	int used;
+	uint8_t excepted[CELLS][16]; /* addresses about which nothing holds but what is just about them */
+	int excepted_count;
 	struct messages missed, repeated;
 	uint64_t due; /* when Python is told of them: nanoseconds of CLOCK_MONOTONIC; 0: it was */
 	uint64_t overruns, lost;
@@ -231,6 +235,8 @@ void answers_adopt(struct fastpath *path, const struct answer *answer);
 bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *answer,
 		   const struct process *process, const struct program *program);
 
+bool answers_except(struct fastpath *path, const uint8_t *address);
+bool answers_excepted(const struct fastpath *path, const uint8_t *address);
 unsigned answers_bucket(const struct question *question);
 bool answer_known(const struct answer *answer);
 bool answer_program_known(const struct answer *answer);
@@ -275,6 +281,7 @@ void fastpath_forget(struct fastpath *path);
 uint64_t fastpath_mark(struct fastpath *path);
 bool fastpath_teach(struct fastpath *path, uint64_t mark, const struct answer *answer,
 		    const struct process *process, const struct program *program);
+bool fastpath_except(struct fastpath *path, const uint8_t *address);
 void message_free(struct message *message);
 struct message *fastpath_take(struct fastpath *path, bool waiting);
 uint64_t fastpath_due(struct fastpath *path);

@@ -90,6 +90,27 @@ static bool address(const Py_buffer *from, uint8_t family, uint8_t *to)
 	return true;
 }
 
+static PyObject *leave_out(FastPath *self, PyObject *args)
+{
+	uint8_t address[16] = { 0 };
+	Py_buffer packed;
+	bool excepted = false;
+
+	if (!PyArg_ParseTuple(args, "y*", &packed))
+		return NULL;
+	if (packed.len == 4 || packed.len == 16)
+		memcpy(address, packed.buf, packed.len);
+	else
+		PyErr_SetString(PyExc_ValueError, "an address has 4 or 16 bytes");
+	PyBuffer_Release(&packed);
+	if (PyErr_Occurred())
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	excepted = fastpath_except(&self->path, address);
+	Py_END_ALLOW_THREADS
+	return PyBool_FromLong(excepted);
+}
+
 static PyObject *teach(FastPath *self, PyObject *args)
 {
 	unsigned long long mark, device, file, token, until;
@@ -205,6 +226,7 @@ static PyMethodDef methods[] = {
 	{ "mark", (PyCFunction)mark, METH_NOARGS, NULL },
 	{ "teach", (PyCFunction)teach, METH_VARARGS, NULL },
 	{ "forget", (PyCFunction)forget, METH_NOARGS, NULL },
+	{ "leave_out", (PyCFunction)leave_out, METH_VARARGS, NULL },
 	{ "take", (PyCFunction)take, METH_O, NULL },
 	{ "losses", (PyCFunction)losses, METH_NOARGS, NULL },
 	{ NULL, NULL, 0, NULL },
