@@ -168,6 +168,13 @@ class Crowd(RuleBasedStateMachine):
                 until = max(end, min(self.now + GRACE, answered + MAX_AGE))
                 self.promised[at, name] = answered, until
 
+    @invariant()
+    def all_that_rules_speak_of_are_told(self) -> None:
+        told = self.cache.spoken_of()
+        for to in (A, B, *map(address, range(21))):
+            names_there = self.cache.names_of(to, self.now)
+            assert to in told or not any(name in self.made for name in names_there)
+
     @rule(seconds=st.floats(0, 20_000))
     def wait(self, seconds: float) -> None:
         self.now += seconds
