@@ -211,8 +211,13 @@ class Repeater:
     def _depends_on_place(self, report: Report, app: str, port: int) -> bool:
         """Whether what this app sends to this port may be decided otherwise at another address: by
         a rule, or because a link does not lead there."""
-        index = self._pipeline.rules.index
-        if report.decision.action is Action.ROUTE or index.depends.on_address(app, port):
+        index, packet = self._pipeline.rules.index, report.packet
+        assert isinstance(packet, Packet)
+        if report.decision.action is Action.ROUTE and not self._pipeline.ways.lead_alike(
+            packet.flow.daddr
+        ):
+            return True
+        if index.depends.on_address(app, port):
             return True
         if not index.depends.on_names(app, port):
             return False

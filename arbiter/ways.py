@@ -141,6 +141,13 @@ class Ways:
         """The link that the packet leaves over: the one of its mark's number, 0 for by default."""
         return self._by_number.get(number) if number else self._by_index.get(packet.outdev)
 
+    def lead_alike(self, daddr: bytes) -> bool:
+        """Whether no link leads, or led, to some addresses of this family only: then the way of a
+        packet is the same for all of them."""
+        links = self.links.values()
+        reaches = (one.reach4 if len(daddr) == 4 else one.reach6 for one in links)
+        return all(reach is None for reach in reaches)
+
     # --- the way of one packet --------------------------------------------------------------
 
     def way(

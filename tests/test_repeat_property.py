@@ -47,6 +47,7 @@ LINES = (
     "allow host=internet user=alice",
     "route via=lte host=198.51.100.0/24",
     "route via=lte,any app=/usr/bin/curl port=53",
+    "route via=lte,any app=/usr/bin/curl port=443",
     "deny proto=udp",
     "allow app=/usr/bin/curl for=5s",
     "deny host=internet port=443 for=50s",
@@ -61,6 +62,8 @@ OTHERS = {
     16: (SERVER6, bytes.fromhex("fd00" + 28 * "0")),
 }
 """Where else something leads."""
+NEAR = ((int.from_bytes(SERVER) >> 8, 8),)
+"""A link that leads to the server's network only."""
 NIGHTLY = f"deny port=53 {EVEN}"
 WALL = 1_700_000_000.0
 LTE = Link("lte", 2, "wwan0", index=3)
@@ -141,7 +144,8 @@ class Promise(RuleBasedStateMachine):
         """Whether it may depend on where it leads to."""
         assert isinstance(report.packet, Packet)
         assert isinstance(report.owner, Owner)
-        if report.decision.action is Action.ROUTE:
+        alike = self.play.pipeline.ways.lead_alike(_leads(report))
+        if report.decision.action is Action.ROUTE and not alike:
             return True
         app, port = report.owner.processes[0].app.id, report.packet.flow.dport
         depends = self.play.pipeline.rules.index.depends
@@ -176,10 +180,18 @@ class Promise(RuleBasedStateMachine):
     def a_name_is_looked_up(self, name: str, to: bytes, ttl: int) -> None:
         self.play.send(NamesLearned(self.play.now, Answers(name, (to,), ttl)))
 
-    @rule(up=st.booleans(), there=st.booleans(), spent=st.sampled_from([None, *OverBudget]))
-    def links_change(self, up: bool, there: bool, spent: OverBudget | None) -> None:
+    @rule(
+        up=st.booleans(),
+        there=st.booleans(),
+        spent=st.sampled_from([None, *OverBudget]),
+        reach=st.sampled_from([None, None, NEAR]),
+    )
+    def links_change(
+        self, up: bool, there: bool, spent: OverBudget | None, reach: tuple[tuple[int, int], ...]
+    ) -> None:
         used = None if spent is None else Spent(WALL, spent, "all of it")
-        link = structs.replace(LTE, up=up, spent=used, networks=("ssid:Home",) * up)
+        networks = ("ssid:Home",) * up
+        link = structs.replace(LTE, up=up, spent=used, networks=networks, reach4=reach)
         self.play.links(*([link] if there else []))
 
     @rule(active=st.sampled_from(["", "home"]))

@@ -189,7 +189,7 @@ def test_what_a_rule_decides_is_taught() -> None:
         ("deny host=ads.example", False),
         ("deny app=/usr/bin/wget host=10.9.9.9", False),
         ("deny app=/usr/bin/curl port=443 user=bob", False),
-        ("route via=lte app=/usr/bin/curl port=443", True),
+        ("route via=lte app=/usr/bin/curl port=443", False),
     ],
 )
 def test_it_is_taught_for_wherever_it_leads_if_no_rule_for_it_asks_where(
@@ -202,6 +202,23 @@ def test_it_is_taught_for_wherever_it_leads_if_no_rule_for_it_asks_where(
     assert question.daddr == (SERVER if there else bytes(4))
     scene.repeater.before(NamesLearned(START, Answers("a.example", (SERVER6, SERVER), 5)))
     assert scene.path.calls == (["forget", "settle"] if there else [])
+
+
+@pytest.mark.parametrize(
+    ("link", "there"),
+    [
+        (structs.replace(LTE, reach4=()), True),
+        (structs.replace(LTE, reach4=(), up=False), True),
+        (structs.replace(LTE, reach6=()), False),
+    ],
+)
+def test_a_route_is_taught_for_just_there_where_a_link_does_not_lead_everywhere(
+    link: Link, there: bool
+) -> None:
+    scene = Scene("route via=any app=/usr/bin/curl")
+    scene.play.links(structs.replace(LTE, name="other", number=3, index=4), link)
+    scene.decide(outdev=4)
+    assert scene.path.taught[-1][0].daddr == (SERVER if there else bytes(4))
 
 
 def learn(scene: Scene, name: str, *to: bytes, targets: tuple[str, ...] = ()) -> None:

@@ -268,6 +268,33 @@ def test_a_strict_flow_leaves_on_a_link_of_its_list_or_not_at_all(
     assert allowed or (spent is not None and spent.then is OverBudget.ASK and late)
 
 
+REACH = st.sampled_from([None, None, (), ((0xC6336400 >> 8, 8),)])
+PLACES4 = [bytes((198, 51, 100, 10)), bytes((198, 51, 101, 10)), bytes((10, 0, 0, 1))]
+PLACES6 = [SERVER6, bytes.fromhex("fd00" + 28 * "0")]
+
+
+@given(LINKS, st.lists(REACH, min_size=6, max_size=6), VIA, st.sampled_from([0, WIFI, LTE]))
+def test_where_links_lead_alike_a_way_is_the_same_for_all_addresses(
+    links: list[Link], reach: list[Any], via: list[str], outdev: int
+) -> None:
+    made = ways(
+        *(
+            structs.replace(one, reach4=four, reach6=six)
+            for one, four, six in zip(links, reach[:3], reach[3:], strict=False)
+        )
+    )
+    for places in (PLACES4, PLACES6):
+        if not made.lead_alike(places[0]):
+            continue
+        for words in (via, [*via, "any"], ["any"]):
+            decision = Decision(Action.ROUTE, tuple(words), TrafficClass.BULK)
+            taken = {
+                made.take(decision, packet(1, daddr=daddr, outdev=outdev), SINCE - 1)
+                for daddr in places
+            }
+            assert len(taken) == 1
+
+
 # --- an address that is left over -----------------------------------------------------------
 
 
