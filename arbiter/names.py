@@ -163,6 +163,15 @@ class NameCache:
         """When the first of these names ends, if nothing keeps it; infinite without any."""
         return min((one.until for one in self._of(address) if now < one.until), default=math.inf)
 
+    def told(self, name: str, addresses: Iterable[bytes], now: float) -> bool:
+        """Whether these addresses have the name, and those that it serves, already."""
+        origins = [n for n, end in self._targets.get(name, {}).items() if now < end]
+        for address in addresses:
+            known = {one.name for one in self._of(address) if now < one.until}
+            if not known.issuperset((name, *origins)) and not _never_leaves(address):
+                return False
+        return True
+
     def speaks(self, name: str) -> bool:
         """Whether an address that is told for this name may get one that a rule speaks of."""
         return any(one in self._spoken for one in (name, *self._targets.get(name, ())))

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from msgspec import structs
 
 from arbiter import identity
-from arbiter.dnswire import Answers
 from arbiter.events import (
     Event,
     NamesLearned,
@@ -129,16 +128,19 @@ class Repeater:
         self._later = None
         if not self._taught and not self._left_out:
             return
-        if isinstance(event, NamesLearned) and self._bears(event.answers):
+        if isinstance(event, NamesLearned) and self._bears(event):
             return
         self._forget()
 
-    def _bears(self, answers: Answers) -> bool:
+    def _bears(self, event: NamesLearned) -> bool:
         """Whether these names can be learned with what was taught as it is."""
         assert self._path is not None
+        answers, names = event.answers, self._pipeline.names
+        if names.told(answers.name, answers.addresses, event.now.mono):
+            return True  # each new process looks the same up again
         if not self._addresses.isdisjoint(answers.addresses):
             return False
-        if self._left_out and self._pipeline.names.speaks(answers.name):
+        if self._left_out and names.speaks(answers.name):
             return all(map(self._path.leave_out, answers.addresses))
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -110,6 +111,30 @@ def test_only_so_many_are_left_out_and_all_of_those_are(scene: Scene) -> None:
 def test_what_is_no_address_is_not_left_out(scene: Scene, address: bytes) -> None:
     with pytest.raises(ValueError, match="4 or 16 bytes"):
         scene.path.leave_out(address)
+
+
+def test_a_program_is_looked_at_wherever_its_sockets_were_lately(scene: Scene) -> None:
+    def told(other: Child) -> int:
+        scene.happens.send(event(FORK, US, US, other.pid, other.pid))
+        return scene.send(other.packet()).token
+
+    def moved(other: Child, number: int) -> Child:
+        other.do(f"os.dup2({other.descriptor}, {number}), os.close({other.descriptor})")
+        return other
+
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(Child())
+        for number in range(40, 44):
+            other = moved(stack.enter_context(Child()), number)
+            assert scene.teach(socket.AF_INET, standing(other.pid, number, program=True), 5)
+        for number in range(40, 44):
+            assert told(moved(stack.enter_context(Child()), number)) == 5
+        assert told(stack.enter_context(Child())) == 0
+        known = standing(first.pid, first.descriptor, program=True)
+        assert scene.teach(socket.AF_INET, known, 5)
+        assert told(stack.enter_context(Child())) == 5
+        assert told(moved(stack.enter_context(Child()), 40)) == 0, "that is the oldest"
+        assert told(moved(stack.enter_context(Child()), 41)) == 5
 
 
 def test_a_new_process_of_the_program_and_its_second_connection(scene: Scene) -> None:

@@ -84,8 +84,11 @@ class Repeating(Playbook):
 
     def send(self, event: Event) -> Playbook:
         if isinstance(event, NamesLearned):
-            there = event.answers.addresses
-            self.known = [one for one in self.known if one[2] or _leads(one[0]) not in there]
+            answers = event.answers
+            names = self.pipeline.names
+            if not names.told(answers.name, answers.addresses, event.now.mono):
+                there = answers.addresses
+                self.known = [one for one in self.known if one[2] or _leads(one[0]) not in there]
         elif type(event) not in STEADY:
             self.known.clear()
         return super().send(event)
@@ -251,7 +254,9 @@ class Promise(RuleBasedStateMachine):
         assert given.verdict == report.verdict
         again = rest[0]
         assert isinstance(again, Report)
-        context = again.context._replace(names=report.context.names) if wherever else again.context
+        names = report.context.names
+        assert wherever or set(again.context.names) == set(names)
+        context = again.context._replace(names=names)
         assert (again.rule, again.link, context) == (report.rule, report.link, report.context)
         self.probed += 1
 

@@ -222,7 +222,7 @@ def test_a_route_is_taught_for_just_there_where_a_link_does_not_lead_everywhere(
 
 
 def learn(scene: Scene, name: str, *to: bytes, targets: tuple[str, ...] = ()) -> None:
-    event = NamesLearned(START, Answers(name, to, 3000, targets))
+    event = NamesLearned(scene.play.now, Answers(name, to, 3000, targets))
     scene.repeater.before(event)
     scene.play.send(event)
 
@@ -253,6 +253,34 @@ def test_what_a_rule_for_names_decides_is_taught_for_just_there() -> None:
     scene.decide()
     assert scene.path.taught[-1][0].daddr == bytes(4)
     assert scene.path.left_out == [OTHER]
+
+
+def test_a_name_that_is_looked_up_again_takes_nothing_back() -> None:
+    scene = Scene("allow app=/usr/bin/curl host=www.example")
+    learn(scene, "www.example", SERVER)
+    scene.decide()
+    assert scene.path.taught[-1][0].daddr == SERVER
+    learn(scene, "www.example", SERVER)
+    assert scene.path.calls == []
+    learn(scene, "www.example", SERVER, OTHER)
+    assert scene.path.calls == ["forget", "settle"]
+    scene.decide()
+    learn(scene, "other.example", SERVER)
+    assert scene.path.calls == ["forget", "settle"] * 2
+    scene.decide()
+    scene.play.wait(100_000)
+    learn(scene, "www.example", SERVER)  # its time was over
+    assert scene.path.calls == ["forget", "settle"] * 3
+
+
+def test_a_name_that_serves_another_since_counts_when_it_is_looked_up_again() -> None:
+    scene = Scene("allow app=/usr/bin/curl host=cdn.example")
+    learn(scene, "cdn.example", SERVER)
+    scene.decide()
+    learn(scene, "www.example", targets=("cdn.example",))
+    assert scene.path.calls == []
+    learn(scene, "cdn.example", SERVER)
+    assert scene.path.calls == ["forget", "settle"]
 
 
 def test_what_serves_a_name_is_left_out_with_it() -> None:

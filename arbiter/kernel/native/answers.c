@@ -242,6 +242,22 @@ static struct process *same_one(struct fastpath *path, const struct process *pro
 	return NULL;
 }
 
+/* Its sockets may be here, too: the last one first, and the one that is older than DESCRIPTORS is
+ * forgotten. */
+static void has_also(struct program *program, int descriptor)
+{
+	int at = 0;
+
+	while (at < program->descriptor_count && program->descriptors[at] != descriptor)
+		at++;
+	if (at == DESCRIPTORS)
+		at--;
+	else if (at == program->descriptor_count)
+		program->descriptor_count++;
+	memmove(program->descriptors + 1, program->descriptors, at * sizeof(int));
+	program->descriptors[0] = descriptor;
+}
+
 /* The place of the same program, or a new one; NULL if the process does not run it. */
 static struct program *program_place(struct fastpath *path, const struct program *program, pid_t pid)
 {
@@ -256,6 +272,8 @@ static struct program *program_place(struct fastpath *path, const struct program
 			place = other;
 		} else if (program_is(other, &mine.facts) && other->only == mine.only) {
 			births_met(path, other, mine.parent, true);
+			for (int k = 0; k < mine.descriptor_count; k++)
+				has_also(other, mine.descriptors[k]);
 			return other;
 		}
 	}
