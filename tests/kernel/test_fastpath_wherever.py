@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from dialing import REFUSED, SECONDS, TARGETS, Dialer, known, records, repeats
+from dialing import REFUSED, SECONDS, TARGETS, Dialer, Shell, known, records, repeats, script
 from running import Arbiter
 
 from arbiter.kernel.fastpath import compiled
@@ -106,6 +107,21 @@ def test_a_name_that_a_rule_speaks_of_counts_as_soon_as_it_is_looked_up(arbiter:
         assert repeats(arbiter) == before
         assert dialer.dial("tcp", other) == "reached"
         assert repeats(arbiter) == before + 1, "and elsewhere all is as before"
+
+
+def test_new_processes_that_look_the_same_name_up_each_time_are_answered(
+    arbiter: Arbiter, tmp_path: Path
+) -> None:
+    """Both of their connections, the query and what it is for: as a script has it."""
+    arbiter.add("allow app=/usr/bin/curl host=www.example.org", "allow port=53")
+    job = script(tmp_path, "job.sh", "curl -sS -o /dev/null -m 8 http://www.example.org/; exit\n")
+    shell = Shell(arbiter)
+    for _ in range(40):
+        before = repeats(arbiter)
+        assert shell.do(f"sh {job}") == (0, [])
+        if repeats(arbiter) == before + 2:
+            return
+    raise AssertionError("they were looked at each time")
 
 
 def test_a_rule_for_another_port_leaves_it_as_it_is(arbiter: Arbiter) -> None:
