@@ -328,8 +328,9 @@ static struct process *same_one(struct fastpath *path, const struct process *pro
 static struct program *program_place(struct fastpath *path, const struct program *program, pid_t pid)
 {
 	struct program mine = *program, *place = NULL;
+	pid_t parent;
 
-	if (!program_learn(&mine, pid) || (mine.only && mine.only != mine.parent))
+	if (!program_learn(&mine, pid, &parent) || (mine.only && mine.only != parent))
 		return NULL;
 	for (int i = 0; i < PROGRAMS; i++) {
 		struct program *other = &path->programs[i];
@@ -337,7 +338,8 @@ static struct program *program_place(struct fastpath *path, const struct program
 		if (!other->born) {
 			place = other;
 		} else if (program_is(other, &mine.facts) && other->only == mine.only) {
-			births_met(path, other, mine.parent, true);
+			other->strangers = 0;
+			other->bearer = parent;
 			return other;
 		}
 	}
@@ -345,7 +347,7 @@ static struct program *program_place(struct fastpath *path, const struct program
 		place = &path->programs[path->program_turn++ % PROGRAMS];
 	*place = mine;
 	place->born = ++path->born;
-	place->bearer = place->parent;
+	place->bearer = parent;
 	return place;
 }
 
@@ -368,6 +370,8 @@ bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *an
 	if (mine == NULL)
 		return false;
 	answer_fill(mine, answer, holder);
+	if (program && program->only && events_had(&path->events, mark, program->only))
+		program = NULL; /* its children may have other ancestors now */
 	mine->program = program ? program_place(path, program, process->pid) : NULL;
 	mine->program_born = mine->program ? mine->program->born : 0;
 	if (mine->program) {

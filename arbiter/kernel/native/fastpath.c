@@ -116,7 +116,7 @@ void fastpath_handle(struct fastpath *path, struct message *message)
 		if (message->pid && message->pid != answer->process->pid) {
 			if (!message->known && path->repeated.count < ELDERS)
 				message->elder = holder_parent(path, message->parent);
-			births_met(path, answer->program, message->parent, message->known);
+			births_met(path, answer->program, message->parent);
 			answers_adopt(path, answer);
 		}
 	}

@@ -97,7 +97,7 @@ struct program {
 	int descriptors[DESCRIPTORS];
 	int descriptor_count;
 	uint64_t until; /* some answer holds for it: nanoseconds of CLOCK_MONOTONIC */
-	pid_t parent;	/* of the one that was met last, and Python knows it; 0: it has changed */
+	pid_t parent;	/* of the one that was met last, and Python was told; 0: not, or it has changed */
 	pid_t bearer;	/* whose births are expected; 0: anybody's */
 	int strangers;  /* births in a row that were told of for it, and none that it was met in */
 };
@@ -123,7 +123,7 @@ void newborn_close(struct newborn *one);
 bool newborn_read(struct newborn *one);
 bool newborn_cwd(struct newborn *one);
 bool newborn_has(const struct newborn *one, int descriptor, const char *target);
-bool program_learn(struct program *program, pid_t pid);
+bool program_learn(struct program *program, pid_t pid, pid_t *parent);
 bool program_is(const struct program *program, const struct facts *facts);
 
 /* events.c */
@@ -236,7 +236,7 @@ bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *an
 struct newborn *births_opened(struct fastpath *path, pid_t pid);
 struct newborn *births_newborn(struct fastpath *path, pid_t pid);
 void births_ended(struct fastpath *path, pid_t pid);
-void births_met(struct fastpath *path, struct program *program, pid_t parent, bool known);
+void births_met(struct fastpath *path, struct program *program, pid_t parent);
 bool births_watch(struct fastpath *path);
 void births_read(struct fastpath *path);
 
