@@ -187,6 +187,7 @@ const struct answer *answers_recall(struct fastpath *path, const struct packet *
 	const struct answer *answer = first;
 	struct socket_found found;
 
+	path->newborn = NULL;
 	while (answer != NULL && !fits(answer, packet, message))
 		answer = answer->next;
 	if (answer == NULL || !packet_socket(path->diag, packet, &found))
@@ -298,8 +299,6 @@ void answers_adopt(struct fastpath *path, const struct answer *answer)
 	struct answer *mine, like = *answer;
 	struct process *holder;
 
-	if (!path->newborn->pid) /* it has ended by now */
-		return;
 	if (!met(path, path->newborn->pid) || (holder = adopted(path)) == NULL)
 		return;
 	like.program = NULL;

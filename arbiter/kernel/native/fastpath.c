@@ -104,6 +104,7 @@ void fastpath_handle(struct fastpath *path, struct message *message)
 	message->token = message->answered = 0;
 	message->inode = message->pid = message->parent = message->start = message->argv_size = 0;
 	message->argv = NULL;
+	message->known = false;
 	message->elder = NULL;
 	message->came = nanoseconds();
 	/* Where Python does not take what it is told, packets wait for it in the kernel's queue. */
@@ -113,11 +114,11 @@ void fastpath_handle(struct fastpath *path, struct message *message)
 	if (answer != NULL && packet_accept(path->netlink, path->queue, packet.id, answer->mark) == 0) {
 		message->token = answer->token;
 		message->answered = nanoseconds();
-		if (message->pid && message->pid != answer->process->pid) {
+		if (path->newborn != NULL) {
+			answers_adopt(path, answer); /* first: then it hears of what is read next */
 			if (!message->known && path->repeated.count < ELDERS)
 				message->elder = holder_parent(path, message->parent);
 			births_met(path, answer->program, message->parent);
-			answers_adopt(path, answer);
 		}
 	}
 	push(message->token ? &path->repeated : &path->missed, message);

@@ -213,7 +213,7 @@ struct fastpath {
 	struct events births; /* they wake the thread: of watched parents only */
 	pid_t watched[PROGRAMS]; /* 0 among them: of all */
 	int watched_count;
-	struct newborn newborns[NEWBORNS], *newborn; /* the one that was met last */
+	struct newborn newborns[NEWBORNS], *newborn; /* the one that was met now; NULL: none */
 	uint32_t newborn_turn;
 	pid_t met[MET];
 	uint32_t met_turn;
