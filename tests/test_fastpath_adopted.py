@@ -24,7 +24,7 @@ ANOTHER = "[s := socket.socket(2, 2), globals().update(s=s), s.connect(('127.0.0
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With native/gate.c."""
-    words = ("-Wl,--wrap=newborn_cwd", str(HERE / "native" / "gate.c"))
+    words = ("-Wl,--wrap=newborn_read,--wrap=newborn_cwd", str(HERE / "native" / "gate.c"))
     return build(tmp_path_factory.mktemp("module"), *words)
 
 
@@ -44,10 +44,11 @@ def known(scene: Scene) -> Iterator[Child]:
 
 
 class Gate:
-    """Where the thread waits before it has read a parent, once it is there."""
+    """Where the thread waits before it has read a process, or the `parents` of one only."""
 
-    def __init__(self, module: Path) -> None:
+    def __init__(self, module: Path, parents: bool = True) -> None:
         self._library = ctypes.CDLL(str(module))
+        ctypes.c_int.in_dll(self._library, "parents").value = parents
         (self._out, self._to), (self._there, self._go) = os.pipe(), os.pipe()
         self._set(self._to, self._there)
 
@@ -124,3 +125,19 @@ def test_it_is_one_like_others_for_each_question(scene: Scene) -> None:
         assert [sent(other, mark) for mark in (MARK, MARK * 2, MARK)] == [5, 6, 5]
         found = scene.send(another(other))
         assert (found.token, found.pid) == (5, other.pid)
+
+
+@pytest.mark.parametrize("what", [FORK, EXEC, EXIT])
+@pytest.mark.parametrize("parent", [False, True], ids=["itself", "its parent"])
+def test_what_changes_while_it_is_read_is_not_answered(
+    scene: Scene, module: Path, known: Child, what: int, parent: bool
+) -> None:
+    with Child() as other:
+        scene.happens.send(event(FORK, US, US, other.pid, other.pid))
+        gate = Gate(module, parents=False)
+        scene.kernel.send(other.packet())
+        gate.wait()
+        pid = US if parent else other.pid
+        scene.happens.send(event(what, pid, pid, NOBODY, NOBODY))
+        gate.open()
+        assert scene.next().token == 0
