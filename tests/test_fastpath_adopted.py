@@ -65,7 +65,7 @@ class Gate:
 
     def open(self) -> None:
         """For this one and all others."""
-        self._set(-1, -1)
+        self._set(-1, self._there)
         os.write(self._go, b"x")
 
 
