@@ -28,6 +28,7 @@ from arbiter.events import (
     Report,
     Trouble,
 )
+from arbiter.kernel.elders import Elder
 from arbiter.kernel.fastpath import FastPath, Handed, Question, Standing, Start
 from arbiter.kernel.owner import OwnerLookup
 from arbiter.kernel.procfs import ProcessTable, argv_of
@@ -194,8 +195,6 @@ class Repeater:
             if there:
                 self._addresses.add(daddr)
             self._going_on.add((process.pid, process.start))
-            if program and process.ancestors:
-                self._keep_ancestors(process.ancestors[0].pid, process.ancestors)
 
     def _program(self, process: Process) -> tuple[bytes, int]:
         """The path by which others of its program are known, and whose children only, if a rule
@@ -208,7 +207,10 @@ class Repeater:
         exe = os.fsencode(process.exe)
         if not depends.on_parents(process.app.id):
             return exe, 0
-        return (exe, process.ancestors[0].pid) if process.ancestors else (b"", 0)
+        parent = process.ancestors[0].pid if process.ancestors else 0
+        if not parent or self._above(process.pid, parent, process.start) != process.ancestors:
+            return b"", 0  # they ran other programs when it was first seen
+        return exe, parent
 
     def _depends_on_place(self, report: Report, app: str, port: int) -> bool:
         """Whether what this app sends to this port may be decided otherwise at another address: by
@@ -258,28 +260,38 @@ class Repeater:
     def _other(self, like: Process, handed: Handed) -> tuple[Process, ...]:
         """Another process of its program; the same one as the last time, as a rule."""
         key = (like, handed.pid, handed.start, handed.cmdline)
+        ancestors = self._ancestors(handed)  # kept for its parent's others, even if it has them
         if self._last[0] != key:
             other = structs.replace(
                 like,
                 pid=handed.pid,
                 start=handed.start,
                 argv=argv_of(handed.cmdline),
-                ancestors=self._ancestors(handed),
+                ancestors=ancestors,
             )
             self._last = (key, (other,))
         return self._last[1]
 
     def _ancestors(self, handed: Handed) -> tuple[Ancestor, ...]:
-        found = self._children_have.get(handed.parent) if handed.known else None
+        found = self._children_have.pop(handed.parent, None)
+        if found is None or not handed.known:
+            found = self._above(handed.pid, handed.parent, handed.start, handed.elder)
         if found is None:
-            found = self._processes.ancestors(handed.pid, handed.parent, handed.start, handed.elder)
-            self._keep_ancestors(handed.parent, found)
-        return found
-
-    def _keep_ancestors(self, parent: int, them: tuple[Ancestor, ...]) -> None:
+            return ()
         if len(self._children_have) >= MOST:
             self._children_have.clear()
-        self._children_have[parent] = them
+        self._children_have[handed.parent] = found
+        return found
+
+    def _above(
+        self, pid: int, parent: int, start: int, elder: Elder | None = None
+    ) -> tuple[Ancestor, ...] | None:
+        """See `ProcessTable.ancestors`. None without descriptors or memory: the verdict, or the
+        record, goes without."""
+        try:
+            return self._processes.ancestors(pid, parent, start, elder)
+        except OSError:
+            return None
 
 
 def repeatable(report: Report) -> bool:

@@ -192,6 +192,21 @@ def test_where_ancestors_count_what_a_changed_parent_bears_is_a_stranger(
         assert scene.send(other.packet()).token == 0
 
 
+@pytest.mark.parametrize("what", [EXEC, EXIT])
+def test_where_ancestors_count_a_parent_that_changed_while_it_was_decided_has_none(
+    scene: Scene, what: int
+) -> None:
+    with Child() as first, Child() as other:
+        told = standing(first.pid, first.descriptor, program=True, only=US)
+        mark = scene.path.mark()
+        scene.happens.send(event(what, US, US))
+        scene.teach(socket.AF_INET, told, 5, mark)
+        tell(scene, other.pid)
+        assert scene.send(other.packet()).token == 0
+        assert scene.teach(socket.AF_INET, told, 5)
+        assert scene.send(other.packet()).token == 5
+
+
 def test_only_so_many_are_open_at_once(scene: Scene, known: Child) -> None:
     with ExitStack() as stack:
         others = [stack.enter_context(Child()) for _ in range(18)]

@@ -5,6 +5,7 @@ The kernel's rooms stand in here; tests/kernel/test_fastpath.py has the real one
 
 from __future__ import annotations
 
+import errno
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -124,13 +125,15 @@ class Owners:
 class Processes:
     def __init__(self) -> None:
         self.stat = "1 2 3 4"
-        self.above: tuple[Ancestor, ...] = ()
+        self.above: tuple[Ancestor, ...] | None = process().ancestors
         self.asked: list[tuple[int, int, int, Elder | None]] = []
 
     def ancestors(
         self, pid: int, parent: int, start: int, elder: Elder | None
     ) -> tuple[Ancestor, ...]:
         self.asked.append((pid, parent, start, elder))
+        if self.above is None:
+            raise OSError(errno.EMFILE, "too many")
         return self.above
 
     def image(self, process: Process) -> str:
@@ -523,6 +526,7 @@ def test_where_a_rule_asks_for_ancestors_only_children_of_the_same_parent_are(ru
     assert program(scene) == (b"/usr/bin/curl", 100)
     scene.decide(owner(structs.replace(process(), ancestors=())))
     assert program(scene) == (b"", 0)
+    assert scene.processes.asked == [(4242, 100, 42420, None)]
     scene = Scene("allow", "allow app=/usr/bin/wget parent=/bin/x")
     scene.decide()
     assert program(scene) == (b"/usr/bin/curl", 0)
@@ -540,7 +544,8 @@ def test_ancestors_are_looked_up_for_a_parent_that_is_new() -> None:
         assert isinstance(event, Repeated)
         return event.owner.processes[0].ancestors
 
-    assert ancestors(100, True, 98) == process().ancestors
+    assert ancestors(100, True, 98) == process().ancestors  # never heard of
+    assert scene.processes.asked.pop() == (4300, 100, 98, elder)
     scene.processes.above = (Ancestor(101, App("/bin/sh", AppKind.PATH, "sh")),)
     assert ancestors(101, False, 99) == scene.processes.above
     assert scene.processes.asked == [(4300, 101, 99, elder)]
@@ -550,6 +555,42 @@ def test_ancestors_are_looked_up_for_a_parent_that_is_new() -> None:
     assert ancestors(100, False, 102) == scene.processes.above  # another one by now
     assert ancestors(102, True, 103) == scene.processes.above  # never heard of
     assert len(scene.processes.asked) == 3
+
+
+OTHERS = (Ancestor(100, App("/bin/sh", AppKind.PATH, "sh")),)
+
+
+@pytest.mark.parametrize("above", [(), OTHERS, None], ids=["gone", "changed", "unknown"])
+def test_where_ancestors_count_nobody_is_a_child_of_what_a_parent_was_before(
+    above: tuple[Ancestor, ...] | None,
+) -> None:
+    scene = Scene("allow", "allow parent=/bin/x")
+    scene.processes.above = above
+    scene.decide()
+    assert program(scene) == (b"", 0)
+
+
+def test_what_a_parent_became_is_kept_whoever_of_its_children_tells_it() -> None:
+    """A process has the ancestors that it was first seen with; those born later have others."""
+    scene = Scene(CURL)
+    scene.decide()
+
+    def ancestors(pid: int, known: bool) -> tuple[Ancestor, ...]:
+        handed = Handed(b"", 1, 78, 0, 0, pid, 100, known, None, 98, b"curl\0")
+        scene.queue.repeated(packet(10, sport=6), handed)
+        event = scene.events[-1]
+        assert isinstance(event, Repeated)
+        return event.owner.processes[0].ancestors
+
+    first = process().ancestors
+    assert ancestors(4300, False) == first
+    scene.processes.above = OTHERS
+    assert ancestors(4300, False) == first
+    assert ancestors(4301, True) == OTHERS
+    scene.processes.above = None
+    assert ancestors(4302, False) == ()
+    scene.processes.above = first
+    assert ancestors(4303, True) == first
 
 
 def test_and_not_while_answers_or_runs_are_of_single_processes() -> None:

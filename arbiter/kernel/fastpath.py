@@ -87,7 +87,7 @@ class Handed(NamedTuple):
     arguments."""
     parent: int
     known: bool
-    """That parent was told before, or taught of, and has run no other program since."""
+    """That parent was told before, and has run no other program since."""
     elder: Elder | None
     """Itself, if it is new and could be read: it may end before it is looked up."""
     start: int

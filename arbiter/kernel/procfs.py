@@ -152,7 +152,7 @@ class ProcessTable:
         was read before. OSError as `get`."""
         with self._lock:
             facts = elder and facts_of(elder, self._homes)
-            if elder is None or facts is None:
+            if elder is None or facts is None or elder.start > start:
                 return self._ancestors(pid, parent, start, ANCESTORS)[0]
             above, _ = self._ancestors(elder.pid, elder.ppid, elder.start, ANCESTORS - 1)
             return Ancestor(elder.pid, identity.identify(facts)), *above

@@ -216,8 +216,6 @@ void answers_adopt(struct fastpath *path, const struct answer *answer)
 	struct answer *mine, like = *answer;
 	struct process *holder;
 
-	if (!path->newborn->pid) /* it has ended by now */
-		return;
 	if (!met(path, path->newborn->pid) || (holder = adopted(path)) == NULL)
 		return;
 	like.program = NULL;
@@ -262,8 +260,9 @@ static void has_also(struct program *program, int descriptor)
 static struct program *program_place(struct fastpath *path, const struct program *program, pid_t pid)
 {
 	struct program mine = *program, *place = NULL;
+	pid_t parent;
 
-	if (!program_learn(&mine, pid) || (mine.only && mine.only != mine.parent))
+	if (!program_learn(&mine, pid, &parent) || (mine.only && mine.only != parent))
 		return NULL;
 	for (int i = 0; i < PROGRAMS; i++) {
 		struct program *other = &path->programs[i];
@@ -271,7 +270,8 @@ static struct program *program_place(struct fastpath *path, const struct program
 		if (!other->born) {
 			place = other;
 		} else if (program_is(other, &mine.facts) && other->only == mine.only) {
-			births_met(path, other, mine.parent, true);
+			other->strangers = 0;
+			other->bearer = parent;
 			for (int k = 0; k < mine.descriptor_count; k++)
 				has_also(other, mine.descriptors[k]);
 			return other;
@@ -281,7 +281,7 @@ static struct program *program_place(struct fastpath *path, const struct program
 		place = &path->programs[path->program_turn++ % PROGRAMS];
 	*place = mine;
 	place->born = ++path->born;
-	place->bearer = place->parent;
+	place->bearer = parent;
 	return place;
 }
 
@@ -304,6 +304,8 @@ bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *an
 	if (mine == NULL)
 		return false;
 	answer_fill(mine, answer, holder);
+	if (program && program->only && events_had(&path->events, mark, program->only))
+		program = NULL; /* its children may have other ancestors now */
 	mine->program = program ? program_place(path, program, process->pid) : NULL;
 	mine->program_born = mine->program ? mine->program->born : 0;
 	if (mine->program) {

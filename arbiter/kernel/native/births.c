@@ -110,13 +110,15 @@ bool births_watch(struct fastpath *path)
 	return filter(path->births.socket, parents, count);
 }
 
-/* A process of this program and of this parent was met: more may be born. `known`: so was another
- * before, of the same parent. */
-void births_met(struct fastpath *path, struct program *program, pid_t parent, bool known)
+/* A process of this program and of this parent was met: more may be born, by the same parent if it
+ * bore the one before, too. */
+void births_met(struct fastpath *path, struct program *program, pid_t parent)
 {
+	const bool again = program->parent == parent || program->bearer == parent;
+
 	program->strangers = 0;
 	program->parent = parent;
-	program->bearer = known ? parent : 0;
+	program->bearer = again ? parent : 0;
 	births_watch(path);
 }
 

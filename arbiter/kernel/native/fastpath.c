@@ -7,11 +7,21 @@
 #include "fastpath.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define GATHERED 64	    /* messages, at most */
 #define TOLD_AFTER 50	    /* milliseconds that what was repeated is gathered, at most */
 #define ELDER_TOLD_AFTER 5 /* where the parent is new: who is above it may end, too */
+
+/* Whether Python can tell who it was, when it has gone: a script's path leads elsewhere in others'
+ * mounts. */
+static bool is_here(const struct fastpath *path, const struct newborn *elder)
+{
+	return elder != NULL && (!strcmp(elder->facts.mounts, path->mounts[0]) ||
+				 !strcmp(elder->facts.mounts, path->mounts[1]));
+}
 
 uint64_t nanoseconds(void)
 {
@@ -38,6 +48,10 @@ void fastpath_begin(struct fastpath *path)
 	pthread_mutexattr_destroy(&inherit);
 	empty(&path->missed);
 	empty(&path->repeated);
+	memset(path->mounts, 0, sizeof path->mounts);
+	if (readlink("/proc/self/ns/mnt", path->mounts[0], sizeof path->mounts[0] - 1) < 0 ||
+	    readlink("/proc/1/ns/mnt", path->mounts[1], sizeof path->mounts[1] - 1) < 0)
+		path->mounts[1][0] = 0; /* then it is looked at sooner than it need be */
 	path->watched_count = -1;
 	if (!births_watch(path))
 		path->births.socket = -1;
@@ -87,7 +101,7 @@ static void tell(struct fastpath *path, const struct message *message)
 	if (message->token && path->repeated.count < GATHERED) {
 		if (!message->pid || message->known)
 			due += TOLD_AFTER * 1000000ull;
-		else if (message->elder != NULL)
+		else if (is_here(path, message->elder))
 			due += ELDER_TOLD_AFTER * 1000000ull;
 	}
 	if (!path->due || due < path->due)
@@ -104,6 +118,7 @@ void fastpath_handle(struct fastpath *path, struct message *message)
 	message->token = message->answered = 0;
 	message->inode = message->pid = message->parent = message->start = message->argv_size = 0;
 	message->argv = NULL;
+	message->known = false;
 	message->elder = NULL;
 	message->came = nanoseconds();
 	/* Where Python does not take what it is told, packets wait for it in the kernel's queue. */
@@ -113,11 +128,11 @@ void fastpath_handle(struct fastpath *path, struct message *message)
 	if (answer != NULL && packet_accept(path->netlink, path->queue, packet.id, answer->mark) == 0) {
 		message->token = answer->token;
 		message->answered = nanoseconds();
-		if (message->pid && message->pid != answer->process->pid) {
+		if (path->newborn != NULL) {
+			answers_adopt(path, answer); /* first: then it hears of what is read next */
 			if (!message->known && path->repeated.count < ELDERS)
 				message->elder = holder_parent(path, message->parent);
-			births_met(path, answer->program, message->parent, message->known);
-			answers_adopt(path, answer);
+			births_met(path, answer->program, message->parent);
 		}
 	}
 	push(message->token ? &path->repeated : &path->missed, message);

@@ -98,7 +98,7 @@ struct program {
 	int descriptors[DESCRIPTORS];
 	int descriptor_count;
 	uint64_t until; /* some answer holds for it: nanoseconds of CLOCK_MONOTONIC */
-	pid_t parent;	/* of the one that was met last, and Python knows it; 0: it has changed */
+	pid_t parent;	/* of the one that was met last, and Python was told; 0: not, or it has changed */
 	pid_t bearer;	/* whose births are expected; 0: anybody's */
 	int strangers;  /* births in a row that were told of for it, and none that it was met in */
 };
@@ -124,7 +124,7 @@ void newborn_close(struct newborn *one);
 bool newborn_read(struct newborn *one);
 bool newborn_cwd(struct newborn *one);
 bool newborn_has(const struct newborn *one, int descriptor, const char *target);
-bool program_learn(struct program *program, pid_t pid);
+bool program_learn(struct program *program, pid_t pid, pid_t *parent);
 bool program_is(const struct program *program, const struct facts *facts);
 
 /* events.c */
@@ -216,7 +216,7 @@ struct fastpath {
 	struct events births; /* they wake the thread: of watched parents only */
 	pid_t watched[PROGRAMS]; /* 0 among them: of all */
 	int watched_count;
-	struct newborn newborns[NEWBORNS], *newborn; /* the one that was met last */
+	struct newborn newborns[NEWBORNS], *newborn; /* the one that was met now; NULL: none */
 	uint32_t newborn_turn;
 	pid_t met[MET];
 	uint32_t met_turn;
@@ -224,6 +224,7 @@ struct fastpath {
 	int used;
 	uint8_t excepted[CELLS][16]; /* addresses about which nothing holds but what is just about them */
 	int excepted_count;
+	char mounts[2][32]; /* the mount namespaces whose paths are ours: our own, and that of init */
 	struct messages missed, repeated;
 	uint64_t due; /* when Python is told of them: nanoseconds of CLOCK_MONOTONIC; 0: it was */
 	uint64_t overruns, lost;
@@ -249,7 +250,7 @@ const struct answer *answers_recall(struct fastpath *path, const struct packet *
 struct newborn *births_opened(struct fastpath *path, pid_t pid);
 struct newborn *births_newborn(struct fastpath *path, pid_t pid);
 void births_ended(struct fastpath *path, pid_t pid);
-void births_met(struct fastpath *path, struct program *program, pid_t parent, bool known);
+void births_met(struct fastpath *path, struct program *program, pid_t parent);
 bool births_watch(struct fastpath *path);
 void births_read(struct fastpath *path);
 

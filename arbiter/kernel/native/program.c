@@ -186,9 +186,9 @@ bool program_is(const struct program *program, const struct facts *facts)
 	       !strcmp(mine->mounts, facts->mounts);
 }
 
-/* Fill in what the program of a living process is known by. The path, file and user are set by then,
- * and must still be its own. */
-bool program_learn(struct program *program, pid_t pid)
+/* Fill in what the program of a living process is known by, and say its parent. The path, file and
+ * user are set by then, and must still be its own. */
+bool program_learn(struct program *program, pid_t pid, pid_t *parent)
 {
 	struct facts *facts = &program->facts;
 	struct newborn one;
@@ -201,7 +201,7 @@ bool program_learn(struct program *program, pid_t pid)
 		memcpy(facts->mounts, one.facts.mounts, sizeof facts->mounts);
 		memcpy(facts->cgroup, one.facts.cgroup, sizeof facts->cgroup);
 		learned = program_is(program, &one.facts);
-		program->parent = one.parent;
+		*parent = one.parent;
 	}
 	newborn_close(&one);
 	return learned;

@@ -146,6 +146,7 @@ const struct answer *answers_recall(struct fastpath *path, const struct packet *
 	struct socket_found found;
 	struct asked asked;
 
+	path->newborn = NULL;
 	ask(path, packet, message->came, &asked);
 	if (next(&asked, NULL) == NULL || !packet_socket(path->diag, packet, &found))
 		return NULL;
