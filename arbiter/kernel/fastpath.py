@@ -1,11 +1,11 @@
 """The fast path: what was decided for a process before is answered again without Python.
 
 A thread of compiled code (native/*.c) reads the queue. It repeats an answer only to the same
-question (protocol, addresses, port, link, mark), once it has found the socket by sock_diag, seen
-it in the descriptor table of the same process, running the same program as the same user, and in
-no relative's; or in that of a process that was just born and runs the same program. (Such are
-opened in /proc ahead, as they are born.) All else waits for the pipeline as
-ever. The pipeline hears of each packet that was answered, and keeps its record.
+question (protocol, addresses, port, link, mark; or wherever it leads, where it was taught so), once
+it has found the socket by sock_diag, seen it in the descriptor table of the same process, running
+the same program as the same user, and in no relative's; or in that of a process that was just born
+and runs the same program. (Such are opened in /proc ahead, as they are born.) All else waits for
+the pipeline as ever. The pipeline hears of each packet that was answered, and keeps its record.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class Handed(NamedTuple):
     answered: int
     """Nanoseconds of CLOCK_MONOTONIC."""
     pid: int
-    """Of another process than the one that was decided about; 0 for the same. Its parent, start and
-    arguments."""
+    """Of another process than the one that was decided about, whose parent, start and arguments
+    follow; 0 for the same."""
     parent: int
     known: bool
     """That parent was told before, and has run no other program since."""
     elder: Elder | None
-    """Itself, if it is new and could be read: it may end before it is looked up."""
+    """The parent, if it is new and could be read: it may end before it is looked up."""
     start: int
     cmdline: bytes
 
