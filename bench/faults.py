@@ -40,16 +40,9 @@ for number in range(int(sys.argv[2])):
 time.sleep(2)
 """
 FORKS = "for i in $(seq 300); do /bin/true; (exec 3<>/dev/tcp/{0}/7) 2>/dev/null; done"
-QUESTIONS = """
-import socket
-for port in range(5000, 5400):
-    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    one.setblocking(False)
-    try:
-        one.sendto(b"x", ("198.51.100.30", port))
-    except OSError:
-        pass
-"""
+QUESTIONS = "for port in {5000..5399}; do echo x >/dev/udp/198.51.100.30/$port; done"
+"""No Python: who is asked may answer for the app, and that would be for the load's programs, too,
+against the rules that deny them a host: an app counts more."""
 
 
 class Machine:
@@ -247,14 +240,14 @@ def _forks(machine: Machine) -> None:
 
 
 def _questions(machine: Machine) -> None:
-    machine.background(*python(QUESTIONS))
+    machine.background("bash", "-c", QUESTIONS)
     time.sleep(1)
 
 
 def _descriptors(machine: Machine) -> None:
     soft, hard = resource.prlimit(machine.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(machine.pid, resource.RLIMIT_NOFILE, (machine.open_files() + 2, hard))
-    machine.background(*python(QUESTIONS))
+    machine.background("bash", "-c", QUESTIONS)
     time.sleep(2)
     resource.prlimit(machine.pid, resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -31,7 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "kernel"))
 
 from faults import FAULTS, Machine, Span
-from loading import ALLOWED, DENIED, Load
+from loading import ALLOWED, DENIED, Load, Try
 from running import Arbiter, eventually
 
 from arbiter import protocol
@@ -46,6 +46,8 @@ RULES = (
 SETTINGS = "deadline = 4.0\nask_ttl = 30\n"
 BACK = 20.0
 """Seconds after a fault in which everything that is allowed must be reached again."""
+SHOWN = 5
+"""So many of what was reached though denied are told with their records."""
 MORE = 24.0
 """MB that a daemon may have more at the end of the second half than at its start."""
 CURIOUS = """
@@ -145,10 +147,27 @@ class Soak:
             missing = set(ALLOWED) - self.load.reached(since)
             self.broken.append(f"{BACK} s after {name} not reached: {', '.join(sorted(missing))}")
         self.back.setdefault(name, []).append(time.monotonic() - began)
-        for one in self.load.leaks(self.spans):
-            self.broken.append(f"reached though denied, at {name}: {one}")
+        if leaks := self.load.leaks(self.spans):
+            time.sleep(2)  # until the last record is written
+            whose = [self.whose(leak) for leak in leaks[:SHOWN]]
+            self.broken.append(f"{len(leaks)} reached though denied, at {name}: {'; '.join(whose)}")
+            self.broken.append("the log's end: " + (self.arbiter.home / "log").read_text()[-3000:])
+            self.broken.append("rules: " + "; ".join(self.arbiter.rules()))
         if (wrong := self.machine.ruleset_wrong()) is not None:
             self.broken.append(f"after {name} the ruleset is not what it was: {wrong}")
+
+    def whose(self, leak: Try) -> str:
+        """A try that was reached, how long after a fault's moments, and what its record says: a
+        verdict, or none, when no rule of arbiter's in the kernel sent it to be decided."""
+        after = leak.began - max((end for _, end in self.spans if end < leak.ended), default=0.0)
+        began = time.time() - time.monotonic() + leak.began
+        records = self.arbiter.database(
+            "SELECT decision, reason, layer, rule_id, app, note, time FROM decisions "
+            f"WHERE sport = {leak.port} AND daddr = '{leak.target.split()[1]}' "
+            f"AND time BETWEEN {began - 1} AND {began + 5}"
+        )
+        words = " and ".join(str(record) for record in records) or "no record"
+        return f"{leak}, {after:.2f} s after such a moment: {words}"
 
     def sample(self) -> None:
         self.samples.append((time.monotonic(), self.machine.megabytes(), self.machine.open_files()))
@@ -275,7 +294,7 @@ def main() -> int:
         hosts = (SERVER4, SERVER6, SECOND4, SECOND6)
         with Load(machine.arbiter, 0.04) as load:
             soak = Soak(machine, load, options.minutes * 60)
-            person = Person(machine.arbiter, dice)
+            person = Person(machine.arbiter, random.Random(options.seed))
             for _ in range(2):
                 machine.arbiter.program("bash", "-c", CURIOUS, "curious", *hosts)
             try:

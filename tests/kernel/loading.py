@@ -29,27 +29,29 @@ while True:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
         sock.settimeout(1.5)
-        began, end = time.monotonic(), "reached"
+        began, end, port = time.monotonic(), "reached", 0
         try:
             sock.connect((address, 7))
+            port = sock.getsockname()[1]
             if proto == "udp":
                 sock.send(b"x")
                 sock.recv(100)
         except OSError as error:
             end = errno.errorcode.get(error.errno, type(error).__name__)
         sock.close()
-        print(json.dumps([target, began, time.monotonic(), end]), flush=True)
+        print(json.dumps([target, began, time.monotonic(), end, port]), flush=True)
         time.sleep(random.uniform(0, 2 * pause))
 """
 
 
 class Try(Struct, frozen=True, array_like=True):
-    """One connection: monotonic seconds, and `reached` or why not."""
+    """One connection: monotonic seconds, `reached` or why not, and its own port if it has one."""
 
     target: str
     began: float
     ended: float
     end: str
+    port: int
 
 
 class Load:
