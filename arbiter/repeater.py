@@ -81,8 +81,10 @@ class Repeater:
         """Where the answers lead to that hold there only."""
         self._going_on: set[tuple[int, int]] = set()
         """Processes (pid, start) of which something was taught: they did not end with it."""
-        self._left_out: bool | None = None
+        self._names_out: bool | None = None
         """Whether the fast path knows all places whose names a rule speaks of; None: not asked."""
+        self._areas_out: dict[tuple[str, int], bool] = {}
+        """The same of the areas that a rule asks for, by app and port."""
         self._later: Report | None = None
         self._tokens = 0
         self._last: tuple[tuple[Process, int, int, bytes] | None, tuple[Process, ...]] = (None, ())
@@ -127,7 +129,7 @@ class Repeater:
         if type(event) in STEADY:
             return
         self._later = None
-        if not self._taught and not self._left_out:
+        if not self._taught and not self._names_out and not self._areas_out:
             return
         if isinstance(event, NamesLearned) and self._bears(event):
             return
@@ -141,7 +143,7 @@ class Repeater:
             return True  # each new process looks the same up again
         if not self._addresses.isdisjoint(answers.addresses):
             return False
-        if self._left_out and names.speaks(answers.name):
+        if self._names_out and names.speaks(answers.name):
             return all(map(self._path.leave_out, answers.addresses))
         return True
 
@@ -221,18 +223,35 @@ class Repeater:
             packet.flow.daddr
         ):
             return True
-        if index.depends.on_address(app, port):
+        if not self._leave_areas_out(app, port):
             return True
-        if not index.depends.on_names(app, port):
-            return False
-        return any(name in index.spoken for name in report.context.names) or not self._leave_out()
-
-    def _leave_out(self) -> bool:
-        """Have looked at each place whose names a rule speaks of; False where they are too many."""
+        if index.depends.on_names(app, port) and (
+            any(name in index.spoken for name in report.context.names)
+            or not self._leave_names_out()
+        ):
+            return True
         assert self._path is not None
-        if self._left_out is None:
-            self._left_out = all(map(self._path.leave_out, self._pipeline.names.spoken_of()))
-        return self._left_out
+        return bool(self._path.left_out(packet.flow.daddr))
+
+    def _leave_areas_out(self, app: str, port: int) -> bool:
+        """Have looked at each address that a rule for this asks for, or for its scope; False where
+        they are too many."""
+        assert self._path is not None
+        out = self._areas_out.get((app, port))
+        if out is None:
+            areas = self._pipeline.rules.index.depends.on_areas(app, port)
+            out = areas is not None and all(self._path.leave_out(*area) for area in areas)
+            if len(self._areas_out) >= MOST:
+                self._areas_out.clear()
+            self._areas_out[app, port] = out
+        return out
+
+    def _leave_names_out(self) -> bool:
+        """The same of each place whose names a rule speaks of."""
+        assert self._path is not None
+        if self._names_out is None:
+            self._names_out = all(map(self._path.leave_out, self._pipeline.names.spoken_of()))
+        return self._names_out
 
     def _forget(self) -> None:
         assert self._path is not None
@@ -241,7 +260,8 @@ class Repeater:
         self._taught.clear()
         self._addresses.clear()
         self._going_on.clear()
-        self._left_out = None
+        self._names_out = None
+        self._areas_out.clear()
 
     def _repeated(self, packet: Packet | Undecodable, handed: Handed) -> None:
         taught = self._taught[handed.token]

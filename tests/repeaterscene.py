@@ -29,21 +29,33 @@ OTHER = bytes((198, 51, 100, 77))
 LTE = Link("lte", 2, "wwan0", index=3)
 
 
+def inside(address: bytes, start: bytes, bits: int) -> bool:
+    """Whether both begin with these bits."""
+    width = 8 * len(start)
+    both = (int.from_bytes(one) >> (width - bits) for one in (address, start))
+    return len(address) == len(start) and len(set(both)) == 1
+
+
 class Path:
     """What the fast path is told."""
 
     def __init__(self) -> None:
         self.taught: list[Any] = []
         self.calls: list[str] = []
-        self.left_out: list[bytes] = []
-        self.room = 3
+        self.out: list[bytes | tuple[bytes, int]] = []
+        self.room = 16
         self.refuses = False
 
-    def leave_out(self, address: bytes) -> bool:
-        if len(self.left_out) == self.room:
+    def leave_out(self, address: bytes, bits: int = 128) -> bool:
+        if len(self.out) == self.room:
             return False
-        self.left_out.append(address)
+        self.out.append(address if bits == 128 else (address, bits))
         return True
+
+    def left_out(self, address: bytes) -> bool:
+        return any(
+            inside(address, *((o, 8 * len(o)) if isinstance(o, bytes) else o)) for o in self.out
+        )
 
     def mark(self) -> int:
         return 7

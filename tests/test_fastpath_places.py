@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from fastpathscene import DPORT, Child, Scene, Taken, connected, event, load, qu
 from nativeharness import build
 
 FORK = 1
-EXCEPTED = 1024
+EXCEPTED = 2048
 """native/fastpath.h."""
 US = os.getpid()
 OTHERS = {
@@ -107,10 +108,61 @@ def test_only_so_many_are_left_out_and_all_of_those_are(scene: Scene) -> None:
             assert sent(scene, address=address).token == 0
 
 
+@pytest.mark.parametrize(
+    ("area", "inside", "outside"),
+    [
+        ("127.1.0.0/16", ("127.1.0.0", "127.1.255.255"), ("127.0.255.255", "127.2.0.0")),
+        ("127.1.2.0/23", ("127.1.2.0", "127.1.3.255"), ("127.1.1.255", "127.1.4.0")),
+        ("127.1.2.3/32", ("127.1.2.3",), ("127.1.2.2", "127.1.2.4")),
+        ("127.1.2.2/31", ("127.1.2.2", "127.1.2.3"), ("127.1.2.1", "127.1.2.4")),
+        ("0.0.0.0/0", ("0.0.0.0", "127.0.0.1", "255.255.255.255", "::1", "2001:db8::1"), ()),
+        ("0.0.0.0/8", ("0.0.0.0", "0.255.255.255", "::1"), ("127.0.0.1", "1.0.0.0", "2001:db8::1")),
+        ("224.0.0.0/4", ("224.0.0.0", "239.255.255.255"), ("223.255.255.255", "1.1.1.1")),
+        ("fc00::/7", ("fc00::", "fdff::1"), ("fbff::1", "fe00::1", "2001:db8::1", "1.1.1.1")),
+        ("::/127", ("::", "::1"), ("::2", "127.0.0.1", "1::")),
+        ("2001:db8::1/128", ("2001:db8::1",), ("2001:db8::2", "32.1.13.184")),
+        ("32.1.13.184/32", ("32.1.13.184",), ("2001:db8::1",)),
+    ],
+)
+def test_a_whole_area_is_left_out(
+    scene: Scene, area: str, inside: tuple[str, ...], outside: tuple[str, ...]
+) -> None:
+    net, others = ip_network(area), [ip_network("10.0.0.0/9"), ip_network("2001:db9::/33")]
+    for one in (net, *others):
+        assert scene.path.leave_out(one.network_address.packed, one.prefixlen)
+    for there, addresses in ((True, inside), (False, outside)):
+        for address in addresses:
+            assert scene.path.left_out(ip_address(address).packed) is there, address
+    scene.path.forget()
+    assert not any(scene.path.left_out(ip_address(one).packed) for one in (*inside, *outside))
+
+
+def test_an_area_is_answered_only_by_what_is_known_of_just_there(scene: Scene) -> None:
+    with connected() as first:
+        known = standing(US, first.fileno())
+        assert scene.path.leave_out(bytes((127, 1, 0, 0)), 16)
+        assert scene.teach(socket.AF_INET, known, 5, wherever=True)
+        assert sent(scene, address="127.2.0.1").token == 5
+        assert sent(scene, address="127.1.0.1").token == 0
+
+
+def test_an_address_that_stands_for_one_of_ipv4_is_always_left_out(scene: Scene) -> None:
+    assert scene.path.left_out(bytes(10) + b"\xff\xff\x01\x02\x03\x04")
+    assert not scene.path.left_out(bytes(10) + b"\xff\xfe\x01\x02\x03\x04")
+
+
 @pytest.mark.parametrize("address", [b"", b"123", b"12345", bytes(17)])
 def test_what_is_no_address_is_not_left_out(scene: Scene, address: bytes) -> None:
     with pytest.raises(ValueError, match="4 or 16 bytes"):
         scene.path.leave_out(address)
+    with pytest.raises(ValueError, match="4 or 16 bytes"):
+        scene.path.left_out(address)
+
+
+@pytest.mark.parametrize(("address", "bits"), [(4, -1), (4, 33), (16, -1), (16, 129)])
+def test_what_is_no_area_is_not_left_out(scene: Scene, address: int, bits: int) -> None:
+    with pytest.raises(ValueError, match="an area has 0 to"):
+        scene.path.leave_out(bytes(address), bits)
 
 
 def test_a_program_is_looked_at_wherever_its_sockets_were_lately(scene: Scene) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec import structs
 from playbook import ALICE, ROOT, SERVER, SERVER6, Playbook, owner, packet, process
+from repeaterscene import inside
 
 from arbiter.dnswire import Answers
 from arbiter.events import (
@@ -150,14 +151,21 @@ class Promise(RuleBasedStateMachine):
         alike = self.play.pipeline.ways.lead_alike(_leads(report))
         if report.decision.action is Action.ROUTE and not alike:
             return True
+        return self.left_out(report, report.packet.flow.daddr)
+
+    def left_out(self, report: Report, daddr: bytes) -> bool:
+        """Whether what holds wherever does not there: a rule asks for this place, or its name."""
+        assert isinstance(report.packet, Packet)
+        assert isinstance(report.owner, Owner)
         app, port = report.owner.processes[0].app.id, report.packet.flow.dport
         depends = self.play.pipeline.rules.index.depends
-        if depends.on_address(app, port):
+        areas = depends.on_areas(app, port)
+        if areas is None or any(inside(daddr, *area) for area in areas):
             return True
-        return depends.on_names(app, port) and self.spoken_of(report.packet.flow.daddr)
+        return depends.on_names(app, port) and self.spoken_of(daddr)
 
     def spoken_of(self, daddr: bytes) -> bool:
-        """Whether a rule speaks of one of its names: then what holds wherever does not there."""
+        """Whether a rule speaks of one of its names."""
         pipeline = self.play.pipeline
         names = pipeline.names.names_of(daddr, self.play.now.mono)
         return any(name in pipeline.rules.index.spoken for name in names)
@@ -240,7 +248,7 @@ class Promise(RuleBasedStateMachine):
                 continue
             there = _leads(report)
             for daddr in OTHERS[len(there)] if wherever else (there,):
-                if not wherever or not self.spoken_of(daddr):
+                if not wherever or not self.left_out(report, daddr):
                     self.probe_one(report, daddr, wherever)
 
     def probe_one(self, report: Report, daddr: bytes, wherever: bool) -> None:

@@ -171,7 +171,7 @@ def test_a_refusal_that_is_told_is_told_each_time() -> None:
     ],
 )
 def test_what_may_change_a_decision_takes_all_back_first(event: Event) -> None:
-    scene = Scene(CURL, "deny host=lan")
+    scene = Scene(CURL, "allow host=198.51.100.0/24")
     scene.decide()
     scene.repeater.before(event)
     assert scene.path.calls == ["forget", "settle"]

@@ -24,14 +24,15 @@ from arbiter.model import (
 @pytest.mark.parametrize(
     ("rule", "there"),
     [
-        ("deny app=/usr/bin/curl host=10.9.9.9", True),
-        ("deny app=/usr/bin/curl host=10.8.0.0/16 port=443 user=bob", True),
+        ("deny app=/usr/bin/curl host=198.51.100.10", True),
+        ("deny app=/usr/bin/curl host=198.51.0.0/16 port=443 user=bob", True),
+        ("deny app=/usr/bin/curl host=10.9.9.9", False),
         ("deny app=/usr/bin/curl host=ads.example", False),
-        ("deny app=/usr/bin/curl host=10.9.9.9 port=80-443", True),
-        ("deny app=/usr/bin/curl host=10.9.9.9 port=80", False),
-        ("deny host=lan", True),
-        ("deny host=lan port=443", True),
-        ("deny host=lan port=53", False),
+        ("deny app=/usr/bin/curl host=198.51.100.10 port=80-443", True),
+        ("deny app=/usr/bin/curl host=198.51.100.10 port=80", False),
+        ("deny host=198.51.100.0/24 port=443", True),
+        ("deny host=198.51.100.0/24 port=53", False),
+        ("deny host=lan", False),
         ("deny host=ads.example", False),
         ("deny app=/usr/bin/wget host=10.9.9.9", False),
         ("deny app=/usr/bin/curl port=443 user=bob", False),
@@ -67,6 +68,52 @@ def test_a_route_is_taught_for_just_there_where_a_link_does_not_lead_everywhere(
     assert scene.path.taught[-1][0].daddr == (SERVER if there else bytes(4))
 
 
+def test_areas_that_a_rule_asks_for_are_left_out_once() -> None:
+    scene = Scene(
+        CURL, "deny host=10.0.0.0/8", "allow host=fd00::/8 port=443", "deny host=10.9.9.9"
+    )
+    net, net6 = (bytes((10, 0, 0, 0)), 8), (b"\xfd" + bytes(15), 8)
+    for _ in range(2):
+        scene.decide(dport=53)
+        assert scene.path.taught[-1][0].daddr == bytes(4)
+        assert scene.path.out == [net, (bytes((10, 9, 9, 9)), 32)]
+    scene.decide(dport=443)
+    assert scene.path.taught[-1][0].daddr == bytes(4)
+    assert set(scene.path.out[2:]) == {net, (bytes((10, 9, 9, 9)), 32), net6}
+
+
+def test_what_is_left_out_for_another_app_is_taught_for_just_there() -> None:
+    """The fast path does not know for whom a place is left out."""
+    scene = Scene(CURL, "deny app=/usr/bin/wget host=198.51.100.0/24")
+    scene.decide()
+    assert scene.path.taught[-1][0].daddr == bytes(4)
+    scene.path.leave_out(SERVER, 24)
+    scene.decide()
+    assert scene.path.taught[-1][0].daddr == SERVER
+
+
+def test_areas_are_looked_for_again_once_rules_change_though_nothing_is_taught() -> None:
+    scene = Scene(CURL)
+    scene.path.refuses = True
+    scene.decide()
+    scene.repeater.before(RulesChanged(START, (), ()))
+    scene.play.rules("deny host=198.51.100.0/24")
+    scene.path.refuses = False
+    scene.decide()
+    assert scene.path.taught[-1][0].daddr == SERVER
+
+
+def test_with_too_many_areas_each_place_is_looked_at() -> None:
+    scene = Scene(CURL, *(f"deny host=10.1.{number}.0/24" for number in range(4)))
+    scene.path.room = 3
+    scene.decide()
+    assert scene.path.taught[-1][0].daddr == SERVER
+    scene.repeater.before(RulesChanged(START, (), ()))
+    scene.path.room = 7
+    scene.decide()
+    assert scene.path.taught[-1][0].daddr == bytes(4)
+
+
 def learn(scene: Scene, name: str, *to: bytes, targets: tuple[str, ...] = ()) -> None:
     event = NamesLearned(scene.play.now, Answers(name, to, 3000, targets))
     scene.repeater.before(event)
@@ -75,15 +122,16 @@ def learn(scene: Scene, name: str, *to: bytes, targets: tuple[str, ...] = ()) ->
 
 def test_where_a_rule_asks_for_names_places_that_have_them_are_left_out() -> None:
     scene = Scene(CURL, "deny host=ads.example", "deny host=*.bad.example port=443")
+    scene.path.room = 3
     learn(scene, "ads.example", OTHER)
     learn(scene, "fine.example", SERVER)
     scene.decide(dport=443)
     assert scene.path.taught[-1][0].daddr == bytes(4)
-    assert scene.path.left_out == [OTHER]
+    assert scene.path.out == [OTHER]
     scene.decide(dport=80)
     learn(scene, "good.example", bytes((203, 0, 113, 1)))
     learn(scene, "0.bad.example", bytes((203, 0, 113, 2)), SERVER6)
-    assert scene.path.left_out == [OTHER, bytes((203, 0, 113, 2)), SERVER6]
+    assert scene.path.out == [OTHER, bytes((203, 0, 113, 2)), SERVER6]
     assert scene.path.calls == []
     learn(scene, "good.example", bytes((0, 0, 0, 0)))  # what some resolvers say instead of nothing
     assert scene.path.calls == []
@@ -98,7 +146,7 @@ def test_what_a_rule_for_names_decides_is_taught_for_just_there() -> None:
     assert scene.path.taught[-1][0].daddr == OTHER
     scene.decide()
     assert scene.path.taught[-1][0].daddr == bytes(4)
-    assert scene.path.left_out == [OTHER]
+    assert scene.path.out == [OTHER]
 
 
 def test_a_name_that_is_looked_up_again_takes_nothing_back() -> None:
@@ -134,19 +182,20 @@ def test_what_serves_a_name_is_left_out_with_it() -> None:
     learn(scene, "ads.example", targets=("cdn.example",))
     scene.decide()
     learn(scene, "cdn.example", OTHER)
-    assert scene.path.left_out == [OTHER]
+    assert scene.path.out == [OTHER]
 
 
 def test_with_too_many_such_places_each_is_looked_at() -> None:
     scene = Scene(CURL, "deny host=*.bad.example")
+    scene.path.room = 3
     for number in range(4):
         learn(scene, f"{number}.bad.example", bytes((203, 0, 113, number)))
     for _ in range(2):
         scene.decide()
         assert scene.path.taught[-1][0].daddr == SERVER
-    assert len(scene.path.left_out) == 3
+    assert len(scene.path.out) == 3
     scene.repeater.before(RulesChanged(START, (), ()))
-    scene.path.left_out, scene.path.room = [], 4
+    scene.path.out, scene.path.room = [], 4
     scene.decide()
     assert scene.path.taught[-1][0].daddr == bytes(4)
 
@@ -155,7 +204,7 @@ def test_names_of_the_hosts_file_are_left_out_too() -> None:
     scene = Scene(CURL, "deny host=ads.example")
     scene.play.send(HostsRead(START, {OTHER: ("ads.example",), SERVER: ("x.example",)}))
     scene.decide()
-    assert scene.path.left_out == [OTHER]
+    assert scene.path.out == [OTHER]
 
 
 def test_what_is_left_out_stays_so_while_nothing_is_taught() -> None:
@@ -167,7 +216,7 @@ def test_what_is_left_out_stays_so_while_nothing_is_taught() -> None:
     scene.path.refuses = False
     scene.decide()
     assert scene.path.taught[-1][0].daddr == bytes(4)
-    assert scene.path.left_out == [OTHER]
+    assert scene.path.out == [OTHER]
 
 
 def test_the_record_of_another_place_has_its_own_names() -> None:

@@ -23,6 +23,8 @@ from arbiter.rules import (
     why_not,
 )
 from arbiter.rules.choose import parent_domain
+from arbiter.rules.rule import plain
+from arbiter.rules.scopes import LAN, LOOPBACK, MULTICAST
 
 
 def _packed(text: str) -> bytes:
@@ -87,6 +89,17 @@ BORDERS = [
 @pytest.mark.parametrize(("address", "scope"), BORDERS)
 def test_each_block_begins_and_ends_where_its_rfc_says(address: str, scope: str) -> None:
     assert scope_of(_packed(address)) is ScopeName(scope)
+
+
+@pytest.mark.parametrize(("address", "scope"), BORDERS)
+def test_its_areas_have_the_addresses_of_a_scope_and_no_others(address: str, scope: str) -> None:
+    areas = {"lan": LAN, "loopback": LOOPBACK, "multicast": MULTICAST}
+    there = ipaddress.ip_address(plain(_packed(address)))
+    near = {
+        name: any(there in ipaddress.ip_network(area) for area in found)
+        for name, found in areas.items()
+    }
+    assert near == {name: name == scope for name in areas}
 
 
 @strategies.UNHURRIED

@@ -49,9 +49,12 @@ class FastPath:
         """Accept what asks the same with this mark, for the same process and a socket of this
         uid, until `until` (nanoseconds of CLOCK_MONOTONIC). False if it may have changed."""
 
-    def leave_out(self, address: bytes, /) -> bool:
-        """What was taught for wherever it goes holds not for this packed address, until `forget`.
-        False: they are too many."""
+    def leave_out(self, address: bytes, bits: int = 128, /) -> bool:
+        """What was taught for wherever it goes holds not for this packed address, or for all that
+        start with so many bits of it, until `forget`. False: they are too many."""
+
+    def left_out(self, address: bytes, /) -> bool:
+        """Whether that is so for this one."""
 
     def forget(self) -> None:
         """What was taught holds no more, as soon as this returns."""

@@ -175,7 +175,7 @@ class FastPath:
         )
         self.mark = self._path.mark
         self.forget = self._path.forget
-        self.leave_out = self._path.leave_out
+        self.leave_out, self.left_out = self._path.leave_out, self._path.left_out
         self._running = False
 
     def start(self, failed: Callable[[OSError], object]) -> None:

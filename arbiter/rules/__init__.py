@@ -2,11 +2,11 @@
 
 rule.py the values; rank.py the order of precedence; line.py (words.py, hosts.py, names.py,
 context.py, places.py, times.py, week.py) the one-line form; jsonform.py the same in JSON;
-index.py (shapes.py) the fast look-up, spoken.py the names in it, depends.py what its answers
-depend on; explain.py the reasons; scopes.py lan or internet; choose.py what an ask offers; lint.py
-what is odd about a rule, findings.py (relate.py, ties.py) about rules beside each other, stale.py
-about rules on a machine: those that name what is gone, and those that nothing uses; seen.py what
-nobody decided, propose.py (widen.py) the rules that would.
+index.py (shapes.py) the fast look-up, spoken.py the names in it, depends.py (areas.py) what its
+answers depend on; explain.py the reasons; scopes.py lan or internet; choose.py what an ask offers;
+lint.py what is odd about a rule, findings.py (relate.py, ties.py) about rules beside each other,
+stale.py about rules on a machine: those that name what is gone, and those that nothing uses;
+seen.py what nobody decided, propose.py (widen.py) the rules that would.
 """
 
 from arbiter.rules.choose import scopes_for

@@ -7,6 +7,8 @@ for deprecated site-local ones (fec0::/10, RFC 3879), NAT64, 6to4 and reserved b
 
 from __future__ import annotations
 
+from typing import Final
+
 from arbiter.rules.rule import ScopeName, plain
 
 _LAN, _INTERNET = ScopeName.LAN, ScopeName.INTERNET
@@ -22,6 +24,24 @@ _FIRST6 = {
     0xFD: _LAN,
     0xFF: _MULTICAST,  # RFC 4291 2.7
 }
+
+
+LAN: Final = (
+    (bytes((10, 0, 0, 0)), 8),
+    (bytes((172, 16, 0, 0)), 12),
+    (bytes((192, 168, 0, 0)), 16),
+    (bytes((169, 254, 0, 0)), 16),
+    (b"\xff\xff\xff\xff", 32),
+    (b"\xfc" + bytes(15), 7),
+    (b"\xfe\x80" + bytes(14), 10),
+)
+"""Packed addresses with so many bits: all of the scope start with one of them, and no others."""
+LOOPBACK: Final = (
+    (bytes((127, 0, 0, 0)), 8),
+    (bytes(4), 32),
+    (bytes(16), 127),
+)
+MULTICAST: Final = ((bytes((224, 0, 0, 0)), 4), (b"\xff" + bytes(15), 8))
 
 
 def scope_of(daddr: bytes) -> ScopeName:

@@ -13,7 +13,7 @@ from running import Arbiter
 
 from arbiter.kernel.fastpath import compiled
 from arbiter.lab import Lab
-from arbiter.lab.config import DNS4, DNS6, SECOND4, SERVER4, SERVER6
+from arbiter.lab.config import DNS4, DNS6, SECOND4, SECOND6, SERVER4, SERVER6
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="KERNEL TEST NOT RUN: not compiled")
 target = pytest.mark.parametrize(("proto", "server"), TARGETS)
@@ -89,6 +89,21 @@ def test_a_rule_that_asks_to_where_counts_at_the_first_connection(
     before = repeats(arbiter)
     assert dialer.dial("tcp", SECOND4) in REFUSED
     assert repeats(arbiter) in (before, before + 1)  # that is known by now, too
+
+
+def test_outside_of_what_rules_ask_for_another_place_is_answered(arbiter: Arbiter) -> None:
+    """Most people have a rule for their own network."""
+    arbiter.add("allow port=7", "allow host=lan", "deny host=198.51.100.16/28", "deny host=::/4")
+    arbiter.add("deny host=2001:db8:100::20")
+    dialer = Dialer(arbiter)
+    for there, other, denied in ((SERVER4, DNS4, SECOND4), (SERVER6, DNS6, SECOND6)):
+        known(arbiter, dialer, "tcp", there)
+        before = repeats(arbiter)
+        assert dialer.dial("tcp", other) == "reached"
+        assert repeats(arbiter) == before + 1
+        assert dialer.dial("tcp", denied) in REFUSED
+        assert repeats(arbiter) == before + 1
+        known(arbiter, dialer, "tcp", denied, end=str(dialer.dial("tcp", denied)))
 
 
 def test_a_name_that_a_rule_speaks_of_counts_as_soon_as_it_is_looked_up(arbiter: Arbiter) -> None:

@@ -20,36 +20,59 @@ unsigned answers_bucket(const struct question *question)
 	return hashed((const uint8_t *)question, sizeof *question) % BUCKETS;
 }
 
-static const uint8_t nowhere[16];
+/* What an area starts with, and how much of it that is: 0 is a free cell. */
+static struct area area_of(const uint8_t *address, int bits)
+{
+	struct area area = { .size = bits + 1 };
+
+	memcpy(area.start, address, bits / 8);
+	if (bits % 8)
+		area.start[bits / 8] = address[bits / 8] & 0xff00 >> bits % 8;
+	return area;
+}
 
 /* Its cell, or the free one where it would be. */
-static int cell_of(const struct fastpath *path, const uint8_t *address)
+static int cell_of(const struct fastpath *path, const struct area *area)
 {
-	int at = hashed(address, 16) % CELLS;
+	int at = hashed((const uint8_t *)area, sizeof *area) % CELLS;
 
-	while (memcmp(path->excepted[at], nowhere, 16) && memcmp(path->excepted[at], address, 16))
+	while (path->excepted[at].size && memcmp(&path->excepted[at], area, sizeof *area))
 		at = (at + 1) % CELLS;
 	return at;
 }
 
-/* What is answered wherever it goes does not hold there, until all is forgotten; false if there are
- * too many. As in a question: an address of IPv4 is zeros from its fifth byte on. */
-bool answers_except(struct fastpath *path, const uint8_t *address)
+/* What is answered wherever it goes does not hold at addresses that start with these bits, until all
+ * is forgotten; false if there are too many. As in a question: an address of IPv4 is zeros from its
+ * fifth byte on, and is meant with all 128 bits. */
+bool answers_except(struct fastpath *path, const uint8_t *address, int bits)
 {
-	int at = cell_of(path, address);
+	const struct area area = area_of(address, bits);
+	int at = cell_of(path, &area);
 
-	if (!answers_excepted(path, address)) {
-		if (path->excepted_count == EXCEPTED)
-			return false;
-		path->excepted_count++;
-		memcpy(path->excepted[at], address, 16);
-	}
+	if (path->excepted[at].size)
+		return true;
+	if (path->excepted_count == EXCEPTED)
+		return false;
+	path->excepted_count++;
+	path->excepted[at] = area;
+	if (path->excepted_of_size[bits]++ == 0)
+		path->sizes[path->size_count++] = bits;
 	return true;
 }
 
+/* Whether only what is just about this address holds there. One of IPv6 that stands for one of IPv4
+ * is never taken for another: rules for either may mean it (RFC 4291 2.5.5.2). */
 bool answers_excepted(const struct fastpath *path, const uint8_t *address)
 {
-	return path->excepted_count && !memcmp(path->excepted[cell_of(path, address)], address, 16);
+	static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+
+	for (int i = 0; i < path->size_count; i++) {
+		const struct area area = area_of(address, path->sizes[i]);
+
+		if (path->excepted[cell_of(path, &area)].size)
+			return true;
+	}
+	return !memcmp(address, mapped, sizeof mapped);
 }
 
 /* No answer holds any more. */
@@ -59,7 +82,8 @@ void answers_forget(struct fastpath *path)
 	path->used = 0;
 	if (path->excepted_count)
 		memset(path->excepted, 0, sizeof path->excepted);
-	path->excepted_count = 0;
+	memset(path->excepted_of_size, 0, sizeof path->excepted_of_size);
+	path->excepted_count = path->size_count = 0;
 	for (int i = 0; i < PROGRAMS; i++)
 		path->programs[i].until = 0;
 }

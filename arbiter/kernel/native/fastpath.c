@@ -158,12 +158,23 @@ void fastpath_forget(struct fastpath *path)
 }
 
 /* See `answers_except`. */
-bool fastpath_except(struct fastpath *path, const uint8_t *address)
+bool fastpath_except(struct fastpath *path, const uint8_t *address, int bits)
 {
 	bool excepted;
 
 	pthread_mutex_lock(&path->lock);
-	excepted = answers_except(path, address);
+	excepted = answers_except(path, address, bits);
+	pthread_mutex_unlock(&path->lock);
+	return excepted;
+}
+
+/* See `answers_excepted`. */
+bool fastpath_excepted(struct fastpath *path, const uint8_t *address)
+{
+	bool excepted;
+
+	pthread_mutex_lock(&path->lock);
+	excepted = answers_excepted(path, address);
 	pthread_mutex_unlock(&path->lock);
 	return excepted;
 }

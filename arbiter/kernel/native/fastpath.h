@@ -168,9 +168,15 @@ int events_younger(const struct events *events, pid_t pid, pid_t *pids, int most
 #define UNTOLD 4096 /* repeated and not taken yet */
 #define ELDERS 256  /* parents that wait to be told with them: some 5 kB each */
 #define YOUNGER 16
-#define EXCEPTED 1024 /* addresses */
-#define CELLS 4096
+#define EXCEPTED 2048 /* areas */
+#define CELLS 8192
 #define STRANGERS 8 /* opened for nothing, until a program is met again */
+
+/* Addresses that start with the same bits. */
+struct area {
+	uint8_t start[16];
+	uint8_t size; /* one more than its bits */
+};
 
 struct answer {
 	struct question question;
@@ -222,8 +228,10 @@ struct fastpath {
 	uint32_t met_turn;
 	struct answer answers[ANSWERS], *buckets[BUCKETS];
 	int used;
-	uint8_t excepted[CELLS][16]; /* addresses about which nothing holds but what is just about them */
-	int excepted_count;
+	struct area excepted[CELLS]; /* where nothing holds but what is just about an address */
+	int excepted_count, excepted_of_size[129];
+	uint8_t sizes[129]; /* bits that areas among them have */
+	int size_count;
 	char mounts[2][32]; /* the mount namespaces whose paths are ours: our own, and that of init */
 	struct messages missed, repeated;
 	uint64_t due; /* when Python is told of them: nanoseconds of CLOCK_MONOTONIC; 0: it was */
@@ -236,7 +244,7 @@ void answers_adopt(struct fastpath *path, const struct answer *answer);
 bool answers_learn(struct fastpath *path, uint64_t mark, const struct answer *answer,
 		   const struct process *process, const struct program *program);
 
-bool answers_except(struct fastpath *path, const uint8_t *address);
+bool answers_except(struct fastpath *path, const uint8_t *address, int bits);
 bool answers_excepted(const struct fastpath *path, const uint8_t *address);
 unsigned answers_bucket(const struct question *question);
 bool answer_known(const struct answer *answer);
@@ -282,7 +290,8 @@ void fastpath_forget(struct fastpath *path);
 uint64_t fastpath_mark(struct fastpath *path);
 bool fastpath_teach(struct fastpath *path, uint64_t mark, const struct answer *answer,
 		    const struct process *process, const struct program *program);
-bool fastpath_except(struct fastpath *path, const uint8_t *address);
+bool fastpath_except(struct fastpath *path, const uint8_t *address, int bits);
+bool fastpath_excepted(struct fastpath *path, const uint8_t *address);
 void message_free(struct message *message);
 struct message *fastpath_take(struct fastpath *path, bool waiting);
 uint64_t fastpath_due(struct fastpath *path);

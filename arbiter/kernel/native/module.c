@@ -90,23 +90,57 @@ static bool address(const Py_buffer *from, uint8_t family, uint8_t *to)
 	return true;
 }
 
+/* A packed address, as in a question; false with an exception. */
+static bool any_address(const Py_buffer *from, uint8_t *to)
+{
+	if (from->len != 4 && from->len != 16) {
+		PyErr_SetString(PyExc_ValueError, "an address has 4 or 16 bytes");
+		return false;
+	}
+	memcpy(to, from->buf, from->len);
+	return true;
+}
+
 static PyObject *leave_out(FastPath *self, PyObject *args)
 {
 	uint8_t address[16] = { 0 };
 	Py_buffer packed;
-	bool excepted = false;
+	int bits = 128, width;
+	bool excepted;
+
+	if (!PyArg_ParseTuple(args, "y*|i", &packed, &bits))
+		return NULL;
+	width = packed.len == 4 ? 32 : 128;
+	excepted = any_address(&packed, address);
+	PyBuffer_Release(&packed);
+	if (!excepted)
+		return NULL;
+	if (bits < 0 || (bits > width && bits != 128)) {
+		PyErr_Format(PyExc_ValueError, "an area has 0 to %d bits", width);
+		return NULL;
+	}
+	if (bits == width)
+		bits = 128;
+	Py_BEGIN_ALLOW_THREADS
+	excepted = fastpath_except(&self->path, address, bits);
+	Py_END_ALLOW_THREADS
+	return PyBool_FromLong(excepted);
+}
+
+static PyObject *left_out(FastPath *self, PyObject *args)
+{
+	uint8_t address[16] = { 0 };
+	Py_buffer packed;
+	bool excepted;
 
 	if (!PyArg_ParseTuple(args, "y*", &packed))
 		return NULL;
-	if (packed.len == 4 || packed.len == 16)
-		memcpy(address, packed.buf, packed.len);
-	else
-		PyErr_SetString(PyExc_ValueError, "an address has 4 or 16 bytes");
+	excepted = any_address(&packed, address);
 	PyBuffer_Release(&packed);
-	if (PyErr_Occurred())
+	if (!excepted)
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	excepted = fastpath_except(&self->path, address);
+	excepted = fastpath_excepted(&self->path, address);
 	Py_END_ALLOW_THREADS
 	return PyBool_FromLong(excepted);
 }
@@ -227,6 +261,7 @@ static PyMethodDef methods[] = {
 	{ "teach", (PyCFunction)teach, METH_VARARGS, NULL },
 	{ "forget", (PyCFunction)forget, METH_NOARGS, NULL },
 	{ "leave_out", (PyCFunction)leave_out, METH_VARARGS, NULL },
+	{ "left_out", (PyCFunction)left_out, METH_VARARGS, NULL },
 	{ "take", (PyCFunction)take, METH_O, NULL },
 	{ "losses", (PyCFunction)losses, METH_NOARGS, NULL },
 	{ NULL, NULL, 0, NULL },
