@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 
 from arbiter.accounts import Accounts, local_zone
+from arbiter.ahead import Ahead
 from arbiter.classkeeper import ClassKeeper
 from arbiter.events import (
     Announce,
@@ -39,9 +40,7 @@ from arbiter.frontdesk import FrontDesk
 from arbiter.health import Health
 from arbiter.kernel import firewall
 from arbiter.kernel.exits import ExitWatch
-from arbiter.kernel.fastpath import Start
 from arbiter.kernel.owner import OwnerLookup
-from arbiter.kernel.procevents import ProcEvents
 from arbiter.kernel.procfs import ProcessTable
 from arbiter.kernel.queue import Queue
 from arbiter.lifekeeper import LifeKeeper
@@ -86,17 +85,16 @@ class Daemon:
         read: Callable[[], Settings],
         paths: Paths,
         admins: frozenset[int],
-        events: ProcEvents | None,
-        fast: Start | None = None,
+        ahead: Ahead,
     ) -> None:
-        """`events` and `fast` were opened with rights that are given up since; it closes them."""
+        """It closes what was opened `ahead`."""
         self._settings = SettingsKeeper(settings, read, self._dispatch)
         self.settings, self.paths = settings, paths  # the settings of the start
         self.pipeline = Pipeline(settings)
         self._service = Service(self.pipeline)
         self.pipeline.rules.index.zone = local_zone()
         self._processes = ProcessTable()
-        self._events, self._fast = events, fast
+        self._ahead = ahead
         self._desk = FrontDesk(
             self.pipeline,
             self._dispatch,
@@ -174,9 +172,9 @@ class Daemon:
         )
         self._proofs.know(self._lives.joined)
         await self._lives.begin()
-        if self._events is None:
+        if self._ahead.events is None:
             log.info("no process events here: new programs are found by reading /proc")
-        owners = OwnerLookup(self._processes, events=self._events)
+        owners = OwnerLookup(self._processes, events=self._ahead.events)
         self._finder = Finder(owners, self._dispatch, self._spawn)
         self._queue = Queue(
             plan.queue,
@@ -186,12 +184,12 @@ class Daemon:
             mark_mask=plan.mask,
         )
         self._repeater = Repeater.over(
-            self._queue, self._fast, owners, self._processes, self.pipeline, self._dispatch
+            self._queue, self._ahead.fast, owners, self._processes, self.pipeline, self._dispatch
         )
         self._before = self._repeater.before
         self._older = OlderKeeper(plan.mask, self._finder, self._dispatch, self._decided)
-        called_off, back = self._alone.called_off, self._older.look
-        self._ruleset = RulesetKeeper(self._backend, called_off, self._dispatch, back)
+        called_off, back, hands = self._alone.called_off, self._older.look, self._ahead.hands
+        self._ruleset = RulesetKeeper(self._backend, hands, called_off, self._dispatch, back)
         self._health = Health(
             self.pipeline, self._queue, self._ruleset, self._problems, lambda: self._memory.lost
         )
@@ -259,8 +257,9 @@ class Daemon:
             if self._tasks:
                 await asyncio.wait(tuple(self._tasks), timeout=5)
             self._finder.close()
-            if self._events is not None:
-                self._events.close()
+            if self._ahead.events is not None:
+                self._ahead.events.close()
+            self._ahead.hands.shutdown(wait=False)
             self._processes.close()
             await self._desk.close()
 

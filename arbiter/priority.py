@@ -1,4 +1,5 @@
-"""Whose turn it is: threads that write and read for people give way to the one that decides.
+"""Whose turn it is: threads that write and read for people give way to the one that decides, and
+what puts the ruleset back comes before all that.
 
 Niceness is a thread's own in Linux (setpriority(2), C library differences). Without it a thread
 that hashes and encodes a batch of records keeps the CPU for its whole slice, 3 ms and more, while
@@ -11,9 +12,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 
 NICE = 10
 """Added to the niceness that the daemon was given, 19 at most."""
+URGENT = -15
+"""The niceness of what connections pass undecided without: eight times the CPU of others and more
+(sched_prio_to_weight, kernel/sched/core.c), and nothing that is not niced comes in between."""
 SWITCH_SECONDS = 0.0005
 """Python's own is 0.005: as long as twenty verdicts take."""
 STORE, SINK = "arbiter-store", "arbiter-sink"
@@ -30,6 +36,36 @@ def come_first() -> bool:
     except PermissionError:
         return False
     return True
+
+
+def hurry() -> bool:
+    """The calling thread comes before others, and so does what it starts. False where that is not
+    permitted (CAP_SYS_NICE, RLIMIT_NICE): then it takes its turn."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), URGENT)
+    except PermissionError:
+        return False
+    return True
+
+
+def hurried(name: str, prepare: Callable[[], None]) -> Executor:
+    """A thread that will `hurry`; `prepare` is called in it first. Raises what that does."""
+    failed: list[BaseException] = []
+
+    def begin() -> None:
+        hurry()
+        try:
+            prepare()
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    hands = ThreadPoolExecutor(1, name, begin)
+    try:
+        hands.submit(int).result()
+    except BrokenExecutor:
+        raise failed[0] from None
+    return hands
 
 
 def decide_promptly(sync: bool) -> None:

@@ -7,10 +7,13 @@ changes the ruleset again and again finds it put back ever more slowly, which is
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import ParamSpec, TypeVar
 
 from arbiter.accounts import not_silent
 from arbiter.events import Trouble
@@ -35,6 +38,8 @@ LEFT = (
     "stopped, but arbiter's rules may be in the kernel yet, as the log says, and may hold new "
     "connections; take them away: sudo arbiter rescue"
 )
+T = TypeVar("T")
+P = ParamSpec("P")
 log = logging.getLogger("arbiter")
 
 
@@ -68,12 +73,14 @@ class RulesetKeeper:
     def __init__(
         self,
         backend: firewall.Backend,
+        hands: Executor,
         called_off: Callable[[], bool],
         dispatch: Callable[[Trouble], None],
         back: Callable[[], None],
     ) -> None:
-        """`back` is called each time it is in force again after others had changed it."""
-        self.backend = backend
+        """`hands` do it: on a busy machine the tools must not wait for each other program's turn.
+        `back` is called each time it is in force again after others had changed it."""
+        self.backend, self._hands = backend, hands
         self.called_off = called_off
         self._dispatch, self._back = dispatch, back
         self._lock = asyncio.Lock()
@@ -190,7 +197,7 @@ class RulesetKeeper:
         self._who, self._since = "", None
         if self._plan is None:
             return
-        if await asyncio.to_thread(firewall.shown, self.backend) == self._shown:
+        if await self._do(firewall.shown, self.backend) == self._shown:
             self._failed = ""
             return
         if self._stopping or self.called_off():  # it began meanwhile
@@ -207,12 +214,17 @@ class RulesetKeeper:
         self._say_back(f"{by} changed arbiter's part of the ruleset; it was put back{took}")
 
     async def _apply(self, plan: firewall.Plan) -> None:
-        await asyncio.to_thread(firewall.apply, plan, self.backend)
+        await self._do(firewall.apply, plan, self.backend)
         self._plan = plan
-        self._shown = await asyncio.to_thread(firewall.shown, self.backend)
+        self._shown = await self._do(firewall.shown, self.backend)
         if not firewall.whole(plan, self.backend, self._shown):
             self._shown = firewall.Shown()  # somebody was at it meanwhile: look again
             self._touched.set()
+
+    async def _do(self, do: Callable[P, T], *what: P.args, **how: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._hands, functools.partial(do, *what, **how)
+        )
 
     def _say_back(self, text: str) -> None:
         log.warning("%s", text)

@@ -101,6 +101,7 @@ FLOORS = {
     "arbiter.accounts": 4,
     "arbiter.memory": 4,
     "arbiter.priority": 4,
+    "arbiter.ahead": 4,
     "arbiter.repeater": 4,
     "arbiter.waker": 4,
     "arbiter.proofkeeper": 4,

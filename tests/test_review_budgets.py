@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from msgspec import structs
 from arbiter import accounts as module
 from arbiter import budgets
 from arbiter.accounts import Accounts, read_exceeded
+from arbiter.ahead import Ahead
 from arbiter.budgets import Exceeded, Totals, first_day, next_midnight, size_text, standing
 from arbiter.daemon import Daemon
 from arbiter.links import FoundLink, LinkKind
@@ -209,7 +211,9 @@ def test_a_mistake_that_ends_the_counting_is_not_silent(
 
 def test_a_reload_that_comes_before_links_are_there_ends_nothing(tmp_path: Path) -> None:
     paths = Paths(tmp_path, tmp_path / "socket", tmp_path)
-    daemon = Daemon(Settings(), Settings, paths, frozenset(), None)
+    daemon = Daemon(
+        Settings(), Settings, paths, frozenset(), Ahead(None, None, ThreadPoolExecutor(1))
+    )
     daemon.reload()
 
 

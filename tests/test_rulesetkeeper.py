@@ -6,6 +6,7 @@ import asyncio
 import struct
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,12 @@ class Scene:
         self.told.append(event.text)
 
     def run(self, play: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        hands = ThreadPoolExecutor(1)
+
         async def whole() -> None:
             self.keeper = RulesetKeeper(
                 self.backend,  # type: ignore[arg-type]
+                hands,
                 lambda: self.off,
                 self.dispatch,
                 lambda: self.back.append(self.kernel),
@@ -74,7 +78,8 @@ class Scene:
             await play()
             await asyncio.wait_for(self.keeper.stop(), 10)
 
-        asyncio.run(whole())
+        with hands:
+            asyncio.run(whole())
 
     async def others(self, kernel: str, who: str = "") -> None:
         """Somebody makes it this, and the kernel tells."""

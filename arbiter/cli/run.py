@@ -174,14 +174,13 @@ def _log_file(path: Path) -> TextIO:
 
 def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt: str | None) -> int:
     # Only now: these need the compiled parts, and a wrong option must not wait for them.
+    from arbiter.ahead import Ahead
     from arbiter.daemon import Daemon
-    from arbiter.kernel import fastpath, rights
+    from arbiter.kernel import rights
     from arbiter.kernel.firewall import FirewallError
     from arbiter.kernel.malloc import few_arenas
-    from arbiter.kernel.procevents import ProcEvents
     from arbiter.kernel.queue import QueueError
     from arbiter.kernel.routes import RouteError
-    from arbiter.priority import come_first
     from arbiter.server import ServerError
     from arbiter.startup import DaemonError, Terminal
     from arbiter.store import StoreError
@@ -227,7 +226,7 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
             else:
                 daemon.reload()
 
-        daemon = Daemon(settings, read, paths, admins, events, fast)
+        daemon = Daemon(settings, read, paths, admins, ahead)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
         if prompt is None:
             loop.add_signal_handler(signal.SIGTSTP, log.warning, NOT_STOPPED)
@@ -245,17 +244,8 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
     # Before the daemon's rights are given up, which a prompt and what it starts do not need to.
     held = _HeldPrompt(prompt, paths, asker) if prompt is not None else None
     try:
-        # First: from another network namespace (a container, the lab) their socket is opened in
-        # the machine's, and no right to go there is kept.
-        events = ProcEvents.open()
         also = extra_rights(paths)
-
-        def ahead() -> None:
-            come_first()
-            rights.confine(also)
-
-        fast = fastpath.Start.open(ahead)
-        rights.confine(also)
+        ahead = Ahead.open(lambda: rights.confine(also))
         code = asyncio.run(live())
         if not terminal.gone:
             click.echo(

@@ -66,15 +66,16 @@ def _apply_nft(plan: Plan) -> None:
 def _apply_iptables(plan: Plan, variant: Variant) -> None:
     before: dict[Family, str] = {}
     made: dict[Family, tuple[tuple[str, str], ...]] = {}
+    used = set(iptables.used(plan))
+    tables = {name for name, _ in used}
     try:
+        there = probe.nft_chains() if variant == "nft" else None
         for family in probe.families():
             before[family] = probe.save(family, variant)
-            there = {(name, chain) for name, chain in iptables.used(plan)}
-            tables = {name for name, _ in there}
             made[family] = tuple(
                 (name, chain)
-                for name, chain in probe.missing(family, variant)
-                if (name, chain) in there or (chain == "TABLE" and name in tables)
+                for name, chain in probe.missing(family, there)
+                if (name, chain) in used or (chain == "TABLE" and name in tables)
             )
             probe.restore(
                 family, variant, iptables.render(plan, family, before[family], made[family])

@@ -26,6 +26,7 @@ LOCK_SECONDS = 10
 """Seconds to wait for the xtables lock (iptables-legacy only; the nft-backed ones ignore it)."""
 Variant = Literal["nft", "legacy"]
 VARIANTS: tuple[Variant, ...] = ("nft", "legacy")
+NftChains = dict[tuple[str, str], dict[str, str]]
 _PACKAGES = {"nft": "nftables", "ip": "iproute2"}
 _NAMES = {"ip": "iptables", "ip6": "ip6tables"}
 
@@ -149,12 +150,12 @@ def restore(family: Family, variant: Variant, text: str) -> None:
         run([path, "--noflush", "-w", str(LOCK_SECONDS)], text)
 
 
-def nft_chains() -> dict[tuple[str, str], dict[str, str]] | None:
+def nft_chains() -> NftChains | None:
     """{(family, table): {base chain: policy}} of every nft table; None without the nft tool."""
     path = find_tool("nft")
     if path is None:
         return None
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    found: NftChains = {}
     for item in json.loads(run([path, "-j", "list", "tables"]))["nftables"]:
         if table := item.get("table"):
             found[table["family"], table["name"]] = {}
@@ -207,8 +208,9 @@ def why_not(backend: Backend) -> str | None:
     try:
         if backend.variant == "":
             return _why_not_nft(need_tool("nft"), plan)
+        there = nft_chains() if backend.variant == "nft" else None
         for family in families():
-            made = missing(family, backend.variant)
+            made = missing(family, there)
             try:
                 restore(family, backend.variant, iptables.render_probe(plan, family))
             finally:
@@ -230,13 +232,12 @@ def _why_not_nft(path: str, plan: Plan) -> str | None:
     return None
 
 
-def missing(family: Family, variant: Variant) -> tuple[tuple[str, str], ...]:
+def missing(family: Family, there: NftChains | None) -> tuple[tuple[str, str], ...]:
     """(table, chain or TABLE) that iptables-nft would make on first use of a plan's tables.
 
-    Nothing for legacy, whose tables can never be deleted, nor without the nft tool to look
-    with: what stays is an empty ACCEPT chain, the same as none.
+    `there` is what `nft_chains` gives; None for legacy, whose tables can never be deleted, and
+    without the nft tool to look with: what stays is an empty ACCEPT chain, the same as none.
     """
-    there = nft_chains() if variant == "nft" else None
     if there is None:
         return ()
     used = iptables.used(Plan(links=((1, "a"),)))
