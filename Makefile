@@ -7,6 +7,9 @@ PYTHON ?= python3
 # Tests wait more than they work: more of them than CPUs at a time. 0: one after the other. Their
 # order is that of tests/conftest.py.
 JOBS ?= 4
+# Build machines set it, and then each of the thousands of commands that tests start compiles all that
+# it imports: a third of the time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup run lab test fuzz bench soak check format clean distclean install uninstall purge deb test-deb test-vm
 

@@ -4,6 +4,7 @@ in which order."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,14 @@ def ran(path: Path, failed: int, again: int = 0, lint: int = 0) -> subprocess.Co
     (path / "failed").write_text(json.dumps(names, indent=2))
     (path / "Makefile").write_text(MAKEFILE.format(failed=failed, again=again, lint=lint))
     return subprocess.run(["sh", path / ".ci" / "run"], capture_output=True, text=True)
+
+
+def test_bytecode_is_kept_whatever_the_machine_says() -> None:
+    there = ["make", "-s", "-C", str(RUN.parent.parent), "--eval", "shown: ; @env", "shown"]
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "ANOTHER": "1"}
+    shown = subprocess.run(there, capture_output=True, text=True, env=env, check=True).stdout
+    assert "ANOTHER=1" in shown
+    assert "PYTHONDONTWRITEBYTECODE" not in shown
 
 
 def test_all_passed(tmp_path: Path) -> None:
