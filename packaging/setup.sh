@@ -77,6 +77,8 @@ fi
 wanted=$(cksum pyproject.toml arbiter/kernel/native/*) # what is built from these is built anew
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
 	echo "setup: installing arbiter and its Python packages into $VENV"
-	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	# compat: a path, and no code that each start of Python has to run.
+	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+		--config-settings editable_mode=compat -e '.[all,dev]'
 	echo "$wanted" >"$stamp"
 fi

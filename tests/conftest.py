@@ -4,6 +4,7 @@ files so that all end at about the same time."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Generator
@@ -13,7 +14,14 @@ import pytest
 from handout import places
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("arbiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "40"))
+"""Inputs that a property test which names no number is tried with: others each time."""
+settings.register_profile(
+    "arbiter",
+    deadline=None,
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("arbiter")
 
 # A shell that starts the tests in the background ignores SIGINT; programs under test inherit that.

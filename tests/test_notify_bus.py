@@ -36,8 +36,9 @@ from arbiter.protocol import (
     WithdrawReason,
 )
 from prompts.notify import shell
-from prompts.notify.bus import NAME, PATH, session_address
+from prompts.notify.bus import NAME, PATH, Notifications, session_address
 from prompts.notify.desk import GUARD_SECONDS
+from prompts.notify.notes import Server
 
 pytestmark = pytest.mark.skipif(
     shutil.which("dbus-daemon") is None, reason="NOT RUN: no dbus-daemon (Debian package dbus)"
@@ -394,13 +395,25 @@ def test_with_wait_it_waits_for_the_daemon_and_sigterm_ends_it_well(
 
 
 def test_the_end_of_the_session_bus_is_the_end_and_is_said(
-    bus: BusMock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bus: BusMock,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    looked = asyncio.Event()
+    look = Notifications.look
+
+    async def looks(self: Notifications) -> Server | None:
+        looked.set()
+        return await look(self)
+
+    monkeypatch.setattr(Notifications, "look", looks)
+
     async def scene() -> None:
         async with ScriptedDaemon(tmp_path / "s", fresh()) as daemon:
             env = {"DBUS_SESSION_BUS_ADDRESS": bus.address}
             task = asyncio.create_task(shell.run(daemon.path, lifetime="once", env=env))
-            await eventually(lambda: daemon.received)
+            await asyncio.wait_for(looked.wait(), 10)  # it is connected
             await asyncio.to_thread(bus.kill)
             assert await asyncio.wait_for(task, 10) == 1
 
