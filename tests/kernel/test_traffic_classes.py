@@ -280,9 +280,13 @@ def test_every_protocol_can_be_of_a_class(
         remote = socket.inet_pton(kind, ADDRESSES[family])
         flow = Flow(proto, local, sport, remote, dport)
         labels.set(flow, None)  # an entry of another backend's run may still be there
-        sock.send(data)
-        assert set(seen.dscps(flow)) == {0}
-        assert labels.set(flow, 97), f"no connection {flow}"
+        for _ in range(5):
+            sock.send(data)
+            assert set(seen.dscps(flow)) == {0}
+            # SCTP's entry lives for 3 s (nf_conntrack_proto_sctp.c), which a busy machine may take.
+            if labelled := labels.set(flow, 97):
+                break
+        assert labelled, f"no connection {flow}"
         sock.send(data)
         assert seen.dscps(flow) == [AF21]
 
