@@ -69,7 +69,7 @@ def test_answers_that_are_forgotten_while_others_are_told_of(
                 break
         assert counters["repeated"] > 50
         assert counters["packets"] == counters["allow"] > 4000
-        eventually(lambda: recorded_packets(arbiter) == counters["packets"])
+        eventually(lambda: recorded_packets(arbiter) == counters["packets"], 30)
         arbiter.intact()
 
 

@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dialing import REFUSED, SECONDS, TARGETS, Dialer, Shell, known, records, repeats, script
+from dialing import (
+    REFUSED,
+    SECONDS,
+    TARGETS,
+    Dialer,
+    Shell,
+    known,
+    records,
+    repeated,
+    repeats,
+    script,
+)
 from running import Arbiter
 
 from arbiter.kernel.fastpath import compiled
@@ -34,6 +45,15 @@ def arbiter(daemon: Arbiter) -> Iterator[Arbiter]:
     daemon.forget()
 
 
+def reached(arbiter: Arbiter, dialer: Dialer, first: str, then: str) -> None:
+    """One place is known, and the first connection to another is answered by that."""
+
+    def act() -> None:
+        assert dialer.dial("tcp", then) == "reached"
+
+    repeated(arbiter, act, lambda: known(arbiter, dialer, "tcp", first))
+
+
 @target
 def test_another_place_is_answered_and_recorded_with_its_own_names(
     arbiter: Arbiter, proto: str, server: str
@@ -41,10 +61,11 @@ def test_another_place_is_answered_and_recorded_with_its_own_names(
     arbiter.add("allow port=7", "allow port=53")
     dialer, second = Dialer(arbiter), SECONDS[server]
     assert second in str(dialer.do("socket.getaddrinfo('second.lab.test', 7)"))
-    known(arbiter, dialer, proto, server)
-    before = repeats(arbiter)
-    assert dialer.dial(proto, second) == "reached"
-    assert repeats(arbiter) == before + 1
+
+    def act() -> None:
+        assert dialer.dial(proto, second) == "reached"
+
+    repeated(arbiter, act, lambda: known(arbiter, dialer, proto, server))
     last = records(arbiter, 1, "--host", second, pid=dialer.pid)[-1]
     assert (last["daddr"], last["names"]) == (second, ["second.lab.test"])
     assert (last["decision"], last["reason"]) == ("allow", "rule")
@@ -58,10 +79,11 @@ def test_what_is_denied_is_denied_at_another_place(
     dialer, second = Dialer(arbiter), SECONDS[server]
     first = dialer.dial(proto, server)
     assert first in REFUSED
-    known(arbiter, dialer, proto, server, end=str(first))
-    before = repeats(arbiter)
-    assert dialer.dial(proto, second) == first
-    assert repeats(arbiter) == before + 1
+
+    def act() -> None:
+        assert dialer.dial(proto, second) == first
+
+    repeated(arbiter, act, lambda: known(arbiter, dialer, proto, server, end=str(first)))
     assert {one["decision"] for one in records(arbiter, 2, pid=dialer.pid)} == {"deny"}
 
 
@@ -97,12 +119,10 @@ def test_outside_of_what_rules_ask_for_another_place_is_answered(arbiter: Arbite
     arbiter.add("deny host=2001:db8:100::20")
     dialer = Dialer(arbiter)
     for there, other, denied in ((SERVER4, DNS4, SECOND4), (SERVER6, DNS6, SECOND6)):
-        known(arbiter, dialer, "tcp", there)
+        reached(arbiter, dialer, there, other)
         before = repeats(arbiter)
-        assert dialer.dial("tcp", other) == "reached"
-        assert repeats(arbiter) == before + 1
         assert dialer.dial("tcp", denied) in REFUSED
-        assert repeats(arbiter) == before + 1
+        assert repeats(arbiter) == before
         known(arbiter, dialer, "tcp", denied, end=str(dialer.dial("tcp", denied)))
 
 
@@ -111,17 +131,13 @@ def test_a_name_that_a_rule_speaks_of_counts_as_soon_as_it_is_looked_up(arbiter:
     arbiter.add("allow port=7", "allow port=53", "deny host=*.lab.test")
     dialer = Dialer(arbiter)
     for other, server in ((SERVER4, DNS4), (SERVER6, DNS6)):
-        known(arbiter, dialer, "tcp", other)
-        before = repeats(arbiter)
-        assert dialer.dial("tcp", server) == "reached", "nobody knows what it is called"
-        assert repeats(arbiter) == before + 1
+        reached(arbiter, dialer, other, server)  # nobody knows what it is called
     assert DNS4 in str(dialer.do("socket.getaddrinfo('dns.lab.test', 7)"))
     for other, server in ((SERVER4, DNS4), (SERVER6, DNS6)):
         before = repeats(arbiter)
         assert dialer.dial("tcp", server) in REFUSED
         assert repeats(arbiter) == before
-        assert dialer.dial("tcp", other) == "reached"
-        assert repeats(arbiter) == before + 1, "and elsewhere all is as before"
+        known(arbiter, dialer, "tcp", other)  # and elsewhere all is as before
 
 
 def test_new_processes_that_look_the_same_name_up_each_time_are_answered(
@@ -142,10 +158,7 @@ def test_new_processes_that_look_the_same_name_up_each_time_are_answered(
 def test_a_rule_for_another_port_leaves_it_as_it_is(arbiter: Arbiter) -> None:
     arbiter.add("allow port=7", f"deny host={SECOND4} port=80")
     dialer = Dialer(arbiter)
-    known(arbiter, dialer, "tcp", SERVER4)
-    before = repeats(arbiter)
-    assert dialer.dial("tcp", SECOND4) == "reached"
-    assert repeats(arbiter) == before + 1
+    reached(arbiter, dialer, SERVER4, SECOND4)
     assert dialer.dial("tcp", SECOND4, 80) in REFUSED
     assert dialer.dial("tcp", SECOND4) == "reached"
 
@@ -153,9 +166,6 @@ def test_a_rule_for_another_port_leaves_it_as_it_is(arbiter: Arbiter) -> None:
 def test_what_is_routed_is_routed_to_another_place(arbiter: Arbiter) -> None:
     arbiter.add("route via=lte port=7")
     dialer = Dialer(arbiter)
-    known(arbiter, dialer, "tcp", SERVER4)
-    before = repeats(arbiter)
-    assert dialer.dial("tcp", SECOND4) == "reached"
-    assert repeats(arbiter) == before + 1
+    reached(arbiter, dialer, SERVER4, SECOND4)
     last = records(arbiter, 1, "--host", SECOND4, pid=dialer.pid)[-1]
     assert (last["link"], last["decision"]) == ("lte", "route via=lte")

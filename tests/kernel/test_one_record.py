@@ -119,7 +119,7 @@ def test_the_two_queries_of_one_look_up_are_one_connection(clean_lab: Lab, tmp_p
             assert SERVER6 in arbiter.run(*python(LOOK_UP))[1]
         found = records(arbiter, "--port", "53")
         ends = {(one["saddr"], one["sport"], one["daddr"]) for one in found}
-        assert len(ends) == len(found) == 6
+        assert len(ends) == len(found) >= 6  # more where an answer took 5 s: it asks anew then
         assert found[0]["count"] == 2
         assert {one["state"] for one in found} == {"open"}
 
