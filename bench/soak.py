@@ -189,7 +189,7 @@ class Soak:
         lost = [rule for rule in RULES if rule not in rules]
         if lost:
             self.broken.append(f"rules lost: {lost}")
-        done = self.arbiter.command("audit", "verify")
+        done = self.arbiter.command("audit", "verify", timeout=900)  # a gigabyte, after an hour
         if done.returncode:
             self.broken.append(f"audit verify: {done.stdout}{done.stderr}")
         if "internal error" in (log := (self.arbiter.home / "log").read_text()):

@@ -270,9 +270,12 @@ class Arbiter:
 
     # --- commands ---------------------------------------------------------------------------
 
-    def command(self, *argv: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        env, timeout = self.command_environment(), 30 * PATIENCE
-        return self.lab.run([*ARBITER, *argv], user=user, env=env, timeout=timeout)
+    def command(
+        self, *argv: str, user: str | None = None, timeout: float = 30.0
+    ) -> subprocess.CompletedProcess[str]:
+        """One in a process of its own; `timeout` in seconds of a machine with little to do."""
+        env = self.command_environment()
+        return self.lab.run([*ARBITER, *argv], user=user, env=env, timeout=timeout * PATIENCE)
 
     def command_environment(self) -> dict[str, str]:
         return self.environment | {
