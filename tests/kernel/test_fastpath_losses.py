@@ -59,7 +59,7 @@ def test_answers_that_are_forgotten_while_others_are_told_of(
     with Arbiter(clean_lab, tmp_path, through=through) as arbiter:
         arbiter.add("allow host=internet")
         counters: dict[str, int] = {}
-        for _ in range(4):  # a storm of processes in another test has nothing repeated meanwhile
+        for _ in range(8):  # a storm of processes in another test has nothing repeated meanwhile
             same = arbiter.program(*python(MANY, SERVER4, "9", "10", "3000"))
             others = arbiter.program(*python(MANY, SERVER4, "2000", "3500", "1"))
             for program in (same, others):
@@ -67,7 +67,7 @@ def test_answers_that_are_forgotten_while_others_are_told_of(
             counters = eventually(arbiter.settled, 20)
             if counters.get("repeated", 0) > 50:
                 break
-        assert counters["repeated"] > 50
+        assert counters.get("repeated", 0) > 50
         assert counters["packets"] == counters["allow"] > 4000
         eventually(lambda: recorded_packets(arbiter) == counters["packets"], 30)
         arbiter.intact()
