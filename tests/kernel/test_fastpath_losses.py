@@ -35,7 +35,7 @@ for port in range(first, last):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.connect((address, port))
             sock.send(b"x")
-            time.sleep(0.001)  # whose it is cannot be told once it is closed
+            time.sleep(0.003)  # whose it is cannot be told once it is closed
 """
 STORM = """
 import os, sys
