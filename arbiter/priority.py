@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 NICE = 10
 """Added to the niceness that the daemon was given, 19 at most."""
@@ -50,21 +50,9 @@ def hurry() -> bool:
 
 def hurried(name: str, prepare: Callable[[], None]) -> Executor:
     """A thread that will `hurry`; `prepare` is called in it first. Raises what that does."""
-    failed: list[BaseException] = []
-
-    def begin() -> None:
-        hurry()
-        try:
-            prepare()
-        except BaseException as error:
-            failed.append(error)
-            raise
-
-    hands = ThreadPoolExecutor(1, name, begin)
-    try:
-        hands.submit(int).result()
-    except BrokenExecutor:
-        raise failed[0] from None
+    hands = ThreadPoolExecutor(1, name)
+    for step in (hurry, prepare):
+        hands.submit(step).result()
     return hands
 
 

@@ -7,13 +7,12 @@ changes the ruleset again and again finds it put back ever more slowly, which is
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from arbiter.accounts import not_silent
 from arbiter.events import Trouble
@@ -39,7 +38,7 @@ LEFT = (
     "connections; take them away: sudo arbiter rescue"
 )
 T = TypeVar("T")
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 log = logging.getLogger("arbiter")
 
 
@@ -221,10 +220,8 @@ class RulesetKeeper:
             self._shown = firewall.Shown()  # somebody was at it meanwhile: look again
             self._touched.set()
 
-    async def _do(self, do: Callable[P, T], *what: P.args, **how: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._hands, functools.partial(do, *what, **how)
-        )
+    async def _do(self, do: Callable[[*Ts], T], *what: *Ts) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._hands, do, *what)
 
     def _say_back(self, text: str) -> None:
         log.warning("%s", text)

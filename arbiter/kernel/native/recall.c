@@ -19,7 +19,7 @@ static void ask(const struct fastpath *path, const struct packet *packet, uint64
 	memset(asked->questions[1].daddr, 0, sizeof asked->questions[1].daddr);
 	for (int i = 0; i < 2; i++)
 		asked->firsts[i] = path->buckets[answers_bucket(&asked->questions[i])];
-	if (answers_excepted(path, packet->question.daddr))
+	if (asked->firsts[1] != NULL && answers_excepted(path, packet->question.daddr))
 		asked->firsts[1] = NULL;
 	asked->now = now;
 }
