@@ -10,9 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -23,6 +21,7 @@ from arbiter.kernel.conntrack import ConntrackWatch
 from arbiter.linkchange import leading
 from arbiter.links import FoundLink
 from arbiter.linkstate import write_text
+from arbiter.localtime import local_zone
 from arbiter.model import Link, Owner, Packet, Spent
 from arbiter.store import StoreError, Writer
 from arbiter.tariff import period_start
@@ -46,16 +45,6 @@ def acct_file() -> Path:
     """Where the old switches of this network namespace's conntrack are kept."""
     namespace = Path("/proc/self/ns/net").stat().st_ino
     return Path(f"/run/arbiter/acct-{namespace}.json")
-
-
-def local_zone() -> tzinfo:
-    """The machine's time zone, with its changes to summer time; UTC where it has none."""
-    path = Path("/etc/localtime")
-    try:
-        with path.open("rb") as file:
-            return ZoneInfo.from_file(file)
-    except (OSError, ValueError):
-        return datetime.now().astimezone().tzinfo or UTC
 
 
 class Accounts:

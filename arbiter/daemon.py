@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Coroutine
 from functools import partial
 
-from arbiter.accounts import Accounts, local_zone
+from arbiter.accounts import Accounts
 from arbiter.ahead import Ahead
 from arbiter.classkeeper import ClassKeeper
 from arbiter.events import (
@@ -46,6 +46,7 @@ from arbiter.kernel.queue import Queue
 from arbiter.lifekeeper import LifeKeeper
 from arbiter.linkkeeper import LinkKeeper
 from arbiter.lives import Lives
+from arbiter.localtime import local_zone
 from arbiter.memory import Memory, now
 from arbiter.model import Packet, Undecodable
 from arbiter.namekeeper import NameKeeper

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from arbiter.cli import cli, rulesmachine
+from arbiter.cli import cli, linklook
 from arbiter.cli.rulesmachine import Machine
 from arbiter.cli.rulestore import unknown_user
 from arbiter.linknumbers import names_had
@@ -258,7 +258,7 @@ def test_every_name_that_a_link_surely_had_is_known() -> None:
 def test_links_are_looked_at_only_where_a_rule_names_one(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rulesmachine, "Look", None)  # which would fail
+    monkeypatch.setattr(linklook, "Look", None)  # which would fail
     remember(place, "route via=metered,any port=1")
     assert check(place) == (0, [])
 

@@ -83,6 +83,7 @@ FLOORS = {
     "arbiter.packages": 3,
     "arbiter.rootfiles": 3,
     "arbiter.sdnotify": 3,
+    "arbiter.localtime": 3,
     "arbiter.lab": 3,
     "arbiter.notls": 4,
     "arbiter.startup": 4,

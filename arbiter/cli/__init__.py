@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 import click
-from click.shell_completion import CompletionItem
 
 from arbiter import __version__
+from arbiter.cli.lazy import Lazy
 
 COMMANDS = {
     "run": "Start the daemon: decide every new connection of this machine.",
@@ -38,33 +37,11 @@ STDOUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 """What a write to stdout may fail with; other errors of files are told where they happen."""
 
 
-class _Lazy(click.Group):
-    """Knows its commands by name; imports one when it is called."""
+class _Commands(Lazy):
+    """Lists its commands in the order of COMMANDS, and suggests one for a misspelt name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        name = cmd_name.replace("-", "_")
-        module = importlib.import_module(f"arbiter.cli.{name}")
-        command: click.Command = getattr(module, name)
-        return command
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """From COMMANDS, for the same reason; its options as click's."""
-        found = [
-            CompletionItem(name, help=words)
-            for name, words in COMMANDS.items()
-            if name.startswith(incomplete)
-        ]
-        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """From COMMANDS: help must not import every command."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -79,7 +56,16 @@ class _Lazy(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+ELSEWHERE = {
+    name: (f"arbiter.cli.{file}:{file}", line)
+    for name, line in COMMANDS.items()
+    for file in (name.replace("-", "_"),)
+}
+
+
+@click.group(
+    cls=_Commands, elsewhere=ELSEWHERE, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="arbiter")
 def cli() -> None:
     """Decide, connection by connection, what may connect and over which link.

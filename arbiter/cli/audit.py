@@ -13,9 +13,7 @@ import click
 from click.core import ParameterSource
 
 from arbiter.cli.auditfilters import filter_options, wanted_by
-from arbiter.cli.auditprune import prune, pruned_note, vacuum
-from arbiter.cli.auditreplay import replay
-from arbiter.cli.auditreport import report
+from arbiter.cli.auditprune import pruned_note
 from arbiter.cli.auditrows import (
     Show,
     show_array,
@@ -24,9 +22,8 @@ from arbiter.cli.auditrows import (
     show_sentences,
     show_table,
 )
-from arbiter.cli.auditsums import app_, diff, rule_, summary
-from arbiter.cli.auditverify import verify
 from arbiter.cli.common import db_option, fail, json_option
+from arbiter.cli.lazy import Lazy
 from arbiter.cli.rulestore import open_store
 from arbiter.protocol import clean
 from arbiter.store import Kept, MissingError, Store
@@ -37,7 +34,47 @@ LOOK = 0.5
 """Seconds between looks at the database while it is followed: the daemon writes as often."""
 
 
-@click.group(invoke_without_command=True)
+ELSEWHERE = {
+    "app": (
+        "arbiter.cli.auditsums:app_",
+        "Show what a program did: APP is its id, the last part of it, or a pattern with *.",
+    ),
+    "diff": (
+        "arbiter.cli.auditsums:diff",
+        "Show what is new: programs, and destinations of programs, that were not there before.",
+    ),
+    "prune": (
+        "arbiter.cli.auditprune:prune",
+        "Delete old records; what they add up to stays in the sums.",
+    ),
+    "replay": (
+        "arbiter.cli.auditreplay:replay",
+        "Say what other rules would have decided of the recorded connections.",
+    ),
+    "report": (
+        "arbiter.cli.auditreport:report",
+        "Write a report: connections, programs, destinations, cost, what was denied.",
+    ),
+    "rule": (
+        "arbiter.cli.auditsums:rule_",
+        "Show what a rule ever decided, and when last: RULE is its number, or FILE:LINE.",
+    ),
+    "summary": (
+        "arbiter.cli.auditsums:summary",
+        "Add records up: by decision, reason, program, destination, person and link.",
+    ),
+    "vacuum": (
+        "arbiter.cli.auditprune:vacuum",
+        "Write the database anew, as small as can be.",
+    ),
+    "verify": (
+        "arbiter.cli.auditverify:verify",
+        "Check that no record and no change of a rule was changed, removed or put in.",
+    ),
+}
+
+
+@click.group(cls=Lazy, elsewhere=ELSEWHERE, invoke_without_command=True)
 @filter_options()
 @click.option(
     "--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest so many."
@@ -85,17 +122,6 @@ def audit(
             seen = max(seen, last.id if last is not None else 0)
             show = partial(show_csv, head=False) if as_csv else show
             _follow(store, wanted, seen, show, file)
-
-
-audit.add_command(summary, "summary")
-audit.add_command(app_, "app")
-audit.add_command(rule_, "rule")
-audit.add_command(diff, "diff")
-audit.add_command(verify, "verify")
-audit.add_command(replay, "replay")
-audit.add_command(report, "report")
-audit.add_command(prune, "prune")
-audit.add_command(vacuum, "vacuum")
 
 
 def _given(name: str) -> bool:

@@ -23,7 +23,7 @@ from arbiter.cli.replayrules import Others, layer_of, tried, undecided
 from arbiter.cli.replayshow import Shown, show_change, show_json_result, show_result
 from arbiter.cli.rulestore import open_store
 from arbiter.judge import Context
-from arbiter.kernel.procfs import user_groups
+from arbiter.kernel.users import user_groups
 from arbiter.model import address_text, proto_name
 from arbiter.protocol import clean
 from arbiter.questions import Answer

@@ -13,7 +13,6 @@ from typing import NoReturn
 import click
 import msgspec
 
-from arbiter.accounts import local_zone
 from arbiter.budgets import summed
 from arbiter.cli.common import (
     STATE,
@@ -31,6 +30,7 @@ from arbiter.cli.ruleswords import when
 from arbiter.cli.times import moment
 from arbiter.events import Reason
 from arbiter.linkstate import read_files
+from arbiter.localtime import local_zone
 from arbiter.protocol import clean
 from arbiter.recordwords import THEN
 from arbiter.report import (

@@ -60,7 +60,7 @@ def missing_text(gap: Missing) -> str:
     return f"{count} records, {instant(gap.since)} to {instant(gap.until)}: {clean(gap.why)}"
 
 
-@click.command()
+@click.command("app")
 @click.argument("app")
 @filter_options("app")
 @top_option
@@ -81,7 +81,7 @@ def app_(app: str, top: int, db: Path, as_json: bool, **filters: Any) -> None:
         _show(found)
 
 
-@click.command()
+@click.command("rule")
 @click.argument("rule")
 @filter_options("rule")
 @top_option

@@ -24,7 +24,7 @@ from arbiter.cli.profilewords import profile_or_none
 from arbiter.cli.rulestore import open_store, unknown_user
 from arbiter.flowtext import EXAMPLE, Named, read_flow
 from arbiter.judge import Context, query
-from arbiter.kernel.procfs import user_groups
+from arbiter.kernel.users import user_groups
 from arbiter.model import PROTO_NUMBERS, Flow, Hook
 from arbiter.questions import Question
 from arbiter.rules import RuleError, canonical_name

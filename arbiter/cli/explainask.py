@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import click
 
-from arbiter.accounts import local_zone
-from arbiter.cli.rules import rule_object
 from arbiter.cli.rulestore import boot_id
+from arbiter.cli.ruleswords import rule_object
 from arbiter.cli.running import Running, running
 from arbiter.cli.settingsfile import read_settings
 from arbiter.flowtext import destination, flow_text
 from arbiter.judge import Context
+from arbiter.localtime import local_zone
 from arbiter.model import address_text, proto_name
 from arbiter.names import MAX_AGE
 from arbiter.policyfiles import entries as of_files

@@ -30,9 +30,10 @@ from arbiter.flowtext import Named, flow_text
 from arbiter.judge import Context
 from arbiter.kernel.connections import Connection, LookError, came_in, of_process
 from arbiter.kernel.owner import OwnerLookup
-from arbiter.kernel.procfs import ProcessTable, user_groups, user_name
+from arbiter.kernel.procfs import ProcessTable
 from arbiter.kernel.rtnetlink import Rtnetlink
 from arbiter.kernel.sockets import Find, Found
+from arbiter.kernel.users import user_groups, user_name
 from arbiter.linkchange import link_of
 from arbiter.linkstate import read_files
 from arbiter.model import (

@@ -10,7 +10,7 @@ from arbiter.cli.common import fail, show_json
 from arbiter.cli.explainask import Rules, connection_text, owner_text
 from arbiter.cli.ruleswords import when
 from arbiter.events import Reason
-from arbiter.kernel.procfs import user_groups
+from arbiter.kernel.users import user_groups
 from arbiter.protocol import clean
 from arbiter.questions import Answer, of_record
 from arbiter.records import Record

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from arbiter.accounts import local_zone
 from arbiter.budgets import Totals, first_day, standing
 from arbiter.bus import FactsWatch
 from arbiter.kernel.rtnl import LinkWatch
 from arbiter.linkfiles import LinkFile
 from arbiter.linkkeeper import own_tables
 from arbiter.links import FoundLink, assemble, remember
+from arbiter.localtime import local_zone
 from arbiter.model import address_text
 from arbiter.protocol import clean
 from arbiter.rules.words import quote

@@ -17,8 +17,8 @@ from arbiter.cli.common import (
     show_json,
     table,
 )
+from arbiter.cli.lazy import Lazy
 from arbiter.cli.linklook import Look, Money, link_object
-from arbiter.cli.linkusage import usage
 from arbiter.cli.linkwatch import follow
 from arbiter.links import FoundLink
 from arbiter.linkstate import read_files, read_numbers
@@ -26,7 +26,15 @@ from arbiter.linkstate import read_files, read_numbers
 COLUMNS = ("name", "interface", "kind", "carries", "metered", "price", "month", "left")
 
 
-@click.group(invoke_without_command=True)
+ELSEWHERE = {
+    "usage": (
+        "arbiter.cli.linkusage:usage",
+        "Show what was used in a month, the most first, and its cost at the links' prices of now.",
+    ),
+}
+
+
+@click.group(cls=Lazy, elsewhere=ELSEWHERE, invoke_without_command=True)
 @config_option("The directory of links.d.")
 @click.option(
     "--state",
@@ -76,9 +84,6 @@ def links(
         follow(look, found, db, as_json)
     if problems:
         fail("\n".join(problems))
-
-
-links.add_command(usage)
 
 
 def _carries(link: FoundLink) -> str:

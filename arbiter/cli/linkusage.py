@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from arbiter.accounts import local_zone
 from arbiter.budgets import size_text, summed
 from arbiter.cli import complete
 from arbiter.cli.common import (
@@ -22,6 +21,7 @@ from arbiter.cli.common import (
     table,
 )
 from arbiter.linkstate import read_files
+from arbiter.localtime import local_zone
 from arbiter.records import from_utf8
 from arbiter.recordwords import said
 from arbiter.store import Store, StoreError

@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 
 from arbiter.cli.common import db_option, fail, json_option, show_json, table
-from arbiter.cli.profileschange import add, bind, remove, unbind
-from arbiter.cli.profilesuse import undo, use
+from arbiter.cli.lazy import Lazy
 from arbiter.cli.profilewords import listed
 from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.cli.ruleswords import when
@@ -18,8 +17,29 @@ from arbiter.profiles import Switch, word
 from arbiter.protocol import clean
 from arbiter.rules.words import quote
 
+ELSEWHERE = {
+    "add": (
+        "arbiter.cli.profileschange:add",
+        "Make a profile, bound to networks or not yet.",
+    ),
+    "bind": (
+        "arbiter.cli.profileschange:bind",
+        "Bind networks to a profile: gateway:MAC, ssid:NAME or sim:ICCID.",
+    ),
+    "remove": ("arbiter.cli.profileschange:remove", "Remove a profile and its bindings."),
+    "unbind": (
+        "arbiter.cli.profileschange:unbind",
+        "Let networks switch nothing any more; the active profile stays.",
+    ),
+    "undo": (
+        "arbiter.cli.profilesuse:undo",
+        "Go back to the profile before the last switch, whoever or whatever made it.",
+    ),
+    "use": ("arbiter.cli.profilesuse:use", "Make a profile the active one, or none."),
+}
 
-@click.group()
+
+@click.group(cls=Lazy, elsewhere=ELSEWHERE)
 def profiles() -> None:
     """Sets of rules (`profile=NAME`) bound to networks or SIMs, and which one is active.
 
@@ -65,14 +85,6 @@ def show(db: Path, as_json: bool) -> None:
         table(("profile", "now", "comes with", "rules"), rows)
     if book.unreadable:
         fail("\n".join(map(clean, book.unreadable)))
-
-
-profiles.add_command(add)
-profiles.add_command(bind)
-profiles.add_command(unbind)
-profiles.add_command(remove)
-profiles.add_command(use)
-profiles.add_command(undo)
 
 
 @profiles.command()

@@ -15,8 +15,7 @@ from arbiter.cli.auditsums import missing_text
 from arbiter.cli.common import show_json, table
 from arbiter.cli.explainask import note
 from arbiter.cli.replayrules import Tried
-from arbiter.cli.rules import rule_object
-from arbiter.cli.ruleswords import when
+from arbiter.cli.ruleswords import rule_object, when
 from arbiter.protocol import clean
 from arbiter.recordwords import THEN, said
 from arbiter.replay import Difference, Kind, Outcome, Result

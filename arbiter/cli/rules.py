@@ -22,16 +22,11 @@ from arbiter.cli.common import (
     socket_option,
     table,
 )
+from arbiter.cli.lazy import Lazy
 from arbiter.cli.profilewords import profile_name
-from arbiter.cli.rulescheck import check
-from arbiter.cli.rulesexport import export
-from arbiter.cli.ruleshistory import history, undo
-from arbiter.cli.rulesimport import import_
 from arbiter.cli.rulesmachine import Machine
-from arbiter.cli.rulesrestore import restore
-from arbiter.cli.rulesreview import review
 from arbiter.cli.rulestore import boot_id, open_store
-from arbiter.cli.ruleswords import beside, when, with_letters
+from arbiter.cli.ruleswords import beside, rule_object, when, with_letters
 from arbiter.protocol import clean
 from arbiter.rules import (
     Entry,
@@ -44,17 +39,41 @@ from arbiter.rules import (
     parse,
 )
 
+ELSEWHERE = {
+    "check": (
+        "arbiter.cli.rulescheck:check",
+        "Check policy files, or folders of them; neither daemon nor root is needed.",
+    ),
+    "export": (
+        "arbiter.cli.rulesexport:export",
+        "Write the rules in force to stdout, oldest first; `rules import` reads them back.",
+    ),
+    "history": (
+        "arbiter.cli.ruleshistory:history",
+        "Show how the rules changed: step by step, who did it and when, the newest last.",
+    ),
+    "import": (
+        "arbiter.cli.rulesimport:import_",
+        "Add the rules of FILES (or of a directory, or - for stdin): all of them, or none.",
+    ),
+    "restore": (
+        "arbiter.cli.rulesrestore:restore",
+        "Make the rules of one place those of FILES, as `rules export` wrote them.",
+    ),
+    "review": (
+        "arbiter.cli.rulesreview:review",
+        "Propose rules for what was seen and nobody decided, program by program.",
+    ),
+    "undo": (
+        "arbiter.cli.ruleshistory:undo",
+        "Take the last change of the rules back, or STEP of `arbiter rules history`.",
+    ),
+}
 
-@click.group()
+
+@click.group(cls=Lazy, elsewhere=ELSEWHERE)
 def rules() -> None:
     """Add, list and remove remembered rules; the daemon need not run."""
-
-
-rules.add_command(check)
-rules.add_command(import_)
-rules.add_command(export)
-rules.add_command(restore)
-rules.add_command(review)
 
 
 @rules.command()
@@ -172,24 +191,6 @@ def remove(ids: tuple[int, ...], db: Path, socket_path: Path) -> None:
     in_force(socket_path, db)
     for id in dict.fromkeys(ids):
         click.echo(f"removed rule {id}: {known[id]}")
-
-
-rules.add_command(history)
-rules.add_command(undo)
-
-
-def rule_object(entry: Entry) -> dict[str, object]:
-    """A rule in force as JSON: stable keys, epoch seconds."""
-    return {
-        "id": entry.id,
-        "rule": format_rule(entry.rule),
-        "layer": entry.layer.name.lower(),
-        "by": entry.by,
-        "frontend": entry.frontend,
-        "created": entry.created,
-        "expires": entry.expires,
-        "process": list(entry.process) if entry.process else None,
-    }
 
 
 def _ends(entry: Entry) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from arbiter.cli.appfiles import AppFiles
 from arbiter.cli.appnames import other_name
-from arbiter.cli.linklook import Look
 from arbiter.cli.profilewords import unknown_profile
 from arbiter.cli.rulestore import unknown_user
 from arbiter.linknumbers import names_had
@@ -61,6 +59,11 @@ class Machine:
 
     def _links(self) -> frozenset[str]:
         """Names of files, of links there are and were, and of those that carried something."""
+        # Most rules name no link, and asyncio and D-Bus take longer to load than all else.
+        import asyncio
+
+        from arbiter.cli.linklook import Look
+
         try:
             files, problems = read_files(self._config / "links.d")
             known = read_numbers(self._state / "links.json")

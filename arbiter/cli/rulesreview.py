@@ -13,7 +13,6 @@ import click
 import msgspec
 
 from arbiter import protocol
-from arbiter.accounts import local_zone
 from arbiter.cli.common import (
     config_option,
     db_option,
@@ -29,7 +28,8 @@ from arbiter.cli.reviewstate import Card, Review, denials
 from arbiter.cli.rulestore import boot_id, open_store
 from arbiter.cli.ruleswords import when, with_letters
 from arbiter.cli.times import moment
-from arbiter.kernel.procfs import user_groups
+from arbiter.kernel.users import user_groups
+from arbiter.localtime import local_zone
 from arbiter.policyfiles import entries as of_files
 from arbiter.policystate import read_policies
 from arbiter.records import utf8

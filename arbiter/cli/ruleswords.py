@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from arbiter.protocol import clean
-from arbiter.rules import Rule, format_host, shown_host
+from arbiter.rules import Entry, Rule, format_host, format_rule, shown_host
 
 
 def instant(epoch: float) -> str:
@@ -45,3 +45,17 @@ def with_letters(
     if not any(names):
         return (), list(rows)
     return ("that is",), [(*row, name) for row, name in zip(rows, names, strict=True)]
+
+
+def rule_object(entry: Entry) -> dict[str, object]:
+    """A rule in force as JSON: stable keys, epoch seconds."""
+    return {
+        "id": entry.id,
+        "rule": format_rule(entry.rule),
+        "layer": entry.layer.name.lower(),
+        "by": entry.by,
+        "frontend": entry.frontend,
+        "created": entry.created,
+        "expires": entry.expires,
+        "process": list(entry.process) if entry.process else None,
+    }

@@ -18,10 +18,10 @@ from msgspec import structs
 
 from arbiter.kernel.holders import MAX_LISTED, Holder, Holders, Scan
 from arbiter.kernel.procevents import ProcEvents
-from arbiter.kernel.procfs import user_groups, user_name
 from arbiter.kernel.sockets import Find, Found, SocketFinder
 from arbiter.kernel.tunfiles import TunFiles
 from arbiter.kernel.tunnels import PROTOCOLS, UDP, Tunnels
+from arbiter.kernel.users import user_groups, user_name
 from arbiter.model import Hook, NoOwner, NoOwnerReason, Owner, Packet, Process
 
 _MAX_VERIFIED = 256

@@ -29,7 +29,8 @@ from procscene import (
 )
 
 from arbiter.kernel import procfs
-from arbiter.kernel.procfs import ProcessTable, details, user_name
+from arbiter.kernel.procfs import ProcessTable, details
+from arbiter.kernel.users import user_name
 from arbiter.model import Process
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from capture import Capture
-from running import UDP_CLIENT, Arbiter, eventually, python
+from running import PATIENCE, UDP_CLIENT, Arbiter, eventually, python
 from test_main_job import picture
 from twelvescene import curl, finish, sh
 from wgnetlink import WireGuard
@@ -182,11 +182,14 @@ def test_a_tunnels_own_packets_are_asked_about_once_as_the_kernels(
         assert "kernel" in json.dumps(ask), ask
         assert wire.frames() == [], "nothing of the tunnel leaves before it is answered"
         arbiter.answer("allow", "--scope", "destination", "--for", "forever")
+        # WireGuard sends its first packet again each five seconds (REKEY_TIMEOUT), held or not.
+        queued = arbiter.counter("queued")
+        assert queued >= 2, "curl, and the tunnel's first packet"
         code, output = finish(program, 90)
         assert (code, sees(output)) == (0, HOST4), output
         assert sees(arbiter.run(*curl(SERVER6))[1]) == HOST6
         assert arbiter.asks() == []
-        assert arbiter.counter("queued") == 3, "curl twice, and the tunnel's first packet"
+        assert arbiter.counter("queued") == queued + 1, "curl once more, and nothing of the tunnel"
 
 
 @has_wireguard
@@ -397,7 +400,7 @@ def test_a_transfer_over_a_slow_link_that_loses_packets_completes(
 def test_a_handshake_that_the_link_loses_is_one_question(clean_lab: Lab, tmp_path: Path) -> None:
     worsen(clean_lab, 100)
     with Arbiter(clean_lab, tmp_path) as arbiter, Capture(clean_lab, "lte") as wire:
-        program = arbiter.program(*curl(SERVER4, "", "-m", "110"))
+        program = arbiter.program(*curl(SERVER4, "", "-m", str(110 * PATIENCE)))
         ask = arbiter.ask()
         # While it is held TCP does not repeat it (skb_still_in_host_queue, net/ipv4/tcp_output.c).
         time.sleep(3)
