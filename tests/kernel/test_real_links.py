@@ -407,7 +407,10 @@ def test_a_handshake_that_the_link_loses_is_one_question(clean_lab: Lab, tmp_pat
         assert (arbiter.counter("queued"), arbiter.asks()) == (1, [ask])
         sent = repeats(clean_lab)
         arbiter.answer("route via=lte")
-        eventually(lambda: repeats(clean_lab) >= sent + 3, SLOWLY)
+        # Its timer runs, and doubles, while it is held, too, and six times in all: an emulated CPU
+        # may be so slow that two or three of them are left.
+        enough = sent + (3 if PATIENCE == 1 else 1)
+        eventually(lambda: repeats(clean_lab) >= enough, SLOWLY)
         assert (arbiter.counter("queued"), arbiter.asks()) == (1, [])
         assert wire.frames() == []
         worsen(clean_lab, 5)
