@@ -57,10 +57,13 @@ bench: setup
 soak: setup
 	@sh packaging/as-root.sh $(BIN)/python bench/soak.py $(if $(SOAK_MINUTES),--minutes $(SOAK_MINUTES)) $(ARGS)
 
+# Beside mypy, which is one process: else each process of the tests rewrites every new file's
+# assertions by itself, as all read them at once. What is wrong with them the tests will say.
+READ_TESTS = @$(BIN)/python -m pytest --collect-only -q -p no:cacheprovider >/dev/null 2>&1 &
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(READ_TESTS) $(BIN)/mypy; code=$$?; wait; exit $$code
 	@$(MAKE) --no-print-directory test
 
 format: setup
