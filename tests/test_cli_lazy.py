@@ -16,7 +16,7 @@ from arbiter.cli import cli
 from arbiter.cli.lazy import Lazy
 
 SLOW = ("asyncio", "dbus_fast", "psutil", "scapy", "xml", "arbiter.daemon", "arbiter.kernel.queue")
-"""Each takes as long as the commands below take in all."""
+"""What takes long to load, and the commands below have no use for."""
 SHOW = f"""
 import json, sys
 from arbiter.cli import cli
@@ -51,6 +51,7 @@ def test_a_line_of_help_is_the_first_of_the_commands_own(name: str) -> None:
     for sub, (_, line) in group.elsewhere.items():
         command = group.get_command(context, sub)
         assert command is not None and command.name == sub
+        assert line
         assert command.get_short_help_str(1000).startswith(line.rstrip(".")), (name, sub)
 
 

@@ -233,10 +233,6 @@ def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
             # An emulated CPU takes longer than a command waits; the answer counts all the same.
             assert done.returncode == 0 or (PATIENCE > 1 and "did not reply" in done.stderr)
         assert finish(flood, 60) == (0, f"{SYNS}\n")
-        code = finish(other)[0]
-        if PATIENCE > 1 and code == 28:
-            # An emulated CPU serves the flood for longer than curl waits, 300 s at most.
-            code = clean_lab.run(curl(SERVER4), user="nobody", timeout=600).returncode
-        assert code == 0
+        assert finish(other)[0] == 0
         assert ask["id"] == 1
         assert (arbiter.asks(), arbiter.status().held) == ([], 0)
