@@ -10,7 +10,8 @@ const list = new Map(); // id → {view, ended: time or 0}, in the order in whic
 const chosen = new Map(); // id → {scope, lifetime, via, later, touched, went, preview, wanted}
 let current = null;
 let shown = ""; // what the pane shows: id and subject
-let seen = 0; // since when it can be read, performance.now(); 0: it cannot
+let seen = 0; // since when it can be read, performance.now(); 0: it cannot, Infinity: it waits for paint
+let looks = 0; // how often that began anew
 let pane = {};
 
 const key = (view) => `${view.id} ${view.subject}`;
@@ -229,6 +230,15 @@ function preview() {
   for (const node of $("ask").querySelectorAll(".via input")) node.checked = choice.via.includes(node.value);
 }
 
+/** `seen` from the second frame on: by then the first, with the question in it, was painted. */
+function countFromPaint() {
+  const look = ++looks;
+  seen = Infinity;
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    if (look === looks && seen === Infinity) seen = performance.now();
+  }));
+}
+
 /** Buttons work once the question, or the rules beside them, could be read for ARMED_MS on end. */
 function arm() {
   if (!pane.buttons) return;
@@ -240,7 +250,7 @@ function arm() {
   };
   if (!there) { seen = 0; pane.read = false; }
   else if (!inView(pane.heading) && !inView(pane.rules)) seen = 0;
-  else if (!seen) seen = now;
+  else if (!seen) countFromPaint();
   if (seen && now - seen >= ARMED_MS) pane.read = true;
   const item = list.get(pane.id);
   const choice = chosen.get(pane.id);
