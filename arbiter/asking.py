@@ -300,10 +300,10 @@ class Asking(Core):
 
 
 def _left_behind(packet: Packet, owner: Owner | NoOwner) -> bool:
-    """Whether nobody waits for the connection that this would open. If a socket is left after all
-    (its program was replaced while it was looked up), its SYN comes again in a second."""
+    """Whether nobody waits for this connection, at its beginning or later. If a socket is left
+    after all (its program was replaced while it was looked up), TCP sends it again."""
     gone = isinstance(owner, NoOwner) and owner.reason in (
         NoOwnerReason.CLOSED,
         NoOwnerReason.EXITED,
     )
-    return gone and packet.flow.proto == _TCP and packet.opens
+    return gone and packet.flow.proto == _TCP

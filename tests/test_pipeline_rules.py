@@ -125,9 +125,9 @@ def naive(entries: Iterable[Entry], held: Packet, who: Owner | NoOwner, wall: fl
 
 
 def left_behind(held: Packet, who: Owner | NoOwner) -> bool:
-    """Whether nobody waits for the handshake."""
+    """Whether nobody waits for the connection."""
     gone = who.reason in ("socket closed", "exited") if isinstance(who, NoOwner) else False
-    return gone and held.flow.proto == 6 and held.opens
+    return gone and held.flow.proto == 6
 
 
 def carried(decision: Decision, links: Mapping[str, Link]) -> Verdict:

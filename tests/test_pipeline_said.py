@@ -38,13 +38,15 @@ CLOSED = [
 """What is found of a program that opened a connection and did not wait for it."""
 
 
+@pytest.mark.parametrize("flags", [0x02, 0x10, 0x11], ids=["SYN", "ACK", "FIN"])
 @pytest.mark.parametrize("gone", CLOSED)
 @pytest.mark.parametrize("daddr", [SERVER, SERVER6])
-def test_nobody_is_asked_about_a_handshake_whose_socket_is_closed(
-    gone: NoOwner, daddr: bytes
+def test_nobody_is_asked_about_a_connection_whose_socket_is_closed(
+    gone: NoOwner, daddr: bytes, flags: int
 ) -> None:
+    """A later packet of it comes here once conntrack has forgotten it, or was told to."""
     play = Playbook()
-    play.prompts(ROOT).queue(1, gone, daddr=daddr)
+    play.prompts(ROOT).queue(1, gone, daddr=daddr, flags=flags)
     play >> FindOwner >> verdict(1, DROPPED)
     report = play.take(Report)
     assert (report.reason, report.owner) == (Reason.EXITED, gone)
@@ -59,7 +61,7 @@ def test_rules_decide_about_a_closed_socket_too_and_observe_lets_it_go() -> None
     assert watched.all(SetVerdict) == [verdict(1, ACCEPTED)]
 
 
-def test_what_a_closed_socket_left_behind_is_asked_about_if_it_is_no_handshake() -> None:
+def test_what_a_closed_socket_left_behind_is_asked_about_if_it_is_not_tcps() -> None:
     """A datagram needs no socket to arrive; a raw socket may have made the SYN."""
     play = Playbook().prompts(ROOT)
     play.queue(1, CLOSED[0], proto=17)

@@ -214,6 +214,16 @@ SYNS = 5000 if PATIENCE == 1 else 2500
 """Half of the room is 2,048. An emulated CPU is busy for minutes with that."""
 
 
+def answered(arbiter: Arbiter, ask: int) -> bool:
+    """Whether the answer counts. An emulated CPU is busier than a command waits: then it may have
+    given up before it could send its answer, or before it heard that it was taken."""
+    done = arbiter.command("answer", str(ask), "allow", "--for", "forever")
+    if done.returncode == 0:
+        return True
+    assert PATIENCE > 1, done.stderr
+    return ask not in [one["id"] for one in arbiter.asks()]
+
+
 def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
     clean_lab: Lab, tmp_path: Path
 ) -> None:
@@ -229,9 +239,7 @@ def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
         other = clean_lab.popen(curl(SERVER4), user="nobody", stdout=subprocess.PIPE, text=True)
         eventually(lambda: [a for a in arbiter.asks() if a["user"] == "nobody"], 20)
         for one in arbiter.asks():
-            done = arbiter.command("answer", str(one["id"]), "allow", "--for", "forever")
-            # An emulated CPU takes longer than a command waits; the answer counts all the same.
-            assert done.returncode == 0 or (PATIENCE > 1 and "did not reply" in done.stderr)
+            eventually(lambda id=one["id"]: answered(arbiter, id))  # type: ignore[misc]
         assert finish(flood, 60) == (0, f"{SYNS}\n")
         assert finish(other)[0] == 0
         assert ask["id"] == 1
