@@ -236,11 +236,12 @@ def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
         flood = arbiter.program(*python(FLOOD, SERVER4, str(SYNS)))
         eventually(lambda: arbiter.counter("queued") >= SYNS, 60)
         (ask,) = arbiter.asks()
-        other = clean_lab.popen(curl(SERVER4), user="nobody", stdout=subprocess.PIPE, text=True)
+        patient = curl(SERVER4, "", "-m", str(60 * PATIENCE))  # the server has the flood to serve
+        other = clean_lab.popen(patient, user="nobody", stdout=subprocess.PIPE, text=True)
         eventually(lambda: [a for a in arbiter.asks() if a["user"] == "nobody"], 20)
         for one in arbiter.asks():
             eventually(lambda id=one["id"]: answered(arbiter, id))  # type: ignore[misc]
         assert finish(flood, 60) == (0, f"{SYNS}\n")
-        assert finish(other)[0] == 0
+        assert finish(other, 60)[0] == 0
         assert ask["id"] == 1
         assert (arbiter.asks(), arbiter.status().held) == ([], 0)

@@ -65,7 +65,7 @@ def _apply_nft(plan: Plan) -> None:
 
 def _apply_iptables(plan: Plan, variant: Variant) -> None:
     before: dict[Family, str] = {}
-    made: dict[Family, tuple[tuple[str, str], ...]] = {}
+    made: dict[Family, probe.Made] = {}
     used = set(iptables.used(plan))
     tables = {name for name, _ in used}
     try:
@@ -86,7 +86,7 @@ def _apply_iptables(plan: Plan, variant: Variant) -> None:
             try:
                 now = probe.save(family, variant)
                 probe.restore(family, variant, iptables.bring_back(previous, now))
-                probe.sweep(family, variant, made.get(family, ()))
+                probe.sweep({family: made.get(family, ())})
             except FirewallError as again:
                 failures.append(f"and bringing {family} back failed: {again}")
         raise FirewallError(f"the rules are not in force, {' | '.join(failures)}") from error
@@ -111,12 +111,7 @@ def _remove(keep: Backend | None) -> tuple[str, ...]:
     for variant in VARIANTS:
         if keep is not None and keep.variant == variant:
             continue
-        families: tuple[Family, ...] = ("ip6", "ip")
-        for family in families:
-            try:
-                _remove_iptables(family, variant)
-            except FirewallError as error:
-                errors.append(f"{family} rules of iptables-{variant}: {error}")
+        errors += _remove_iptables(variant)
     return tuple(errors)
 
 
@@ -124,26 +119,38 @@ def _remove_nft() -> None:
     path = probe.find_tool("nft")
     if path is None:
         return  # a table of ours cannot be there: only this tool makes one
-    tables = probe.nft_chains() or {}
+    tables = probe.nft_chains()
     for name in (nft.TABLE, nft.PROBE_TABLE):
         if ("inet", name) in tables:
             # Naming it first makes the deletion idempotent: no error if it went meanwhile.
             probe.run([path, "-f", "-"], f"table inet {name}\ndelete table inet {name}\n")
 
 
-def _remove_iptables(family: Family, variant: Variant) -> None:
-    existing = probe.save(family, variant)
-    text = iptables.erase(existing)
-    if text:
-        probe.restore(family, variant, text)
-        probe.sweep(family, variant, iptables.markers(existing))
+def _remove_iptables(variant: Variant) -> list[str]:
+    """What could not be removed, and why."""
+    errors: list[str] = []
+    made: dict[Family, probe.Made] = {}
+    families: tuple[Family, ...] = ("ip6", "ip")
+    for family in families:
+        try:
+            existing = probe.save(family, variant)
+            if text := iptables.erase(existing):
+                probe.restore(family, variant, text)
+            made[family] = iptables.markers(existing)
+        except FirewallError as error:
+            errors.append(f"{family} rules of iptables-{variant}: {error}")
+    try:
+        probe.sweep(made)
+    except FirewallError as error:
+        errors.append(f"chains of iptables-{variant}: {error}")
+    return errors
 
 
 def installed() -> Installed:
     """Which backends carry rules of ours, and whether others got in front of them since."""
     backends: list[str] = []
     problems: list[str] = []
-    if ("inet", nft.TABLE) in (probe.nft_chains() or {}):
+    if ("inet", nft.TABLE) in probe.nft_chains():
         backends.append(NFT.name)
         problems += _nft_problems()
     for variant in VARIANTS:

@@ -96,13 +96,9 @@ def _try_nft(path: str, part: _Part) -> None:
 def _try_iptables(variant: Variant, part: _Part) -> None:
     rules = "".join(f"-A {_CHAIN} {rule}\n" for rule in part.rules)
     text = f"*mangle\n:{_CHAIN} - [0:0]\n{rules}-F {_CHAIN}\n-X {_CHAIN}\nCOMMIT\n"
-    there = probe.nft_chains() if variant == "nft" else None
-    for family in probe.families():
-        made = probe.missing(family, there)
-        try:
+    with probe.leaving_none(variant):
+        for family in probe.families():
             probe.restore(family, variant, text)
-        finally:
-            probe.sweep(family, variant, made)
 
 
 def _why_not_netlink() -> str | None:

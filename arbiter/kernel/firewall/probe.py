@@ -6,16 +6,17 @@ minimal environment and a time limit.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
 import os
 import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
-from arbiter.kernel.firewall import iptables, nft
+from arbiter.kernel.firewall import iptables, nft, nftables
 from arbiter.kernel.firewall.plan import Family, Plan
 from arbiter.protocol import clean
 
@@ -26,7 +27,8 @@ LOCK_SECONDS = 10
 """Seconds to wait for the xtables lock (iptables-legacy only; the nft-backed ones ignore it)."""
 Variant = Literal["nft", "legacy"]
 VARIANTS: tuple[Variant, ...] = ("nft", "legacy")
-NftChains = dict[tuple[str, str], dict[str, str]]
+Made = tuple[tuple[str, str], ...]
+"""(table, built-in chain) each, chain TABLE for the table: see `missing`."""
 _PACKAGES = {"nft": "nftables", "ip": "iproute2"}
 _NAMES = {"ip": "iptables", "ip6": "ip6tables"}
 
@@ -150,20 +152,17 @@ def restore(family: Family, variant: Variant, text: str) -> None:
         run([path, "--noflush", "-w", str(LOCK_SECONDS)], text)
 
 
-def nft_chains() -> NftChains | None:
-    """{(family, table): {base chain: policy}} of every nft table; None without the nft tool."""
-    path = find_tool("nft")
-    if path is None:
-        return None
-    found: NftChains = {}
-    for item in json.loads(run([path, "-j", "list", "tables"]))["nftables"]:
-        if table := item.get("table"):
-            found[table["family"], table["name"]] = {}
-    for item in json.loads(run([path, "-j", "list", "chains"]))["nftables"]:
-        if chain := item.get("chain"):
-            chains = found.setdefault((chain["family"], chain["table"]), {})
-            chains[chain["name"]] = chain.get("policy", "")
-    return found
+def nft_chains() -> nftables.Chains:
+    """As `nftables.chains`; raises FirewallError."""
+    try:
+        return nftables.chains()
+    except OSError as error:
+        raise FirewallError(_refused("the ruleset of nftables cannot be read", error)) from error
+
+
+def _refused(what: str, error: OSError) -> str:
+    hint = "; it needs CAP_NET_ADMIN: run as root" if isinstance(error, PermissionError) else ""
+    return f"{what}: {error}{hint}"
 
 
 def nft_table(name: str) -> str:
@@ -171,7 +170,7 @@ def nft_table(name: str) -> str:
     try:
         return run([need_tool("nft"), "-j", "list", "table", "inet", name])
     except FirewallError:
-        if ("inet", name) in (nft_chains() or {}):
+        if ("inet", name) in nft_chains():
             raise
         return '{"nftables": []}'
 
@@ -208,13 +207,9 @@ def why_not(backend: Backend) -> str | None:
     try:
         if backend.variant == "":
             return _why_not_nft(need_tool("nft"), plan)
-        there = nft_chains() if backend.variant == "nft" else None
-        for family in families():
-            made = missing(family, there)
-            try:
+        with leaving_none(backend.variant):
+            for family in families():
                 restore(family, backend.variant, iptables.render_probe(plan, family))
-            finally:
-                sweep(family, backend.variant, made)
     except FirewallError as error:
         return str(error)
     return None
@@ -232,11 +227,10 @@ def _why_not_nft(path: str, plan: Plan) -> str | None:
     return None
 
 
-def missing(family: Family, there: NftChains | None) -> tuple[tuple[str, str], ...]:
+def missing(family: Family, there: nftables.Chains | None) -> Made:
     """(table, chain or TABLE) that iptables-nft would make on first use of a plan's tables.
 
-    `there` is what `nft_chains` gives; None for legacy, whose tables can never be deleted, and
-    without the nft tool to look with: what stays is an empty ACCEPT chain, the same as none.
+    `there` is what `nft_chains` gives; None for legacy, whose tables can never be deleted.
     """
     if there is None:
         return ()
@@ -247,30 +241,26 @@ def missing(family: Family, there: NftChains | None) -> tuple[tuple[str, str], .
     )
 
 
-def sweep(family: Family, variant: Variant, made: tuple[tuple[str, str], ...]) -> None:
-    """Delete the built-in chains and tables that our use made, where still empty.
-
-    iptables-nft deletes a built-in chain only while it has no rules and policy ACCEPT, and the
-    kernel checks that atomically (NLM_F_NONREC); one that somebody uses by now stays. The nft
-    tool would delete a chain with its rules.
-    """
-    path = tool(family, variant, "")
-    if path is None or not made:
-        return
-    there, rules = nft_chains() or {}, save(family, variant)
-    for name, chain in made:
-        policy = there.get((family, name), {}).get(chain)
-        if policy == "accept" and not iptables.has_rules(rules, name, chain):
-            run([path, "-w", str(LOCK_SECONDS), "-t", name, "-X", chain])
-    there = nft_chains() or {}
-    for name, chain in made:
-        if chain == "TABLE" and there.get((family, name)) == {}:
-            _delete_if_empty(family, name)
+@contextlib.contextmanager
+def leaving_none(variant: Variant) -> Iterator[None]:
+    """What is done in here, with rules that are gone at its end, makes no built-in chain."""
+    there = nft_chains() if variant == "nft" else None
+    made = {family: missing(family, there) for family in families()}
+    try:
+        yield
+    finally:
+        sweep(made)
 
 
-def _delete_if_empty(family: Family, name: str) -> None:
-    """Sets and flowtables keep a table alive too."""
-    path = need_tool("nft")
-    items = json.loads(run([path, "-j", "list", "table", family, name]))["nftables"]
-    if all(item.keys() <= {"metainfo", "table"} for item in items):
-        run([path, "delete", "table", family, name])
+def sweep(made: Mapping[Family, Made]) -> None:
+    """Delete the built-in chains and tables that our use of iptables-nft made, where still empty:
+    one that somebody uses by now stays. Raises FirewallError."""
+    items = [
+        nftables.Item(family, name, "" if chain == "TABLE" else chain)
+        for family, of_family in made.items()
+        for name, chain in of_family
+    ]
+    try:
+        nftables.delete_empty(items)
+    except OSError as error:
+        raise FirewallError(_refused("empty chains stay", error)) from error
