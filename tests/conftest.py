@@ -4,22 +4,20 @@ files so that all end at about the same time."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+from examples import examples
 from handout import places
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "40"))
-"""Inputs that a property test which names no number is tried with: others each time."""
 settings.register_profile(
     "arbiter",
     deadline=None,
-    max_examples=EXAMPLES,
+    max_examples=examples(),
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("arbiter")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dns import DNS, DNSQR, DNSRR
@@ -140,7 +141,7 @@ def frame(flow: Flow, back: bool = False, flags: str = "A") -> bytes:
     return bytes(head / Raw(struct.pack("!HHII", sport, dport, 0, 0) + b"\1\0\0\4"))
 
 
-@settings(deadline=None, max_examples=60)  # scapy is slow
+@settings(deadline=None, max_examples=examples(60))  # scapy is slow
 @given(st.lists(flows(), unique=True, max_size=12), st.integers(0, 1 << 30))
 def test_a_capture_of_random_flows_gives_exactly_these(
     tmp_path_factory: pytest.TempPathFactory, wanted: list[Flow], seed: int
@@ -393,7 +394,7 @@ def test_a_sparse_block_is_not_read_into_memory(tmp_path: Path) -> None:
     assert "no packet is that long" in frames_of(path)[1]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.sampled_from(["browse.pcap", "browse.pcapng"]), st.data())
 def test_no_bytes_in_a_file_do_anything_but_be_read_or_end_it(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from commands import Done, ran
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rule_strategies import rules as any_rule
@@ -432,7 +433,7 @@ def test_a_place_without_rules_is_restored_too(two: Run, tmp_path: Path) -> None
 @settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     deadline=None,
-    max_examples=25,
+    max_examples=examples(25),
 )
 @given(st.lists(any_rule(), max_size=4), st.lists(any_rule(), max_size=4), places)
 def test_restore_brings_back_what_was_exported_whatever_came_between(

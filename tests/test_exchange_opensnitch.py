@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import snitch
+from examples import examples
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rule_strategies import UNHURRIED
@@ -93,7 +94,7 @@ def decided(batch: Batch, query: Query, *, later: bool = False) -> str:
     return "deny" if entry.rule.decision.action is Action.DENY else "allow"
 
 
-@settings(UNHURRIED, max_examples=150)
+@settings(UNHURRIED, max_examples=examples(150))
 @given(
     st.lists(snitch.snitch_rules(), max_size=7),
     st.lists(flows(), min_size=1, max_size=10),
@@ -111,7 +112,7 @@ def test_nothing_is_allowed_that_opensnitch_denies(
             assert there == "allow" or spelling, (lines(batch), query)
 
 
-@settings(UNHURRIED, max_examples=150)
+@settings(UNHURRIED, max_examples=examples(150))
 @given(
     st.lists(snitch.snitch_rules(), max_size=7),
     st.lists(flows(), min_size=1, max_size=10),

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from examples import examples
 from fastpathscene import CHILD, LOOKED_AT, Child, Scene, event, load, opened, queued, standing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -281,7 +282,7 @@ def passes(harness: Harness, parents: list[int], message: bytes) -> bool:
     return said == b"\1"
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     parents=st.lists(PIDS, max_size=PROGRAMS, unique=True),
     what=st.sampled_from((FORK, FORK, FORK, FORK, EXEC, UID, EXIT, 0)),

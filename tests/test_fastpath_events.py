@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nativeharness import KEEP, Harness
@@ -215,7 +216,7 @@ class Memory:
         return found
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(steps=st.lists(STEPS, max_size=20), most=st.integers(1, 12))
 def test_what_is_remembered_is_what_happened(
     program: Harness, steps: list[tuple[str, int, int]], most: int
@@ -318,7 +319,7 @@ def test_a_stat_file_that_was_cut_is_refused_or_read_as_far_as_it_goes(harness: 
         assert read is None or read[0] == 4
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     data=st.binary(max_size=300)
     | st.lists(

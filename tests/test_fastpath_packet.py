@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nativeharness import Harness
@@ -94,7 +95,7 @@ payloads = changed(usuals | st.sampled_from(list(PAYLOADS.values()))) | st.binar
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=examples(600))
 @given(payload=payloads, mark=st.integers(0, 2**32 - 1), outdev=st.integers(0, 2**32 - 1))
 def test_a_packet_is_read_here_exactly_if_it_is_a_usual_one(
     harness: Harness, payload: bytes, mark: int, outdev: int
@@ -139,7 +140,7 @@ def messages(draw: st.DrawFn) -> bytes:
     return data[: len(data) - draw(st.sampled_from((0,) * 9 + (1, 4, 30)))]
 
 
-@settings(max_examples=1200)
+@settings(max_examples=examples(1200))
 @given(data=messages() | st.binary(max_size=120))
 @example(data=message(attribute(HEAD, HEADER)))
 @example(data=queued(PAYLOADS[next(iter(PAYLOADS))])[:20])

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_examples import connection, links, traffic
@@ -183,7 +184,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(EVENTS, st.integers(1, 5))
 def test_whatever_comes_it_stays_bounded_and_apps_run_what_runs(
     events: list[Any], most: int

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -173,7 +174,7 @@ def headed(draw: st.DrawFn) -> bytes:
 hostile = st.one_of(st.binary(max_size=400), headed(), mutated())
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @given(hostile)
 @example(b"")
 @example(b"\x60" + bytes(39))
@@ -191,7 +192,7 @@ def test_every_byte_string_is_a_packet_or_undecodable_with_a_known_reason(payloa
         assert (flow.sport, flow.dport, got.tcp_flags, got.icmp_type) == (0, 0, 0, -1)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @given(hostile)
 def test_quick_and_general_way_agree(payload: bytes) -> None:
     quick = plain(payload)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -222,5 +223,7 @@ class Promise(RuleBasedStateMachine):
         assert not self.open
 
 
-Promise.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Promise.TestCase.settings = settings(
+    max_examples=examples(150), stateful_step_count=40, deadline=None
+)
 TestPromise = Promise.TestCase

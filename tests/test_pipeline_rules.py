@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from examples import examples
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -352,5 +353,7 @@ class RulesDecide(RuleBasedStateMachine):
                 assert not waiting, f"a rule decides {waiting}"
 
 
-RulesDecide.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+RulesDecide.TestCase.settings = settings(
+    max_examples=examples(300), stateful_step_count=40, deadline=None
+)
 TestRulesDecide = RulesDecide.TestCase

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -158,7 +159,9 @@ class PassingPromise(Promise):
     when = WhenUnwritten.PASS
 
 
-Promise.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Promise.TestCase.settings = settings(
+    max_examples=examples(100), stateful_step_count=40, deadline=None
+)
 PassingPromise.TestCase.settings = Promise.TestCase.settings
 TestPromise = Promise.TestCase
 TestPassingPromise = PassingPromise.TestCase

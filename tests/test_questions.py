@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import rule_strategies as small
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
@@ -116,7 +117,7 @@ def packets(draw: st.DrawFn) -> Packet:
 entries = st.lists(small.small_entries(st.integers(1, 60)), max_size=25)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(entries, owners(), packets(), contexts)
 def test_the_answer_is_the_daemons_own(
     rules: list[Entry], who: Owner | NoOwner, sent: Packet, context: Context
@@ -146,7 +147,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store.open(tmp_path_factory.mktemp("records") / "a.db")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(rules=entries, who=owners(1), sent=packets(), context=contexts)
 def test_a_record_asks_what_its_packet_asked(
     store: Store, rules: list[Entry], who: Owner | NoOwner, sent: Packet, context: Context

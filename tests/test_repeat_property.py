@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -288,5 +289,7 @@ class Promise(RuleBasedStateMachine):
             assert counts == {"packets": 1, "repeated": 1, action: 1, "by_rule": 1}
 
 
-Promise.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+Promise.TestCase.settings = settings(
+    max_examples=examples(200), stateful_step_count=50, deadline=None
+)
 TestPromise = Promise.TestCase

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from auditscene import BEGAN, CURL, FIREFOX, record
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_questions import contexts, owners, packets
@@ -295,7 +296,7 @@ def _endless(entry: Entry) -> Entry:
     return Entry(entry.id, parse(line), entry.layer, 0.0, entry.by)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(rules=scene_entries, who=owners(3), sent=packets(), context=contexts)
 def test_the_rules_that_decided_decide_the_same(
     rules: list[Entry], who: Owner | NoOwner, sent: Packet, context: Context

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
@@ -120,7 +121,9 @@ class AskPromise(LinkPromise):
     down = LinkDown.ASK
 
 
-LinkPromise.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+LinkPromise.TestCase.settings = settings(
+    max_examples=examples(60), stateful_step_count=40, deadline=None
+)
 AskPromise.TestCase.settings = LinkPromise.TestCase.settings
 TestLinkPromise = LinkPromise.TestCase
 TestAskPromise = AskPromise.TestCase

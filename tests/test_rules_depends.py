@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rulescene import NOW, entry, query
@@ -47,7 +48,7 @@ def within(place: str, areas: list[Area]) -> bool:
     return any(ip_address(place) in ip_network(area) for area in areas)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(
     lines=st.lists(LINES, max_size=8),
     removed=st.sets(st.integers(0, 7)),

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import rule_strategies as strategies
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -203,7 +204,7 @@ def there_is(asked: Query) -> bool:
     return asked.hook == "out" and not (icmp6 or passes)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(
     st.lists(strategies.small_entries(st.integers(1, 60)), max_size=14, unique_by=lambda e: e.id),
     st.lists(strategies.small_queries(), min_size=1, max_size=12),
@@ -230,7 +231,7 @@ def test_without_what_is_found_the_same_is_decided(
                 assert before != finding.entry, "the other comes first"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(strategies.small_entries(st.integers(1, 60)), max_size=8, unique_by=lambda e: e.id),
     st.data(),
@@ -301,7 +302,7 @@ def witness(one: Entry, other: Entry) -> tuple[Query, float]:
     ), (minute - 4320) * 60.0 - (7 * 86400 if ended else 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     strategies.small_entries(st.just(1)),
     strategies.small_entries(st.just(2)),

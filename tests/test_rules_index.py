@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import rule_strategies as strategies
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -13,7 +14,7 @@ from arbiter.rules import Entry, Index, Query
 from arbiter.rules.index import MEMO
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(strategies.small_entries(st.integers(1, 60)), max_size=30),
     st.lists(strategies.small_queries(), min_size=1, max_size=6),
@@ -97,7 +98,9 @@ class ChangedIndex(RuleBasedStateMachine):
 
 
 TestChangedIndex = ChangedIndex.TestCase
-TestChangedIndex.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestChangedIndex.settings = settings(
+    deadline=None, max_examples=examples(60), stateful_step_count=30
+)
 
 
 def test_a_change_is_in_the_next_answer() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Hashable
 
 import pytest
 import rule_strategies as strategies
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -143,7 +144,7 @@ class Kept(RuleBasedStateMachine):
 
 
 TestKept = Kept.TestCase
-TestKept.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestKept.settings = settings(deadline=None, max_examples=examples(60), stateful_step_count=40)
 
 
 def _few_hashes(shape: Shape, key: Hashable) -> int:
@@ -166,7 +167,9 @@ class CollidingIndex(ChangedIndex):
 
 
 TestCollidingIndex = CollidingIndex.TestCase
-TestCollidingIndex.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
+TestCollidingIndex.settings = settings(
+    deadline=None, max_examples=examples(40), stateful_step_count=30
+)
 
 
 @given(st.lists(st.integers(0, 40), max_size=60))

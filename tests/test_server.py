@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serverscene import HELLO_TIMEOUT, QUERY, STATUS, Daemon, eventually, serving
@@ -85,7 +86,9 @@ ANYTHING = st.one_of(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(ANYTHING, max_size=8), st.booleans())
 def test_any_bytes_are_answered_in_the_protocol_and_leave_everybody_else_alone(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from auditscene import BEGAN, DAY, record, store_day
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,7 +119,7 @@ FILTERS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     RECORDS, FILTERS, st.none() | st.integers(0, 5), st.none() | st.integers(0, 5),
     st.booleans(), st.sampled_from([1, 3, 50_000]), st.sampled_from([1, 200]),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from auditscene import BEGAN, record
 from chainscene import broken, change, put, rows, verified
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,7 +77,7 @@ ANY = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.fixed_dictionaries(ANY), max_size=4))
 def test_any_record_is_chained_as_the_database_will_give_it(fields: list[dict[str, Any]]) -> None:
     with Store.open(fill_empty()) as store:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from auditscene import BEGAN, record
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
@@ -96,7 +97,9 @@ _NUMBER = iter(range(10**6))
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(RECORDS, max_size=25), st.integers(1, 6), MOMENTS, MOMENTS)
 def test_what_was_deleted_is_reported_as_the_sums_have_it(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from auditscene import BEGAN, record
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -176,7 +177,7 @@ def test_an_undo_never_takes_half_a_step_back(store: Store) -> None:
     assert len(whole) == 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -267,7 +268,7 @@ def test_old_months_are_deleted_and_never_this_one_nor_the_one_before(store: Sto
     assert pruned(store._db) == [Gone("usage", local("2026-06-01"), 5)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.dates(date(2025, 1, 1), date(2026, 7, 20)), st.integers(0, 1 << 62),
              st.sampled_from(["/a", "/b", "\udcff"])), max_size=20),
@@ -360,7 +361,7 @@ def test_while_its_records_are_there_no_destination_is_forgotten(store: Store) -
     assert [row[0] for row in sums(store, "dport")] == [1, 2, 3, 4]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["rule", "observe", "undecodable"]),
              st.integers(1, 3), st.sampled_from(["open", "closed"])), max_size=20),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from auditscene import BEGAN, record
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,7 +112,7 @@ def test_a_plan_that_goes_less_far_than_one_that_was_cut_short_is_no_break(store
     assert days(store)[0] == 80
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 100), st.sampled_from([1, 2, 99]), st.booleans()),
@@ -199,7 +200,7 @@ def test_what_cannot_go_by_size_ends_the_work(tmp_path: Path) -> None:
         assert days(store) == [1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 20), st.sampled_from(["open", "closed", ""]),
              st.sampled_from(["rule", "observe"]), st.sampled_from([1, 2])), max_size=20),

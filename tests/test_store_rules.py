@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
@@ -229,7 +230,7 @@ def test_one_unreadable_line_leaves_the_other_rules_in_force(store: Store, path:
 TEXT = st.text(max_size=30) | st.sampled_from(["\udcff/x", "/a b", '/a"b', "/a\\b", "/\u202ex"])
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(app=TEXT.filter(bool), by=TEXT)
 def test_any_app_and_any_name_is_stored_losslessly_or_refused(
     store: Store, app: str, by: str
@@ -250,7 +251,7 @@ OPERATION = st.tuples(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(OPERATION, max_size=12))
 def test_the_rules_are_the_last_word_on_each_question(
     store: Store, operations: list[tuple[str, int, str, bool]]
@@ -298,7 +299,7 @@ def test_decisions_are_found_by_time_and_app(store: Store) -> None:
         waited=st.floats(),
     )
 )
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_record_can_be_stored_and_read(store: Store, record: Record) -> None:
     assert store.record([record]) == 1
     found = store.decisions(since=float("-inf"), limit=1_000_000)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from auditscene import BEGAN, record
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,7 +90,7 @@ def fill(store: Store, records: list[Record], progress: list[Progress]) -> None:
     store.lives.complete(progress)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(RECORDS, PROGRESS)
 def test_sums_are_what_the_records_add_up_to(
     path: Path, records: list[Record], progress: list[Progress]
@@ -169,7 +170,7 @@ FILTERS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(RECORDS, PROGRESS, MOMENTS, MOMENTS, FILTERS, st.none() | st.sampled_from([1000, 1001]))
 def test_groups_of_any_span_are_what_a_look_at_each_record_finds(
     path: Path, records: list[Record], progress: list[Progress], since: float | None,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from auditscene import BEGAN, record
 from chainscene import broken, change, fill, put, verified
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ def other(value: Any) -> Any:
 COVERED = [(one, column) for one in CHAINS for column in one.columns[1:] if column != "count"]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(st.sampled_from(COVERED), st.integers(1, 12))
 def test_a_change_of_any_covered_column_of_any_row_is_named(
     column: tuple[chain.Chain, str], id: int

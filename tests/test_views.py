@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from playbook import ALICE, BOB, HERE6, ROOT, SERVER6, START, example, owner, packet, process
@@ -179,7 +180,7 @@ def texts(value: object) -> list[str]:
     return []
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(owners, long_hostile, long_hostile, long_hostile, st.sampled_from((ALICE, ROOT)))
 def test_whatever_a_process_calls_itself_the_ask_is_printable_and_fits_its_line(
     who: Owner | NoOwner, why: str, note: str, cwd: str, peer: Peer

@@ -17,6 +17,7 @@ import pytest
 import rule_strategies as strategies
 import seeds
 import targets
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ def test_a_seed_keeps_the_promises(name: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.binary(max_size=400))
 def test_any_bytes_keep_the_promises(name: str, data: bytes) -> None:
     targets.TARGETS[name](data)
@@ -74,13 +75,13 @@ def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.data())
 def test_a_damaged_seed_keeps_the_promises(name: str, data: st.DataObject) -> None:
     targets.TARGETS[name](data.draw(damaged([path.read_bytes() for path in BY_TARGET[name]])))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rule=strategies.rules())
 def test_every_rule_is_read_as_it_is_written(rule: Rule) -> None:
     targets.TARGETS["line"](format_rule(rule).encode())
