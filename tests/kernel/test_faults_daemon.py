@@ -150,7 +150,7 @@ def test_a_daemon_that_is_stopped_for_a_while_leaks_nothing_and_serves_what_wait
 @pytest.mark.parametrize(
     ("when_absent", "length", "why", "part"),
     [
-        ("block", 8192, "dropped_full", 1),
+        ("block", 8192, "dropped_full", 2),
         ("block", 65536, "dropped_socket", 1),
         ("pass", 4096, "", 2),
     ],
