@@ -83,7 +83,7 @@ def test_lint_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_what_is_no_utf8_is_told_from_another_process_too(tmp_path: Path) -> None:
-    for name in ("conftest.py", "handout.py"):
+    for name in ("conftest.py", "examples.py", "handout.py"):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "test_it.py").write_text(
         "import sys\ndef test_it():\n"
