@@ -92,7 +92,7 @@ test-deb:
 # In two machines beside each other, as an emulated one has one CPU.
 vm_files = $(patsubst %,tests/kernel/test_%.py,$(1))
 STOCK_1 := $(call vm_files,traffic_classes tunnels real_links fastpath_changes) -k 'not legacy'
-STOCK_2 := $(call vm_files,nftables firewall firewall_denied firewall_marks firewall_applied firewall_seen firewall_over \
+STOCK_2 := $(call vm_files,nftables firewall firewall_denied firewall_marks firewall_applied firewall_seen firewall_looks firewall_over \
 	faults_ruleset older_job twelve twelve_prompts twelve_others class_job suspend fastpath fastpath_owners \
 	fastpath_elders fastpath_wherever) \
 	-k 'test_firewall and nft and not iptables or test_faults_ruleset.py and nft_table \

@@ -40,6 +40,7 @@ class Health:
         self._pipeline, self._queue, self._ruleset = pipeline, queue, ruleset
         self._problems = problems
         self._records_lost = records_lost
+        self._looks = firewall.Looks()
         self._counting: asyncio.TimerHandle | None = None
         self._counted = Counters(0, 0, 0, 0)
 
@@ -79,10 +80,10 @@ class Health:
         desk.server.send(client, status)
 
     async def status(self, since: float, prompts: int, admin: bool) -> protocol.Status:
-        """All of it. Looks into the kernel, which takes a moment: are the rules what they should
-        be? `since`: epoch seconds of the start."""
+        """All of it. Looks into the kernel, which takes a moment where anything changed since: are
+        the rules what they should be? `since`: epoch seconds of the start."""
         try:
-            there = await asyncio.to_thread(firewall.installed)
+            there = await asyncio.to_thread(self._looks.installed)
             ruleset = there.problems if there else (NOT_IN_FORCE,)
         except firewall.FirewallError as error:
             ruleset = (f"the ruleset cannot be looked at: {error}",)

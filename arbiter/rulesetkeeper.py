@@ -86,6 +86,8 @@ class RulesetKeeper:
         self._plan: firewall.Plan | None = None
         self._shown = firewall.Shown()
         """What the kernel showed after `_plan` was put in force."""
+        self._seen: bytes | None = None
+        """The generation that showed it, or that was looked at since and shows the same."""
         self._changes = firewall.listen(backend, self._changed, self._trouble)
         self._touched = asyncio.Event()
         self._since: float | None = None
@@ -196,8 +198,10 @@ class RulesetKeeper:
         self._who, self._since = "", None
         if self._plan is None:
             return
-        if await self._do(firewall.shown, self.backend) == self._shown:
-            self._failed = ""
+        generation = await self._do(firewall.generation, self.backend)
+        same = generation is not None and generation == self._seen
+        if same or await self._do(firewall.shown, self.backend) == self._shown:
+            self._failed, self._seen = "", generation
             return
         if self._stopping or self.called_off():  # it began meanwhile
             self._touched.set()
@@ -215,9 +219,13 @@ class RulesetKeeper:
     async def _apply(self, plan: firewall.Plan) -> None:
         await self._do(firewall.apply, plan, self.backend)
         self._plan = plan
+        self._seen = await self._do(firewall.generation, self.backend)
         self._shown = await self._do(firewall.shown, self.backend)
         if not firewall.whole(plan, self.backend, self._shown):
-            self._shown = firewall.Shown()  # somebody was at it meanwhile: look again
+            self._shown, self._seen = (
+                firewall.Shown(),
+                None,
+            )  # somebody was at it meanwhile: look again
             self._touched.set()
 
     async def _do(self, do: Callable[[*Ts], T], *what: *Ts) -> T:

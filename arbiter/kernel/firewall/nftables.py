@@ -61,6 +61,18 @@ def chains() -> Chains:
         raise
 
 
+def generation() -> bytes | None:
+    """Which state of this network namespace's nftables this is: another after each transaction.
+    None where the kernel has no nf_tables. Raises OSError."""
+    try:
+        with NetlinkCalls(NETLINK_NETFILTER) as calls:
+            return _generation(calls)
+    except OSError as error:
+        if error.errno in _NO_NFTABLES:
+            return None
+        raise
+
+
 def delete_empty(items: Iterable[Item]) -> None:
     """Delete chains with policy accept and no rules, and tables with nothing left in them.
 
@@ -72,9 +84,9 @@ def delete_empty(items: Iterable[Item]) -> None:
         return
     with NetlinkCalls(NETLINK_NETFILTER) as calls:
         for _ in range(_TRIES):
-            generation = _generation(calls)
+            seen = _generation(calls)
             doomed = _doomed(wanted, _chains(calls))
-            while doomed and (refused := _delete(generation, doomed)):
+            while doomed and (refused := _delete(seen, doomed)):
                 if _ERESTART in refused.values():
                     break
                 for number in refused.values():
@@ -117,7 +129,6 @@ def _chains(calls: NetlinkCalls) -> Chains:
 
 
 def _generation(calls: NetlinkCalls) -> bytes:
-    """Which state of the ruleset this is: another number after every transaction."""
     payload = calls.get(_type(_GETGEN), _nfgenmsg(0), "the generation of nftables")
     return dict(attributes(payload[4:]))[_GEN_ID]
 

@@ -160,6 +160,14 @@ def nft_chains() -> nftables.Chains:
         raise FirewallError(_refused("the ruleset of nftables cannot be read", error)) from error
 
 
+def nft_generation() -> bytes | None:
+    """As `nftables.generation`; raises FirewallError."""
+    try:
+        return nftables.generation()
+    except OSError as error:
+        raise FirewallError(_refused("the ruleset of nftables cannot be read", error)) from error
+
+
 def _refused(what: str, error: OSError) -> str:
     hint = "; it needs CAP_NET_ADMIN: run as root" if isinstance(error, PermissionError) else ""
     return f"{what}: {error}{hint}"
