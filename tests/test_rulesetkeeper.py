@@ -31,15 +31,20 @@ class Changes:
 
 
 class Scene:
-    """A keeper over a ruleset that is a word: what the plan makes of it, or what others did."""
+    """A keeper over a ruleset that is a word: what the plan makes of it, or what others did.
+    `counts`: the kernel counts changes, as it does for all but iptables-legacy."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, counts: bool) -> None:
+        self.generation = 0
         self.kernel, self.applied, self.looks, self.off = "", 0, 0, False
         self.fails, self.told, self.back = "", list[str](), list[str]()
         self.during: Callable[[], None] = lambda: None
         monkeypatch.setattr(firewall, "listen", lambda *_: Changes())
         monkeypatch.setattr(firewall, "apply", self.apply)
         monkeypatch.setattr(firewall, "shown", self.shown)
+        monkeypatch.setattr(
+            firewall, "generation", lambda _: bytes([self.generation]) if counts else None
+        )
         monkeypatch.setattr(module, "APART", 0.0)
         monkeypatch.setattr(firewall, "whole", lambda plan, _, shown: shown == str(plan.queue))
 
@@ -52,6 +57,7 @@ class Scene:
         if self.fails:
             raise firewall.FirewallError(self.fails)
         self.applied += 1
+        self.generation += 1
         self.kernel = str(plan.queue)
         self.during()
 
@@ -84,13 +90,33 @@ class Scene:
     async def others(self, kernel: str, who: str = "") -> None:
         """Somebody makes it this, and the kernel tells."""
         self.kernel = kernel
+        self.generation += 1
         self.keeper._changed(who)
         await asyncio.sleep(0.05)
 
 
-@pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
-    return Scene(monkeypatch)
+@pytest.fixture(params=[True, False], ids=["counted", "legacy"])
+def scene(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(monkeypatch, request.param)
+
+
+def test_what_is_heard_of_our_own_change_costs_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, counts=True)
+
+    async def play() -> None:
+        for _ in range(3):
+            scene.keeper._changed("")
+            await asyncio.sleep(0.05)
+        assert (scene.looks, scene.applied) == (1, 1)
+        await scene.others("5")
+        assert (scene.looks, scene.applied) == (2, 1), "the same by others is looked at, once"
+        scene.keeper._changed("")
+        await asyncio.sleep(0.05)
+        assert (scene.looks, scene.applied) == (2, 1)
+        await scene.others("4")
+        assert (scene.kernel, scene.applied) == ("5", 2)
+
+    scene.run(play)
 
 
 def test_what_others_change_is_put_back_and_who_did_it_is_said(scene: Scene) -> None:
