@@ -412,7 +412,7 @@ def test_a_socket_that_somebody_removed_is_there_again_and_rules_since_then_deci
     arbiter.socket.unlink()
     assert arbiter.command("rules", "add", f"allow host={SERVER4}").returncode == 0
     eventually(arbiter.socket.is_socket)
-    assert eventually(arbiter.status).rules == 1
+    eventually(lambda: arbiter.status().rules == 1)
     assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 0
 
 
