@@ -222,10 +222,8 @@ class RulesetKeeper:
         self._seen = await self._do(firewall.generation, self.backend)
         self._shown = await self._do(firewall.shown, self.backend)
         if not firewall.whole(plan, self.backend, self._shown):
-            self._shown, self._seen = (
-                firewall.Shown(),
-                None,
-            )  # somebody was at it meanwhile: look again
+            # Somebody was at it meanwhile: look again.
+            self._shown, self._seen = firewall.Shown(), None
             self._touched.set()
 
     async def _do(self, do: Callable[[*Ts], T], *what: *Ts) -> T:

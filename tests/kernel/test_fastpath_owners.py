@@ -199,12 +199,13 @@ def test_a_new_parents_process_is_known_and_its_record_says_who_started_it(
 ) -> None:
     parent, command = shell
     above = parents(arbiter, parent.do(waits(command)))
-    answered = 0
+    answered = unnamed = 0
     for _ in range(30):  # a storm of processes in another test makes the fast path forget
         before = repeats(arbiter)
         told = parents(arbiter, parent.do(job(tmp_path, command)))
-        if not told:
-            continue  # where there is much to do all of it may end before it is read: not said
+        if not told and unnamed < 3:
+            unnamed += 1  # where there is much to do all of it may end before it is read: not said
+            continue
         assert told == [f"script:/usr/bin/dash:{tmp_path}/job.sh", *above]
         answered += repeats(arbiter) == before + 1
         if answered == 3:

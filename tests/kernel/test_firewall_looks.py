@@ -39,26 +39,14 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_look_is_always_what_a_look_without_memory_is(backend: Backend, tools: list[str]) -> None:
     looks = Looks()
-    jump = (
-        "-t",
-        "mangle",
-        "-I",
-        "OUTPUT",
-        "1",
-        "-m",
-        "comment",
-        "--comment",
-        "mine",
-        "-j",
-        "ACCEPT",
-    )
-    change = ["iptables-legacy" if backend.variant == "legacy" else "iptables-nft", *jump]
+    jump = "-t mangle -I OUTPUT 1 -m comment --comment mine -j ACCEPT"
+    change = ["iptables-legacy" if backend.variant == "legacy" else "iptables-nft", *jump.split()]
     states = []
     for step in (
         lambda: None,
         lambda: apply(PLAN, backend),
         lambda: sh(*change),
-        lambda: sh(change[0], "-t", "mangle", "-D", *jump[3:4], *jump[5:]),
+        lambda: sh(change[0], *jump.replace("-I OUTPUT 1", "-D OUTPUT").split()),
         lambda: remove(),
     ):
         step()

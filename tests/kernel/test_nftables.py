@@ -137,7 +137,7 @@ def test_what_is_taken_into_use_between_look_and_deletion_stays(
 
 def test_a_ruleset_that_never_stands_still_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     load(OTHERS)
-    monkeypatch.setattr(nftables, "_delete", lambda *_: {-1: nftables._ERESTART})
+    monkeypatch.setattr(nftables, "_delete", lambda *_: {-1: errno.ERESTART})
     with pytest.raises(probe.FirewallError, match="changes all the time"):
         probe.sweep({"ip": (("mangle", "OUTPUT"),)})
     assert "OUTPUT" in chains()["ip", "mangle"]

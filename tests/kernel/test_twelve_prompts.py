@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -240,7 +241,7 @@ def test_04_five_thousand_syns_in_a_prompt_are_one_question_and_all_connect(
         other = clean_lab.popen(patient, user="nobody", stdout=subprocess.PIPE, text=True)
         eventually(lambda: [a for a in arbiter.asks() if a["user"] == "nobody"], 20)
         for one in arbiter.asks():
-            eventually(lambda id=one["id"]: answered(arbiter, id))  # type: ignore[misc]
+            eventually(partial(answered, arbiter, one["id"]))
         assert finish(flood, 60) == (0, f"{SYNS}\n")
         assert finish(other, 60)[0] == 0
         assert ask["id"] == 1

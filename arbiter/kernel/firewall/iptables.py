@@ -109,11 +109,6 @@ def markers(save: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def has_rules(save: str, table: str, chain: str) -> bool:
-    """Whether the text shows a rule in that chain."""
-    return bool(_rules_of(save, table, chain))
-
-
 def concerns(table: str, chain: str) -> bool:
     """Whether a change there may be one of arbiter's part: "" is the whole table. Others change
     chains of their own all the time (kube-proxy)."""

@@ -36,8 +36,6 @@ _NO_NFTABLES = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """A kernel without nf_tables, or without nfnetlink at all."""
 _STAYS = (errno.EBUSY, errno.ENOENT)
 """Somebody uses it by now; or it is gone."""
-_ERESTART = 85
-"""Not in errno(3): user space never sees it but here, for a look that is too old."""
 _TRIES = 20
 _READ_SIZE = 65536
 
@@ -87,7 +85,7 @@ def delete_empty(items: Iterable[Item]) -> None:
             seen = _generation(calls)
             doomed = _doomed(wanted, _chains(calls))
             while doomed and (refused := _delete(seen, doomed)):
-                if _ERESTART in refused.values():
+                if errno.ERESTART in refused.values():  # what was seen is not so any more
                     break
                 for number in refused.values():
                     if number not in _STAYS:
