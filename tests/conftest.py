@@ -4,6 +4,7 @@ files so that all end at about the same time."""
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections import Counter
 from collections.abc import Generator
@@ -22,6 +23,9 @@ settings.register_profile(
 )
 settings.load_profile("arbiter")
 
+# Reading the tests makes only what stays: no collection walks through it, now or later.
+gc.disable()
+
 # A shell that starts the tests in the background ignores SIGINT; programs under test inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -31,6 +35,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         place = places(Counter(item.path for item in items))
         items.sort(key=lambda item: place[item.path])
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

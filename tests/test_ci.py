@@ -49,7 +49,16 @@ def test_bytecode_is_kept_whatever_the_machine_says() -> None:
 def test_all_passed(tmp_path: Path) -> None:
     done = ran(tmp_path, failed=0)
     assert done.returncode == 0
-    assert done.stdout.splitlines() == ["set up, PIP_NO_COMPILE=1", "checked"]
+    assert done.stdout.splitlines() == ["set up, PIP_NO_COMPILE=0", "checked"]
+
+
+def test_with_that_setting_pip_compiles_nothing() -> None:
+    """pip takes the word of such a setting for the opposite of its name's: 0, and not 1."""
+    code = "from pip._internal.commands import create_command as made\n"
+    code += "print(bool(made('install').parse_args(['a'])[0].compile))"
+    env = os.environ | {"PIP_NO_COMPILE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout == "False\n", done.stderr
 
 
 @pytest.mark.parametrize("failed", [1, 3])
