@@ -213,7 +213,7 @@ def describe(entry: Lab) -> dict[str, Any]:
                 "mtu": link.mtu,
                 "default_route": link.default_route,
                 "dns": list(link.resolvers()),
-                "servers": servers[link.name],
+                "servers": servers,
                 "log": str(entry.log(link.name)),
             }
             for link in entry.config.links

@@ -43,7 +43,7 @@ class Lab:
 
     def __init__(self, name: str = "arb", links: Sequence[LinkConfig] = DEFAULT_LINKS) -> None:
         self.config = LabConfig(name, tuple(links))
-        self._pipes: dict[str, int] = {}
+        self._pipe = -1
         self._started: dict[int, int] = {}
 
     @classmethod
@@ -66,9 +66,10 @@ class Lab:
         """The namespace of a link's gateway and servers."""
         return self.config.namespace(link)
 
-    def errors(self, link: str) -> Path:
-        """The file where a link's servers complain; empty in a healthy lab."""
-        return state.directory(self.name) / f"{self.config.link(link).name}.errors"
+    @property
+    def errors(self) -> Path:
+        """The file where the servers complain; empty in a healthy lab."""
+        return state.directory(self.name) / "servers.errors"
 
     def log(self, link: str) -> Path:
         """The file where a link's servers write what they see."""
@@ -87,15 +88,17 @@ class Lab:
         state.claim(state.State(self.config, builder))
         try:
             self._build()
-            servers = {link.name: self._serve(link) for link in self.config.links}
+            servers = self._serve()
             self._await_ready()
             self._await_routes()
-            self._close_pipes()
             state.save(state.State(self.config, builder, True, servers))
         except BaseException:
-            self._close_pipes()
             self.down()
             raise
+        finally:
+            if self._pipe >= 0:
+                os.close(self._pipe)
+            self._pipe = -1
 
     def _check_free(self) -> None:
         found, condition = state.load(self.name), self.condition()
@@ -124,24 +127,23 @@ class Lab:
         text = nsswitch.read_text() if nsswitch.exists() else ""
         state.write_etc(self.config, plan.etc_files(self.config, text))
 
-    def _serve(self, link: LinkConfig) -> tuple[int, int]:
-        addresses = (*PUBLIC4, *PUBLIC6, *link.near(), *link.resolvers())
-        config = ServerConfig(link.name, addresses, str(self.log(link.name)))
+    def _serve(self) -> tuple[int, int]:
+        configs = [self._served(link) for link in self.config.links]
         env = {**os.environ, "PYTHONPATH": _python_path()}
-        argv = [sys.executable, "-m", "arbiter.lab.servers", json.dumps(asdict(config))]
+        argv = [sys.executable, "-P", "-S", "-m", "arbiter.lab.servers", json.dumps(configs)]
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._pipes[link.name], theirs = os.pipe()
+        self._pipe, theirs = os.pipe()
         try:
             # Not a Popen: servers outlive `arbiter lab up`, which Popen would warn of. In their own
             # session, because Ctrl-C in the builder's terminal is not meant for them.
-            pid = os.posix_spawnp(
-                "ip",
-                ["ip", "netns", "exec", self.internet(link.name), *argv],
+            pid = os.posix_spawn(
+                argv[0],
+                argv,
                 env,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, theirs, 1),
-                    (os.POSIX_SPAWN_OPEN, 2, str(self.errors(link.name)), flags, 0o644),
+                    (os.POSIX_SPAWN_OPEN, 2, str(self.errors), flags, 0o644),
                 ],
                 setsid=True,
             )
@@ -151,17 +153,16 @@ class Lab:
         self._started[pid] = started
         return pid, started
 
-    def _await_ready(self) -> None:
-        until = time.monotonic() + READY_SECONDS
-        for link, pipe in self._pipes.items():
-            readable, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
-            if not readable or os.read(pipe, 64) != b"ready\n":
-                said = self.errors(link).read_text(errors="replace").strip()[-1500:]
-                raise LabError(f"the servers of link {link} did not start: {said or 'no reason'}")
+    def _served(self, link: LinkConfig) -> dict[str, Any]:
+        addresses = (*PUBLIC4, *PUBLIC6, *link.near(), *link.resolvers())
+        log = str(self.log(link.name))
+        return asdict(ServerConfig(link.name, self.internet(link.name), addresses, log))
 
-    def _close_pipes(self) -> None:
-        while self._pipes:
-            os.close(self._pipes.popitem()[1])
+    def _await_ready(self) -> None:
+        readable, _, _ = select.select([self._pipe], [], [], READY_SECONDS)
+        if not readable or os.read(self._pipe, 64) != b"ready\n":
+            said = self.errors.read_text(errors="replace").strip()[-1500:]
+            raise LabError(f"the lab's servers did not start: {said or 'no reason'}")
 
     def _await_routes(self) -> None:
         """The kernel brings a link's routes up a moment after the link: try them."""
@@ -201,7 +202,7 @@ class Lab:
         if os.getpid() in mine:
             raise LabError(f"this process is inside lab {self.name}: leave it first (`exit`)")
         problems = []
-        recorded = self._started | (dict(found.servers.values()) if found else {})
+        recorded = self._started | (dict([found.servers]) if found and found.servers else {})
         if left := namespaces.stop(mine | recorded):
             problems.append(f"processes that would not end: {', '.join(map(str, left))}")
         for pid in recorded:  # of the others their own parents want to know
@@ -311,14 +312,11 @@ class Lab:
         """Brings a link of `host` back as built, after it was set down or lost its addresses."""
         namespaces.ip_batch(plan.link_lines(self.config.link(link)), self.host)
 
-    def servers(self) -> dict[str, int | None]:
-        """link → pid of its servers, None where they do not run."""
+    def servers(self) -> int | None:
+        """The pid of the servers; None if they do not run."""
         found = state.load(self.name)
-        pids: dict[str, int | None] = {}
-        for link in self.config.links:
-            pid, started = (found.servers.get(link.name) if found else None) or (0, -1)
-            pids[link.name] = pid if namespaces.start_time(pid) == started else None
-        return pids
+        pid, started = (found.servers if found else None) or (0, -1)
+        return pid if namespaces.start_time(pid) == started else None
 
     def condition(self) -> str:
         """`down`, `building`, `up`, or `broken`: something is left, or something is missing."""
@@ -329,7 +327,7 @@ class Lab:
             pid, started = found.builder
             return "building" if namespaces.start_time(pid) == started else "broken"
         there = all((namespaces.NETNS / n).exists() for n in found.config.namespaces)
-        return "up" if there and None not in self.servers().values() else "broken"
+        return "up" if there and self.servers() is not None else "broken"
 
 
 def _python_path() -> str:

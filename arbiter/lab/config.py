@@ -207,8 +207,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Which link to serve, the addresses UDP must answer from, and the log's path."""
+    """Which link to serve, in which network namespace, the addresses UDP must answer from, and the
+    log's path."""
 
     link: str
+    namespace: str
     addresses: tuple[str, ...]
     log: str

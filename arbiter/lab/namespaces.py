@@ -45,26 +45,34 @@ def ip_batch(lines: Iterable[str], namespace: str = "", force: bool = False) -> 
 def inside(namespace: str, action: Callable[[], T]) -> T:
     """Runs `action` in a network namespace and returns its result.
 
-    setns(2) is per thread, so a thread of its own is spent on it; sockets that `action` makes stay
-    in the namespace, and processes it starts begin there. Python 3.11 has no os.setns.
+    A thread of its own is spent on it; sockets that `action` makes stay in the namespace, and
+    processes it starts begin there. Raises LabError.
     """
 
-    def enter() -> T:
-        libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            descriptor = os.open(NETNS / namespace, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise LabError(f"there is no network namespace {namespace}: build the lab") from None
-        try:
-            if libc.setns(descriptor, _CLONE_NEWNET):
-                error = os.strerror(ctypes.get_errno())
-                raise LabError(f"cannot enter network namespace {namespace}: {error}; be root")
-        finally:
-            os.close(descriptor)
+    def entered() -> T:
+        enter(namespace)
         return action()
 
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(enter).result()
+        return thread.submit(entered).result()
+
+
+def enter(namespace: str) -> None:
+    """Moves this thread into a network namespace (setns(2); Python 3.11 has no os.setns).
+
+    Raises LabError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        descriptor = os.open(NETNS / namespace, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise LabError(f"there is no network namespace {namespace}: build the lab") from None
+    try:
+        if libc.setns(descriptor, _CLONE_NEWNET):
+            error = os.strerror(ctypes.get_errno())
+            raise LabError(f"cannot enter network namespace {namespace}: {error}; be root")
+    finally:
+        os.close(descriptor)
 
 
 def write_sysctls(namespace: str, values: dict[str, str]) -> None:

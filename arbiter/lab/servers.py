@@ -1,8 +1,8 @@
-"""One internet's servers: HTTP, echo, DNS. Run by the lab in a link's namespace.
+"""The internets' servers: HTTP, echo, DNS. One process, with its sockets in each link's namespace.
 
-`python -m arbiter.lab.servers JSON` with a `ServerConfig`; prints "ready" and closes its standard
-output once every socket is bound. Each answer names the link, and each connection or datagram is
-written to the log before it is answered: who got an answer is in the log.
+`python -m arbiter.lab.servers JSON` with the `ServerConfig` of each link; prints "ready" and closes
+its standard output once every socket is bound. Each answer names the link, and each connection or
+datagram is written to the log before it is answered: who got an answer is in the log.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias, cast
 
-from arbiter.lab import dns
+from arbiter.lab import dns, namespaces
 from arbiter.lab.config import DNS_PORT, ECHO_PORT, HTTP_PORTS, NAMES, Seen, ServerConfig
 
 CHUNK = 65536
@@ -39,7 +39,10 @@ def at(address: str, port: int) -> str:
 
 
 class Servers:
-    """The services of one link. `start` binds; the event loop does the rest."""
+    """The services of one link. `start` binds; the event loop does the rest.
+
+    A socket, and what it accepts, stays in the network namespace that its maker was in.
+    """
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
@@ -48,7 +51,11 @@ class Servers:
         self._open: list[asyncio.Server | asyncio.DatagramTransport] = []
 
     async def start(self) -> None:
-        """Binds everything. UDP is bound per address, so that answers leave from the one asked."""
+        """Binds everything. UDP is bound per address, so that answers leave from the one asked.
+
+        The calling thread is in the link's namespace from then on. Raises LabError, OSError.
+        """
+        namespaces.enter(self.config.namespace)
         for port in HTTP_PORTS:
             await self._tcp(self.http, port)
         await self._tcp(self.echo, ECHO_PORT)
@@ -211,10 +218,11 @@ def _head(length: int | None, status: str = "200 OK") -> bytes:
     return f"HTTP/1.1 {status}\r\n{fields}\r\n".encode()
 
 
-async def serve(config: ServerConfig) -> None:
+async def serve(configs: Sequence[ServerConfig]) -> None:
     """Serves until the process ends."""
-    servers = Servers(config)
-    await servers.start()
+    every = [Servers(config) for config in configs]
+    for servers in every:
+        await servers.start()
     os.write(sys.stdout.fileno(), b"ready\n")
     # The builder waits for the end of this pipe; nothing may keep it open.
     null = os.open(os.devnull, os.O_WRONLY)
@@ -224,11 +232,9 @@ async def serve(config: ServerConfig) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """The entry of `python -m arbiter.lab.servers`; `argv` has the configuration as JSON."""
+    """The entry of `python -m arbiter.lab.servers`; `argv` has the configurations as JSON."""
     os.chdir("/")  # keeps no folder of the builder's busy
-    fields = json.loads(argv[0])
-    addresses = tuple(fields["addresses"])
-    asyncio.run(serve(ServerConfig(fields["link"], addresses, fields["log"])))
+    asyncio.run(serve([ServerConfig(**fields) for fields in json.loads(argv[0])]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import shlex
 import shutil
 import stat
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class State:
     config: LabConfig
     builder: tuple[int, int]
     ready: bool = False
-    servers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    servers: tuple[int, int] | None = None
 
 
 def directory(name: str) -> Path:
@@ -83,12 +83,16 @@ def load(name: str) -> State | None:
     try:
         raw: dict[str, Any] = json.loads((directory(name) / "lab.json").read_text())
         links = tuple(LinkConfig(**link) for link in raw["config"]["links"])
-        servers = {link: (int(pid), int(at)) for link, (pid, at) in raw["servers"].items()}
-        pid, started = raw["builder"]
         config = LabConfig(raw["config"]["name"], links)
-        return State(config, (int(pid), int(started)), bool(raw["ready"]), servers)
+        builder, servers = _process(raw["builder"]), raw["servers"]
+        return State(config, builder, bool(raw["ready"]), servers and _process(servers))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, LabError):
         return None
+
+
+def _process(raw: list[Any]) -> tuple[int, int]:
+    pid, started = raw
+    return int(pid), int(started)
 
 
 def names() -> list[str]:

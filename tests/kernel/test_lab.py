@@ -238,7 +238,7 @@ def test_rubbish_hurts_no_server(lab: Lab, in_host: InHost, port: int) -> None:
             sock.sendto(rubbish, (SERVER4, 7 if port == 80 else port))
     assert in_host("curl", "-sS", f"http://{SERVER4}/").startswith("link=wifi")
     assert in_host("dig", "+short", "www.lab.test").split() == [SERVER4]
-    assert [lab.errors(link).read_text() for link in ("wifi", "lte")] == ["", ""]
+    assert lab.errors.read_text() == ""
 
 
 # --- up and down ----------------------------------------------------------------------------------
@@ -282,9 +282,7 @@ def test_a_recorded_pid_that_was_used_again_is_left_alone(name: str) -> None:
     try:
         started = namespaces.start_time(bystander.pid)
         assert started is not None
-        recycled = state.State(
-            LabConfig(name), (1, 0), True, {"wifi": (bystander.pid, started - 1)}
-        )
+        recycled = state.State(LabConfig(name), (1, 0), True, (bystander.pid, started - 1))
         state.claim(recycled)
         Lab(name).down()
         assert bystander.poll() is None
@@ -337,11 +335,11 @@ def test_a_killed_server_makes_the_lab_broken_and_down_still_works(
     name: str, wait_for: Callable[..., object]
 ) -> None:
     with Lab(name) as lab:
-        pid = lab.servers()["lte"]
+        pid = lab.servers()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: lab.condition() == "broken")
-        assert lab.servers()["lte"] is None
+        assert lab.servers() is None
     assert traces(name) == []
 
 
