@@ -90,7 +90,7 @@ def _sockets(pid: int, proc: str) -> set[int]:
     """The inodes of the sockets that it has open."""
     nothing = f"there is no process {pid}"
     try:
-        here, there = (Path(proc, one, "ns/net").stat() for one in ("self", str(pid)))
+        here, there = (Path(proc, one, "ns/net").stat() for one in ("thread-self", str(pid)))
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
             raise LookError(
                 f"process {pid} is in another network namespace, where another arbiter decides: "

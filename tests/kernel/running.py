@@ -85,10 +85,13 @@ SIOCETHTOOL, ETHTOOL_STSO, ETHTOOL_SGSO = 0x8946, 0x1F, 0x24  # linux/sockios.h,
 def eventually(look: Callable[[], T], timeout: float = 8.0) -> T:
     """The first true value that `look` gives."""
     end = time.monotonic() + timeout * PATIENCE
-    while not (value := look()):
-        assert time.monotonic() < end, f"waited {timeout} s in vain; last: {value!r}"
-        time.sleep(0.02)
-    return value
+    while True:
+        began = time.monotonic()
+        if value := look():
+            return value
+        now = time.monotonic()
+        assert now < end, f"waited {timeout} s in vain; last: {value!r}"
+        time.sleep(max(0.02, now - began))  # looking must not keep from happening what is awaited
 
 
 class Connection:
@@ -283,20 +286,22 @@ class Arbiter:
             "ARBITER_DB": str(self.home / "state" / "arbiter.db"),
         }
 
-    def quickly(self, *argv: str) -> str:
-        """What a command writes that succeeds, and that needs only the database and the socket: it
-        runs in this process, and costs a tenth of one of its own."""
+    def ran(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """One that needs only the database, the socket, /proc and the files: it runs in this
+        process, and costs a tenth of one of its own."""
         env = self.command_environment()
         done = self.lab.inside(lambda: CliRunner().invoke(cli, argv, env=env))
-        assert done.exit_code == 0, (done.output, done.exc_info)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+        return subprocess.CompletedProcess(argv, done.exit_code, done.stdout, done.stderr)
+
+    def quickly(self, *argv: str) -> str:
+        """What such a command writes that succeeds."""
+        done = self.ran(*argv)
+        assert done.returncode == 0, (done.stdout, done.stderr)
         return done.stdout
 
     def json(self, *argv: str) -> Any:
-        if argv[0] in ("audit", "profiles", "rules"):
-            return json.loads(self.quickly(*argv, "--json"))
-        done = self.command(*argv, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(self.quickly(*argv, "--json"))
 
     @contextmanager
     def connection(self, role: Role = Role.COMMAND) -> Iterator[Connection]:

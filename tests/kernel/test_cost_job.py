@@ -214,7 +214,7 @@ def test_a_used_up_budget_asks_once_and_over_a_restart_and_anew_in_the_next_peri
             assert sum(t == text for t in prompt.notices()) == 1
         shown = arbiter.links()["lte"]
         assert (shown["left_bytes"], shown["over_budget"]) == (0, "ask")
-        lines = arbiter.command(
+        lines = arbiter.ran(
             "links", "--config", str(tmp_path / "config"), "--state", str(tmp_path / "state")
         ).stdout
         assert "0.02 EUR/MB" in lines

@@ -129,7 +129,7 @@ def test_with_sync_an_answer_is_recorded_though_it_could_not_be_carried_out(
     with Arbiter(clean_lab, tmp_path, settings=SYNC) as arbiter:
         filled = fill(small_disk)
         asking = arbiter.program("curl", "-sS", "-m", "15", f"http://{SERVER4}/")
-        said = arbiter.command("answer", str(arbiter.ask()["id"]), "allow", "--for", "forever")
+        said = arbiter.ran("answer", str(arbiter.ask()["id"]), "allow", "--for", "forever")
         assert "could not be remembered" in said.stderr
         assert asking.wait(15) == 7
         filled.unlink()
@@ -176,7 +176,7 @@ def test_without_sync_a_full_disk_stops_nobody_and_an_answer_decides_once(
     with Arbiter(clean_lab, tmp_path) as arbiter, Prompt(arbiter) as prompt:
         filled = fill(small_disk)
         asking = arbiter.program("curl", "-sS", "-m", "15", "-o", "/dev/null", f"http://{SERVER4}/")
-        said = arbiter.command("answer", str(arbiter.ask()["id"]), "allow", "--for", "forever")
+        said = arbiter.ran("answer", str(arbiter.ask()["id"]), "allow", "--for", "forever")
         assert asking.wait(15) == 0, "an answer counts, remembered or not"
         told = said.stdout + said.stderr
         assert "not remembered" in told or "no space left" in told
@@ -245,5 +245,5 @@ def test_arbiter_starts_with_a_full_disk_and_decides_by_its_rules(
         assert curl(arbiter) == 0
         eventually(lambda: ("allow", "rule") in records(arbiter))
         assert arbiter.stop() == 0
-        assert arbiter.command("audit", "verify").returncode == 0
+        assert arbiter.ran("audit", "verify").returncode == 0
         assert sound(small_disk)

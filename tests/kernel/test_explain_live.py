@@ -90,9 +90,12 @@ class Explained:
         assert done.exit_code == 0, done.output
 
     def run(self, *argv: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        done = self.lab.run([*ARBITER, "explain", *argv], env=self.env, user=user)
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
+        if user is not None:
+            return self.lab.run([*ARBITER, "explain", *argv], env=self.env, user=user)
+        line = ["explain", *argv]
+        done = self.lab.inside(lambda: CliRunner().invoke(cli, line, env=self.env))
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+        return subprocess.CompletedProcess(line, done.exit_code, done.stdout, done.stderr)
 
     def json(self, *argv: str, code: int = 0) -> list[dict[str, Any]]:
         done = self.run(*argv, "--json")
@@ -412,8 +415,8 @@ def test_what_runs_and_its_record_ask_what_the_daemon_asked(lab: Lab, tmp_path: 
             assert then["query"] == now["query"] == alive["query"]
             assert now["query"]["names"] == ["some.lab.test"]
 
-            arbiter.command("rules", "remove", "1")
-            done = arbiter.command("explain", "--record", str(number), *config)
+            arbiter.ran("rules", "remove", "1")
+            done = arbiter.ran("explain", "--record", str(number), *config)
             assert done.returncode == 1
             assert "then: allow over wifi, by rule 1, by root" in done.stdout, done.stdout
             assert "now: no rule decides it: rule 1 was taken out of force" in done.stdout
@@ -433,11 +436,11 @@ def test_what_is_open_goes_on_under_a_newer_rule_and_the_daemons_mode_counts(
             eventually(lambda: arbiter.database("SELECT id FROM decisions WHERE dport = 7"))
             (now,) = arbiter.json("explain", "--connection", program.said, *config)
             assert now["record"]["decision"] == "allow" and not now["record"]["differs"]
-            done = arbiter.command("explain", "--connection", program.said, *config)
+            done = arbiter.ran("explain", "--connection", program.said, *config)
             assert "decided before" not in done.stdout
 
             arbiter.add(f"deny host={SERVER4} port=7 proto=tcp")
-            done = arbiter.command("explain", "--connection", program.said, *config)
+            done = arbiter.ran("explain", "--connection", program.said, *config)
             assert done.returncode == 0 and "\ndeny host=" in done.stdout
             (line,) = (one for one in done.stdout.splitlines() if "decided before" in one)
             assert line.startswith("  decided before: allow over wifi, by rule 1, by root (record ")
@@ -446,7 +449,7 @@ def test_what_is_open_goes_on_under_a_newer_rule_and_the_daemons_mode_counts(
             assert now["decision"] == "deny" and now["record"]["differs"]
 
             argv = ("explain", "--pid", program.pid, "--host", SECOND4, "--port", "9", *config)
-            done = arbiter.command(*argv)
+            done = arbiter.ran(*argv)
             assert done.returncode == 1
             assert "it is denied, as the mode is enforce" in done.stdout, done.stdout
         finally:
@@ -465,7 +468,7 @@ def test_the_pages_session_is_real(lab: Lab, tmp_path: Path) -> None:
                 assert "4711" in " ".join((command, *shown))
                 name, *argv = shlex.split(command.replace("4711", program.pid))
                 assert name == "arbiter"
-                done = arbiter.command(*argv)
+                done = arbiter.ran(*argv)
                 told = [line.replace("4711", program.pid) for line in shown]
                 assert like(told, done.stdout), f"$ {command}\n{done.stdout}{done.stderr}"
         finally:

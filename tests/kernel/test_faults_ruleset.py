@@ -270,7 +270,7 @@ def test_reloads_like_those_of_ufw_and_firewalld_are_survived(
         assert ours(clean_lab, "nft") == before
         assert arbiter.counter("repairs") == 2, "nothing of ours was touched"
         nobody_passes(arbiter)
-        assert "put back 2 times after" in arbiter.command("status").stdout
+        assert "put back 2 times after" in arbiter.ran("status").stdout
         log = (tmp_path / "log").read_text()
         assert "another program (iptables-nft-re" in log, "who did it is said"
 

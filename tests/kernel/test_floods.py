@@ -208,7 +208,7 @@ def test_the_daemons_memory_stays_bounded_under_floods(arbiter: Arbiter, tmp_pat
             for program in programs:
                 program.kill()
             (rule,) = arbiter.json("rules", "list")
-            assert arbiter.command("rules", "remove", str(rule["id"])).returncode == 0
+            assert arbiter.ran("rules", "remove", str(rule["id"])).returncode == 0
             eventually(lambda: arbiter.status().rules == 0)
             after.append(resident(arbiter))
         assert gone(deaf[0]), "what nobody reads is not kept for ever"

@@ -154,7 +154,7 @@ def test_what_a_rule_says_that_cannot_be_read_is_told_to_admins_only(arbiter: Ar
         told = problems(own)
         assert "1 rules or profiles cannot be read" in told
         assert "/home/ada" not in told and "prot" not in told
-    removed = arbiter.command("rules", "remove", str(bad))
+    removed = arbiter.ran("rules", "remove", str(bad))
     assert removed.returncode == 0, removed.stderr
 
 
@@ -393,7 +393,7 @@ def test_hostile_names_reach_neither_the_ask_nor_the_list_nor_the_log(
         texts = json.dumps(ask, ensure_ascii=False)
         assert texts.isprintable(), ascii(texts)
         assert "gpj" in ask["processes"][0]["app"]["id"]
-        done = arbiter.command("pending")
+        done = arbiter.ran("pending")
         assert len(done.stdout.splitlines()) == 2, "a name broke the line"
         assert all(line.isprintable() for line in done.stdout.splitlines())
         assert "[bold]" in done.stdout, "a name was read as markup"
@@ -403,7 +403,7 @@ def test_hostile_names_reach_neither_the_ask_nor_the_list_nor_the_log(
         assert code == 0, output
         assert arbiter.run(*argv)[0] == 0, "the remembered rule means the same program"
         assert arbiter.asks() == []
-    listed = arbiter.command("rules", "list").stdout.splitlines()
+    listed = arbiter.ran("rules", "list").stdout.splitlines()
     assert len(listed) == 3 and all(line.isprintable() for line in listed)
     log = (arbiter.home / "log").read_text(errors="surrogateescape")
     assert all(line.isprintable() for line in log.splitlines()), ascii(log)
@@ -449,7 +449,7 @@ def test_clients_are_told_when_the_daemon_stops_and_served_when_it_is_back(
         assert (message.ask, message.reason) == (ask.id, protocol.WithdrawReason.STOPPING)
         assert gone(prompt) and gone(command)
         assert not arbiter.socket.exists()
-        assert arbiter.command("status").returncode == 3
+        assert arbiter.ran("status").returncode == 3
         program.kill()
     arbiter.start()
     assert arbiter.status().prompts == 0

@@ -89,7 +89,7 @@ def test_what_a_person_was_told_outlives_a_kill(clean_lab: Lab, tmp_path: Path) 
             assert not [one.problem for one in told if one.problem]
             lines |= {one.rule_id: one.rule for one in told if one.rule_id is not None}
             once += sum(one.rule_id is None and one.released > 0 for one in told)
-            done = arbiter.command("audit", "verify")
+            done = arbiter.ran("audit", "verify")
             assert done.returncode == 0, done.stdout + done.stderr
             kept = {rule["id"]: rule["rule"] for rule in arbiter.json("rules", "list")}
             assert lines.items() <= kept.items()
@@ -110,7 +110,7 @@ def test_what_a_person_was_told_outlives_a_kill(clean_lab: Lab, tmp_path: Path) 
     points = re.findall(r"checkpoint (\S+) \((?:start|stop|day|records)\)", log)
     assert points, log
     options = [word for point in points for word in ("--checkpoint", point)]
-    done = arbiter.command("audit", "verify", *options)
+    done = arbiter.ran("audit", "verify", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "they agree with the" in done.stdout
 

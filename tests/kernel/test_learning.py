@@ -78,7 +78,7 @@ def test_what_was_observed_and_allowed_passes_later_and_nothing_else(
             code, output, _ = arbiter.run(*argv)
             assert code == 0, f"{name}: {output}"
         recorded(arbiter, 5)
-        assert "5 let go" in arbiter.command("status").stdout
+        assert "5 let go" in arbiter.ran("status").stdout
         programs = {one["app"] for one in arbiter.json("rules", "review")}
         keys = [("program 1 of 3", "A"), ("program 2 of 3", "A"), ("program 3 of 3", "A")]
         said = review(arbiter, *keys, ("every proposal is decided", "q"))
@@ -101,7 +101,7 @@ def test_what_was_observed_and_allowed_passes_later_and_nothing_else(
         found = {one["line"]: one["refused"] for one in arbiter.json("rules", "review")}
         assert found[f"allow app=/usr/bin/curl host={SECOND4} port=80 proto=tcp"] == 1
         assert set(found.values()) != {0} and not set(found) & set(rules)
-        assert "without an answer; `arbiter rules review`" in arbiter.command("status").stdout
+        assert "without an answer; `arbiter rules review`" in arbiter.ran("status").stdout
 
 
 def test_a_review_takes_effect_while_the_daemon_runs_and_can_be_undone(
@@ -113,7 +113,7 @@ def test_a_review_takes_effect_while_the_daemon_runs_and_can_be_undone(
         eventually(lambda: arbiter.json("rules", "review"))
         review(arbiter, ("1 of them did not pass", "a"), ("every proposal", "q"))
         assert arbiter.run(*curl)[0] == 0
-        assert arbiter.command("rules", "undo").returncode == 0
+        assert arbiter.ran("rules", "undo").returncode == 0
         assert arbiter.run(*curl)[0] != 0
 
 
@@ -156,4 +156,4 @@ def test_status_says_nothing_of_a_review_where_there_is_nothing_to_review(
     lab: Lab, tmp_path: Path, mode: str
 ) -> None:
     with Arbiter(lab, tmp_path, "--mode", mode) as arbiter:
-        assert "review" not in arbiter.command("status").stdout
+        assert "review" not in arbiter.ran("status").stdout

@@ -129,10 +129,10 @@ def test_usage_is_added_up_as_asked(clean_lab: Lab, tmp_path: Path) -> None:
         assert arbiter.usage("--month", month, "--by", "user")[0]["connections"] == 3
         assert arbiter.usage("--month", "2020-01") == []
 
-        table = arbiter.command("links", "usage", "--config", str(tmp_path / "config")).stdout
+        table = arbiter.ran("links", "usage", "--config", str(tmp_path / "config")).stdout
         assert table.splitlines()[0].split()[-1] == "cost"
         assert re.search(r"mobile .*/usr/bin/curl .* 0\.0\d EUR", table)
-        done = arbiter.command("links", "usage", "--month", "2020-01")
+        done = arbiter.ran("links", "usage", "--month", "2020-01")
         assert (done.returncode, done.stdout) == (0, "nothing was used in 2020-01\n")
 
 
@@ -148,14 +148,14 @@ def test_usage_is_added_up_as_asked(clean_lab: Lab, tmp_path: Path) -> None:
 def test_usage_errors_say_what_to_write(
     lab: Lab, tmp_path: Path, options: tuple[str, str], said: str
 ) -> None:
-    done = Arbiter(lab, tmp_path).command("links", "usage", *options)
+    done = Arbiter(lab, tmp_path).ran("links", "usage", *options)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_usage_without_a_database_says_where_it_looked(lab: Lab, tmp_path: Path) -> None:
-    done = Arbiter(lab, tmp_path).command("links", "usage")
+    done = Arbiter(lab, tmp_path).ran("links", "usage")
     assert done.returncode == 1
     assert str(tmp_path / "state" / "arbiter.db") in done.stderr
 

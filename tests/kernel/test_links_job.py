@@ -61,7 +61,7 @@ def test_route_is_an_answer(clean_lab: Lab, tmp_path: Path) -> None:
         output, _ = program.communicate(timeout=10)
         assert over(output) == "lte"
         assert over(arbiter.run(*CURL4)[1]) == "lte"
-        done = arbiter.command("answer", str(ask["id"]), "route via=vpn")
+        done = arbiter.ran("answer", str(ask["id"]), "route via=vpn")
         assert done.returncode == 1
 
 

@@ -389,7 +389,7 @@ def test_a_rule_is_in_force_when_its_command_returns(arbiter: Arbiter) -> None:
     for decision, code in (("deny", 7), ("allow", 0)) * 3:
         arbiter.add(f"{decision} host={SERVER4}")
         assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == code
-    assert arbiter.command("rules", "undo").returncode == 0
+    assert arbiter.ran("rules", "undo").returncode == 0
     assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 7
 
 
@@ -410,7 +410,7 @@ def test_a_socket_that_somebody_removed_is_there_again_and_rules_since_then_deci
     arbiter: Arbiter,
 ) -> None:
     arbiter.socket.unlink()
-    assert arbiter.command("rules", "add", f"allow host={SERVER4}").returncode == 0
+    assert arbiter.ran("rules", "add", f"allow host={SERVER4}").returncode == 0
     eventually(arbiter.socket.is_socket)
     eventually(lambda: arbiter.status().rules == 1)
     assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 0

@@ -38,7 +38,7 @@ def test_a_datagram_socket_that_spoke_before_the_start_is_refused_if_a_rule_deni
         assert {talk("send") for talk in talks} <= REFUSED
         assert both_recorded(arbiter) == [("deny", "rule", "begun while arbiter was away")] * 2
         assert arbiter.counter("cut") == 2
-        assert "2 that began while nobody decided" in arbiter.command("status").stdout
+        assert "2 that began while nobody decided" in arbiter.ran("status").stdout
 
 
 @backends
@@ -119,7 +119,7 @@ def test_what_was_denied_and_is_allowed_now_is_not_refused_for_longer_than_a_mom
         assert talk("send") == "done"
         arbiter.start()
         assert talk("send") in REFUSED
-        assert arbiter.command("rules", "remove", "1").returncode == 0
+        assert arbiter.ran("rules", "remove", "1").returncode == 0
         arbiter.add(f"allow host={SERVER4}")
         eventually(lambda: talk("send") == "done", 15)
         eventually(lambda: ("allow", "rule", "") in records(arbiter))

@@ -33,7 +33,7 @@ def profile(arbiter: Arbiter) -> str:
 
 
 def do(arbiter: Arbiter, *argv: str) -> str:
-    done = arbiter.command("profiles", *argv)
+    done = arbiter.ran("profiles", *argv)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -155,7 +155,7 @@ def test_of_two_known_networks_that_of_the_default_link_says(
             f"profile home: on gateway:{HOME}, which comes before gateway:{OFFICE} of mobile"
         )
         assert goes(arbiter)
-        shown = json.loads(arbiter.command("profiles", "list", "--json").stdout)
+        shown = json.loads(arbiter.ran("profiles", "list", "--json").stdout)
         assert [(one["name"], one["active"]) for one in shown] == [
             ("home", True),
             ("mobile", False),
@@ -179,5 +179,5 @@ def test_what_is_chosen_by_hand_holds_over_a_restart(clean_lab: Lab, tmp_path: P
         arbiter.stop()
         arbiter.start()
         assert profile(arbiter) == ""
-        shown = arbiter.command("status").stdout
+        shown = arbiter.ran("status").stdout
         assert "profile      none" in shown

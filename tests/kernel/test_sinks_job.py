@@ -122,7 +122,7 @@ def test_a_dead_receiver_delays_nobody_and_gets_everything_when_it_is_back(
             assert (code, seconds < 2) == (7, True)
         (problem,) = eventually(lambda: arbiter.status().problems)
         assert f"records do not reach syslog at tcp://{SERVER4}:5514: Connection refused" in problem
-        shown = arbiter.command("status").stdout
+        shown = arbiter.ran("status").stdout
         assert "records do not reach syslog" in shown
         with receiver(clean_lab, "tcp", SERVER4, got):
             eventually(lambda: got.exists() and got.read_bytes().count(b" decided [") == 5, 30)

@@ -116,7 +116,7 @@ def test_04_a_foreign_table_added_and_deleted_in_a_prompt_costs_no_connection(
         eventually(lambda: len(arbiter.asks()) == 2)
         foreign_table(clean_lab)
         for ask in arbiter.asks():
-            done = arbiter.command("answer", str(ask["id"]), "allow", "--for", "forever")
+            done = arbiter.ran("answer", str(ask["id"]), "allow", "--for", "forever")
             assert done.returncode == 0, done.stderr
         assert [finish(program)[0] for program in programs] == [0, 0]
         assert arbiter.asks() == []
@@ -170,7 +170,7 @@ def test_04_the_default_link_lost_in_a_prompt_hangs_nobody(
         sh(clean_lab, "ip link set wlan0 down")
         eventually(lambda: "wifi (wlan0, down)" in (tmp_path / "log").read_text())
         assert [one["id"] for one in arbiter.asks()] == [ask["id"]], "the question stays"
-        done = arbiter.command("answer", str(ask["id"]), answer, "--for", "forever")
+        done = arbiter.ran("answer", str(ask["id"]), answer, "--for", "forever")
         assert done.returncode == 0, done.stderr
         code, output = finish(program, 10)
         if answer != "allow":  # then either end will do, but an end
@@ -218,7 +218,7 @@ SYNS = 5000 if PATIENCE == 1 else 2500
 def answered(arbiter: Arbiter, ask: int) -> bool:
     """Whether the answer counts. An emulated CPU is busier than a command waits: then it may have
     given up before it could send its answer, or before it heard that it was taken."""
-    done = arbiter.command("answer", str(ask), "allow", "--for", "forever")
+    done = arbiter.ran("answer", str(ask), "allow", "--for", "forever")
     if done.returncode == 0:
         return True
     assert PATIENCE > 1, done.stderr
