@@ -238,7 +238,7 @@ class Daemon:
                 # Not before: what waits since the run before is held against links, too.
                 self._queue.begin(self._loop)
                 await self._older.start()
-                gc.collect()
+                gc.collect(1)  # the oldest generation is walked for 25 ms, and has nothing to give
                 gc.freeze()  # what is here now stays: a collection need not walk it each time
                 ready()
                 self._service.ready(self._queue)
