@@ -19,7 +19,7 @@ from scripted_daemon import ScriptedDaemon, answering, ask_to, example_ask, exam
 
 from arbiter import protocol
 from arbiter.cli import common
-from arbiter.protocol import RefusedReason
+from arbiter.protocol import Choice, RefusedReason
 
 
 @pytest.fixture
@@ -129,7 +129,23 @@ def test_a_daemon_that_says_nothing_is_given_up(
         silent.bind(str(tmp_path / "socket"))
         silent.listen()
         done = arbiter("pending")
-    assert done.code == 3 and "did not reply" in done.err
+    assert done.code == 3
+    assert "did not reply within 0 s: it is stopped or has too much to do, and was told" in done.err
+
+
+def test_an_answer_that_was_sent_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        left.settimeout(0.2)
+        connection = common.Daemon(left, tmp_path)
+        connection.send(protocol.Answer(1, Choice.ALLOW))
+        with pytest.raises(SystemExit) as ended:
+            connection.receive()
+    assert ended.value.code == 3
+    said = "it has the answer, and may carry it out yet; `arbiter pending` shows if it did"
+    assert said in capsys.readouterr().err
 
 
 def test_a_refusal_in_place_of_the_status_ends_the_command(

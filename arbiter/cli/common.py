@@ -127,10 +127,12 @@ class Daemon:
         self._path = path
         self._decoder = protocol.daemon_decoder()
         self._messages: list[protocol.DaemonMessage] = []
+        self._answered = False
         self.welcome: protocol.Welcome
 
     def send(self, message: protocol.ClientMessage) -> None:
         """Send one message. If the daemon has hung up, its last word, read next, says why."""
+        self._answered |= isinstance(message, protocol.Answer)
         try:
             self.socket.sendall(protocol.encode(message))
         except (BrokenPipeError, ConnectionResetError):
@@ -144,7 +146,8 @@ class Daemon:
             try:
                 data = self.socket.recv(65536)
             except TimeoutError:
-                fail(f"the daemon at {self._path} did not reply within {TIMEOUT:.0f} s", 3)
+                text = f"the daemon at {self._path} did not reply within {TIMEOUT:.0f} s"
+                fail(f"{text}: {self._so()}", 3)
             except OSError as error:
                 fail(f"the daemon at {self._path} is gone: {error.strerror or error}", 3)
             if not data:
@@ -154,6 +157,12 @@ class Daemon:
                     fail(f"the daemon at {self._path} speaks another protocol: {message.text}", 3)
                 self._messages.append(message)
         return self._messages.pop(0)
+
+    def _so(self) -> str:
+        """What the person is to do whose command gives up."""
+        if self._answered:
+            return "it has the answer, and may carry it out yet; `arbiter pending` shows if it did"
+        return "it is stopped or has too much to do, and was told nothing; try again"
 
     def asks(self) -> Iterator[protocol.Ask]:
         """The open asks that the daemon sends after its welcome."""
