@@ -107,7 +107,7 @@ class Daemon:
             follow=lambda client, peer: self._followers.follow(client, peer),
             used=lambda app: self._accounts.used(app),
             left=lambda: self._accounts.left(),
-            started=self._processes.start_time,
+            processes=self._processes,
             prices=lambda: {link.name: link.price for link in self._links.links if link.price},
         )
         self._book = Lives()

@@ -22,7 +22,7 @@ from arbiter.events import (
     TellSnoozes,
     WithdrawAsk,
 )
-from arbiter.kernel.procfs import details
+from arbiter.kernel.procfs import ProcessTable, details
 from arbiter.memory import now
 from arbiter.model import Peer
 from arbiter.pipeline import Pipeline
@@ -51,7 +51,7 @@ class FrontDesk:
         follow: Callable[[int, Peer], None],
         used: Callable[[str], Mapping[str, int]],
         left: Callable[[], Mapping[str, int]],
-        started: Callable[[int], int | None],
+        processes: ProcessTable,
         prices: Callable[[], Mapping[str, Price]],
     ) -> None:
         self._pipeline = pipeline
@@ -63,7 +63,7 @@ class FrontDesk:
         """App id → bytes of this month, by link."""
         self._left = left
         """Bytes left of the budgets, by link."""
-        self._started = started
+        self._processes = processes
         self.server = Server(paths.socket, self, admins=admins)
         self._socket = SocketKeeper(self.server, lambda: changed(NOBODY))
         self._archive = Archive(paths.database, self.server.send, prices)
@@ -205,9 +205,13 @@ class FrontDesk:
                 self._run_via(client, peer, link)
 
     def _run_via(self, client: int, peer: Peer, link: str) -> None:
-        start = self._started(peer.pid)
+        start, text = self._processes.start_time(peer.pid), ""
         if start is None:
             text = "your process cannot be seen from here (another pid namespace?)"
+        elif not self._processes.here(peer.pid):
+            text = "this arbiter does not decide in your network namespace: run-via would keep "
+            text += "nothing on the link; run it where arbiter runs"
+        if start is None or text:
             self.server.send(client, protocol.Refused(protocol.RefusedReason.INVALID, text))
             return
         self._dispatch(RunVia(now(), client, peer, (peer.pid, start), link))

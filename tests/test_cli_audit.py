@@ -149,6 +149,7 @@ def test_what_is_no_moment_is_said(text: str) -> None:
         ("--rule=x", "is no rule: give its number"),
         ("--reason=because", "is not one of"),
         ("--limit=0", "--limit"),
+        ("--limit=9223372036854775807", "--limit"),
         ("--json --nl", "give one of"),
         ("--follow --json", "give --nl"),
         ("--follow --until=1h", "leave out --until"),

@@ -22,7 +22,7 @@ from arbiter.cli.auditrows import (
     show_sentences,
     show_table,
 )
-from arbiter.cli.common import db_option, fail, json_option
+from arbiter.cli.common import COUNT, db_option, fail, json_option
 from arbiter.cli.lazy import Lazy
 from arbiter.cli.rulestore import open_store
 from arbiter.protocol import clean
@@ -76,9 +76,7 @@ ELSEWHERE = {
 
 @click.group(cls=Lazy, elsewhere=ELSEWHERE, invoke_without_command=True)
 @filter_options()
-@click.option(
-    "--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest so many."
-)
+@click.option("--limit", type=COUNT, default=100, show_default=True, help="The newest so many.")
 @click.option("--all", "everything", is_flag=True, help="All there are.")
 @click.option("--follow", is_flag=True, help="Then those to come, until Ctrl-C.")
 @click.option("--csv", "as_csv", is_flag=True, help="For spreadsheets: CSV with a head.")

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from arbiter.cases import COLUMNS, PROCESS_COLUMNS, Case, of_row
 from arbiter.cli.auditfilters import filter_options, wanted_by
-from arbiter.cli.common import config_option, db_option, fail, json_option, socket_option
+from arbiter.cli.common import COUNT, config_option, db_option, fail, json_option, socket_option
 from arbiter.cli.explainask import Rules, note
 from arbiter.cli.progress import progress
 from arbiter.cli.replayrules import Others, layer_of, tried, undecided
@@ -68,9 +68,7 @@ _Told = Callable[[int, float, Case, Outcome], None]
     multiple=True,
     help="With --pcap: only connections that this address opened; repeatable.",
 )
-@click.option(
-    "--top", type=click.IntRange(1), default=100, show_default=True, help="Lines of the table."
-)
+@click.option("--top", type=COUNT, default=100, show_default=True, help="Lines of the table.")
 @click.option("--check", is_flag=True, help="Exit with 1 where anything is decided otherwise.")
 @click.option("--nl", "as_lines", is_flag=True, help="Each one that differs, an object a line.")
 @config_option("The directory of arbiter.toml and policy.d.")

@@ -15,6 +15,7 @@ import msgspec
 
 from arbiter.budgets import summed
 from arbiter.cli.common import (
+    COUNT,
     STATE,
     config_option,
     db_option,
@@ -71,9 +72,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
     metavar="[FILE]",
     help="Markdown; on stdout without FILE, and that is what is made unless told otherwise.",
 )
-@click.option(
-    "--top", type=click.IntRange(1), default=20, show_default=True, help="Rows of each list."
-)
+@click.option("--top", type=COUNT, default=20, show_default=True, help="Rows of each list.")
 @config_option("The directory of links.d, for prices, and of policy.d.")
 @click.option(
     "--state",

@@ -12,7 +12,7 @@ from msgspec import structs
 from arbiter.budgets import size_text
 from arbiter.cli.auditfilters import filter_options, wanted_by
 from arbiter.cli.auditprune import whole_days_note
-from arbiter.cli.common import db_option, fail, json_option, show_json, table
+from arbiter.cli.common import COUNT, db_option, fail, json_option, show_json, table
 from arbiter.cli.rulestore import open_store
 from arbiter.cli.ruleswords import instant, when
 from arbiter.cli.times import moment
@@ -26,7 +26,7 @@ from arbiter.store.sums import Group
 TOP = 10
 _HEAD = ("connections", "denied", "sent", "received", "last")
 top_option = click.option(
-    "--top", type=click.IntRange(1), default=TOP, show_default=True, help="Lines of each list."
+    "--top", type=COUNT, default=TOP, show_default=True, help="Lines of each list."
 )
 
 
@@ -111,9 +111,7 @@ def rule_(rule: str, top: int, db: Path, as_json: bool, **filters: Any) -> None:
 @click.option(
     "--since", callback=moment, metavar="TIME", required=True, help="New since then: 7d, today, ..."
 )
-@click.option(
-    "--top", type=click.IntRange(1), default=100, show_default=True, help="Lines of each list."
-)
+@click.option("--top", type=COUNT, default=100, show_default=True, help="Lines of each list.")
 @db_option
 @json_option
 def diff(since: float, top: int, db: Path, as_json: bool) -> None:

@@ -64,6 +64,8 @@ def config_option(text: str) -> Callable[[F], F]:
     )
 
 
+COUNT = click.IntRange(1, 10**9)
+"""How many lines somebody wants."""
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs: JSON.")
 
 

@@ -71,7 +71,8 @@ def review(
     in force decide it by now. On a terminal single keys allow, deny, widen or skip each proposal;
     else they are listed. docs/learning.md tells the way from observe to enforce.
     """
-    asking = not as_json and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    terminal = all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout))
+    asking = not as_json and terminal
     if no_owner and app:
         fail("--no-owner is about what has no app; leave out --app", 2)
     with open_store(db, readonly=not asking) as store:

@@ -98,7 +98,8 @@ def run(
         fail(f"--config {config} is no directory; it is where arbiter.toml would be", 2)
     chosen = {key: value for key, value in given.items() if value is not None}
     settings = _settings(config, chosen)
-    if prompt is not None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    terminal = all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout))
+    if prompt is not None and not terminal:
         fail("--prompt needs a terminal; without one, run it alone and use `arbiter pending`", 2)
     with _logging(state if prompt is not None else None, verbose):
         paths = Paths(state, socket_path, config)
@@ -204,7 +205,8 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
                 if paths.config != CONFIG:
                     where += f" ARBITER_CONFIG={paths.config.absolute()}"
                 click.echo(f"for commands in another terminal: export {where}")
-            sys.stdout.flush()
+            if sys.stdout is not None:  # started with stdout closed
+                sys.stdout.flush()
             if held is not None:
                 child = held.go()
                 loop.add_reader(pidfd := os.pidfd_open(child.pid), ended, pidfd)

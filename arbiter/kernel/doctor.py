@@ -128,7 +128,8 @@ def _queue(plan: Plan) -> Check:
             "packet queue",
             Level.WARN,
             f"queue {plan.queue} has a listener (port id {taken[plan.queue]})",
-            "choose another with --queue-num, or end that program",
+            "if `arbiter status` answers, it is arbiter without its rules: restart it; else choose "
+            "another with --queue-num, or end that program",
         )
     return Check("packet queue", Level.OK, f"queue {plan.queue} is free")
 

@@ -21,6 +21,7 @@ import errno
 import os
 import threading
 from collections import OrderedDict
+from pathlib import Path
 
 import psutil
 from msgspec import Struct
@@ -141,6 +142,14 @@ class ProcessTable:
             if isinstance(error, OSError) and error.errno in _EXHAUSTED:
                 raise
             return None
+
+    def here(self, pid: int) -> bool:
+        """Whether the process is in this one's network namespace; no where it cannot be seen."""
+        try:
+            ours, its = (Path(f"{self._proc}/{one}/ns/net").stat() for one in ("self", pid))
+        except OSError:
+            return False
+        return (ours.st_dev, ours.st_ino) == (its.st_dev, its.st_ino)
 
     def ancestors(
         self, pid: int, parent: int, start: int, elder: Elder | None = None

@@ -7,6 +7,8 @@ kernel still has ours, so a crash at any point, and a change by another program,
 from __future__ import annotations
 
 import os
+import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from msgspec import Struct
 from arbiter.protocol import clean
 
 _SIZE_LIMIT = 1 << 20
+_NETNS_COOKIE = 71  # SO_NETNS_COOKIE, asm-generic/socket.h
 
 
 class Saved(Struct, forbid_unknown_fields=True):
@@ -35,6 +38,8 @@ class Notes(Struct, forbid_unknown_fields=True):
     boot: str
     namespace: int
     """Inode of the network namespace: the same index is another interface elsewhere."""
+    cookie: int = 0
+    """Of the same: an inode is used again, a cookie is not. 0 before Linux 5.14."""
     saved: list[Saved] = []
 
 
@@ -64,6 +69,8 @@ def load(file: Path, look_at: str) -> tuple[Notes, str]:
         return here, f"{text}; look at {look_at} yourself and remove the file"
     if kept.boot != here.boot:
         return here, ""  # an earlier boot's: the kernel has forgotten those sysctls by itself
+    if kept.namespace == here.namespace and kept.cookie not in (0, here.cookie):
+        return here, ""  # of a namespace that is gone, and its sysctls with it
     if kept.namespace != here.namespace:
         return here, (
             f"{file} is of another network namespace; run this command there "
@@ -136,4 +143,15 @@ def cannot(what: str, place: Place, key: str, error: OSError) -> str:
 def _here() -> Notes:
     # thread-self: the network namespace is a thread's (setns(2)), and /proc/sys/net shows it.
     namespace = Path("/proc/thread-self/ns/net").stat().st_ino
-    return Notes(Path("/proc/sys/kernel/random/boot_id").read_text().strip(), namespace)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Notes(boot, namespace, _cookie())
+
+
+def _cookie() -> int:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            return int.from_bytes(
+                sock.getsockopt(socket.SOL_SOCKET, _NETNS_COOKIE, 8), sys.byteorder
+            )
+        except OSError:
+            return 0

@@ -92,8 +92,11 @@ class Lab:
             self._await_ready()
             self._await_routes()
             state.save(state.State(self.config, builder, True, servers))
-        except BaseException:
+        except BaseException as error:
+            taken = not state.directory(self.name).exists()
             self.down()
+            if taken and isinstance(error, LabError | OSError):
+                raise self._taken() from None
             raise
         finally:
             if self._pipe >= 0:
@@ -172,10 +175,13 @@ class Lab:
             while True:
                 left = until - time.monotonic()
                 try:
-                    with socket.create_connection((address, ECHO_PORT), max(left, 0.1)) as there:
+                    patience = min(max(left, 0.1), 1.0)
+                    with socket.create_connection((address, ECHO_PORT), patience) as there:
                         there.recv(64)
                     return
                 except OSError as error:
+                    if not state.directory(self.name).exists():
+                        raise self._taken() from None
                     if left < 0:
                         text = f"{address} does not answer in the new lab: {error}"
                         raise LabError(f"{text}; `arbiter doctor` says what is missing") from None
@@ -189,6 +195,9 @@ class Lab:
         namespaces.inside(self.host, all_answer)
         for link in self.config.links:
             os.truncate(self.log(link.name), 0)  # the tries are nobody's traffic
+
+    def _taken(self) -> LabError:
+        return LabError(f"lab {self.name} was taken down while it was built: build it again")
 
     def down(self) -> None:
         """Removes every trace: processes, namespaces with their links, files. Safe to repeat.
@@ -214,7 +223,8 @@ class Lab:
             for n in there[:1]:
                 devices = [f"link del {link.interface}" for link in config.links]
                 namespaces.ip_batch(devices, n, force=True)
-            if said := namespaces.ip_batch((f"netns del {n}" for n in there), force=True):
+            said = namespaces.ip_batch((f"netns del {n}" for n in there), force=True)
+            if any((namespaces.NETNS / n).exists() for n in there):  # else somebody else did it
                 problems.append(said)
         try:
             state.remove(config)

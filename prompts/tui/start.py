@@ -34,7 +34,7 @@ async def run(socket_path: str) -> int:
             raise
         text = f"the full-screen prompt needs {error.name}: pip install 'nfarbiter[tui]'"
         return fail(REFUSED, f"{text}; `arbiter prompt terminal` works without")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout)):
         text = "the full-screen prompt needs a terminal, and standard input or output is none"
         return fail(USAGE, f"{text}; without one, `arbiter pending` lists the asks")
     if os.environ.get("TERM", "") in ("", "dumb"):

@@ -89,6 +89,8 @@ async def serve(socket_path: str, port: int, url_file: Path | None) -> int:
         except OSError as error:
             reason = error.strerror or str(error)
             return _fail(REFUSED, f"port {port} of loopback cannot be had: {reason}; see --port")
+        if sys.stdout is None and url_file is None:
+            return _fail(REFUSED, "stdout is closed, where the address would be: see --url-file")
         gate = Gate(sockets[0].getsockname()[1])
         with contextlib.ExitStack() as stack:
             if url_file is not None:
@@ -96,8 +98,9 @@ async def serve(socket_path: str, port: int, url_file: Path | None) -> int:
                     stack.enter_context(address_file(url_file, gate.url()))
                 except OSError as error:
                     return _fail(REFUSED, f"{url_file} cannot be written: {error.strerror}")
-            sys.stdout.write(f"the web console, until Ctrl-C: {url_file or gate.url()}\n")
-            sys.stdout.flush()
+            if sys.stdout is not None:  # started with stdout closed
+                sys.stdout.write(f"the web console, until Ctrl-C: {url_file or gate.url()}\n")
+                sys.stdout.flush()
             return await _live(client, gate, sockets, stop)
 
 

@@ -409,6 +409,20 @@ def test_what_somebody_else_switched_on_stays_on(clean_lab: Lab, notes: Path) ->
     assert switches(lab) == ("1", "2")
 
 
+def test_what_is_kept_of_a_namespace_that_is_gone_is_not_believed_of_its_inode(
+    clean_lab: Lab, notes: Path
+) -> None:
+    lab = clean_lab
+    sh(lab, "sysctl -qw net.netfilter.nf_conntrack_acct=0")
+    assert lab.inside(lambda: acct.enable(notes)) == ()
+    kept = json.loads(notes.read_text())
+    assert kept["cookie"] > 0
+    notes.write_text(json.dumps(kept | {"cookie": kept["cookie"] + 1}))
+    assert lab.inside(lambda: acct.enable(notes)) == ()  # another one's: found switched on
+    assert lab.inside(lambda: acct.restore(notes)) == ()
+    assert switches(lab)[0] == "1"
+
+
 def test_a_switch_that_was_changed_since_stays_and_is_said(clean_lab: Lab, notes: Path) -> None:
     lab = clean_lab
     sh(lab, "sysctl -qw net.netfilter.nf_conntrack_acct=0 net.netfilter.nf_conntrack_events=0")

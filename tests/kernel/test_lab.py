@@ -14,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,10 +23,21 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from running import PATIENCE
 
 from arbiter.cli.lab import configure, describe
 from arbiter.cli.lab import lab as command
-from arbiter.lab import Lab, LabConfig, LabError, LinkConfig, dns, namespaces, plan, private, state
+from arbiter.lab import (
+    Lab,
+    LabConfig,
+    LabError,
+    LinkConfig,
+    dns,
+    namespaces,
+    plan,
+    private,
+    state,
+)
 from arbiter.lab.config import (
     DNS4,
     DNS6,
@@ -340,6 +351,40 @@ def test_a_killed_server_makes_the_lab_broken_and_down_still_works(
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: lab.condition() == "broken")
         assert lab.servers() is None
+    assert traces(name) == []
+
+
+def test_a_lab_that_is_taken_down_while_it_is_built_says_so_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_: object) -> socket.socket:
+        with ThreadPoolExecutor(1) as other:  # not in the lab, as its builder's thread is
+            other.submit(Lab(name).down).result()
+        raise OSError("no way")
+
+    monkeypatch.setattr("arbiter.lab.build.socket.create_connection", connect)
+    began = time.monotonic()
+    with pytest.raises(LabError, match=f"lab {name} was taken down while it was built"):
+        Lab(name).up()
+    assert time.monotonic() - began < 10 * PATIENCE
+    assert traces(name) == []
+
+
+def test_whoever_takes_it_down_second_is_told_nothing_bad(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = namespaces.ip_batch
+
+    def late(lines: Iterable[str], namespace: str = "", force: bool = False) -> str:
+        wanted = list(lines)
+        if wanted[0].startswith("netns del"):
+            real(wanted, force=True)  # somebody else's
+        return real(wanted, namespace, force)
+
+    lab = Lab(name)
+    lab.up()
+    monkeypatch.setattr(namespaces, "ip_batch", late)
+    lab.down()
     assert traces(name) == []
 
 

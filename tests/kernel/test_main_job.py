@@ -12,6 +12,7 @@ import pytest
 from running import ARBITER, MAPPED_CLIENT, UDP_CLIENT, Arbiter, eventually, python
 
 from arbiter import protocol
+from arbiter.kernel.firewall import probe
 from arbiter.lab import Lab
 from arbiter.lab.config import LAN_PEER4, SECOND4, SERVER4, SERVER6
 from arbiter.protocol import Role
@@ -393,6 +394,25 @@ def test_a_rule_is_in_force_when_its_command_returns(arbiter: Arbiter) -> None:
     assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 7
 
 
+def test_without_a_standard_output_it_decides(clean_lab: Lab, tmp_path: Path) -> None:
+    arbiter = Arbiter(clean_lab, tmp_path)
+    argv = [*ARBITER, "run", "--state", str(tmp_path / "state"), "--socket", str(arbiter.socket)]
+    line = ["sh", "-c", 'exec "$@" >&-', "sh", *argv, "--config", str(tmp_path / "config")]
+    with (tmp_path / "log").open("w") as log:
+        process = clean_lab.popen(line, stderr=log)
+    eventually(arbiter.socket.exists)
+    arbiter.add(f"allow host={SERVER4}")
+    assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 0
+    process.terminate()
+    assert process.wait(10) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_ctrl_c_does_not_reach_the_tools(clean_lab: Lab) -> None:
+    said = clean_lab.inside(lambda: probe.run(["/bin/sh", "-c", "ps -o pgid= -p $$; echo $$"]))
+    assert len(set(said.split())) == 1, "it is the first of a group of its own"
+
+
 def test_rules_that_somebody_removed_are_missed(clean_lab: Lab, tmp_path: Path) -> None:
     with Arbiter(clean_lab, tmp_path) as arbiter:
         assert arbiter.status().problems == ()
@@ -404,6 +424,7 @@ def test_rules_that_somebody_removed_are_missed(clean_lab: Lab, tmp_path: Path) 
         assert "chain ARBITER_OUTPUT in mangle is missing or empty" in said
         assert arbiter.command("rescue").returncode == 0
         assert any("not in the kernel" in problem for problem in arbiter.status().problems)
+        assert "it is arbiter without its rules: restart it" in arbiter.command("doctor").stdout
 
 
 def test_a_socket_that_somebody_removed_is_there_again_and_rules_since_then_decide(

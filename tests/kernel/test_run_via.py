@@ -250,3 +250,11 @@ def test_while_its_link_is_down_it_is_refused_and_leaves_over_no_other(
         assert len(clean_lab.seen("wifi")) == before
         clean_lab.mend("lte")
         eventually(lambda: links_of(said(program, SERVER4)) == ["lte"])
+
+
+def test_in_another_network_namespace_it_is_refused(arbiter: Arbiter) -> None:
+    env = arbiter.command_environment()
+    words = [*ARBITER, "run-via", "lte", "--", "echo", "ran"]
+    done = arbiter.lab.run(words, ns="wifi", env=env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "this arbiter does not decide in your network namespace" in done.stderr

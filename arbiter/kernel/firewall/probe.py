@@ -87,6 +87,7 @@ def run(argv: list[str], text: str | None = None) -> str:
             timeout=TIMEOUT,
             check=False,
             env={"LC_ALL": "C", "PATH": ":".join(DIRECTORIES)},
+            process_group=0,  # Ctrl-C in the daemon's terminal is not meant for it
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise FirewallError(f"{argv[0]} did not run: {clean(str(error))}") from error
