@@ -275,7 +275,10 @@ def _without_root(subcommand: str, name: str, given: Options, command: Sequence[
 
 @contextmanager
 def _entered(name: str, links: tuple[LinkConfig, ...]) -> Iterator[Lab]:
-    """The lab that is up, or one built for the occasion and removed after, signals included."""
+    """The lab that is up, or one built for the occasion and removed after, signals included.
+
+    One that was up and is broken is left to whoever has something in it: LabError.
+    """
     existing = Lab.existing(name)
     if existing is not None and existing.condition() == "up":
         if links != DEFAULT_LINKS and links != existing.config.links:
@@ -283,6 +286,9 @@ def _entered(name: str, links: tuple[LinkConfig, ...]) -> Iterator[Lab]:
             raise LabError(f"lab {name} is up with other links than these options describe: {text}")
         yield existing
         return
+    if existing is not None and existing.condition() == "broken" and existing.was_up():
+        text = f"`arbiter lab down --name {name}` removes it, and what runs in it"
+        raise LabError(f"lab {name} is broken: its servers or namespaces are gone; {text}")
 
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)

@@ -328,6 +328,11 @@ class Lab:
         pid, started = (found.servers if found else None) or (0, -1)
         return pid if namespaces.start_time(pid) == started else None
 
+    def was_up(self) -> bool:
+        """Whether it was built to its end: people may have something in it."""
+        found = state.load(self.name)
+        return found is not None and found.ready
+
     def condition(self) -> str:
         """`down`, `building`, `up`, or `broken`: something is left, or something is missing."""
         found = state.load(self.name)

@@ -354,6 +354,21 @@ def test_a_killed_server_makes_the_lab_broken_and_down_still_works(
     assert traces(name) == []
 
 
+def test_a_broken_lab_and_what_runs_in_it_are_left_to_whoever_enters_it(
+    name: str, wait_for: Callable[..., object]
+) -> None:
+    with Lab(name) as lab:
+        program = lab.popen(["sleep", "1000"])
+        os.kill(lab.servers() or 0, signal.SIGKILL)
+        wait_for(lambda: lab.condition() == "broken")
+        done = CliRunner().invoke(command, ["exec", "--name", name, "--", "true"])
+        assert done.exit_code == 1
+        assert f"lab {name} is broken" in done.output
+        assert f"`arbiter lab down --name {name}`" in done.output
+        assert program.poll() is None
+    program.wait(5)
+
+
 def test_a_lab_that_is_taken_down_while_it_is_built_says_so_at_once(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
