@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,6 +133,8 @@ def empty() -> Iterator[None]:
 def wired() -> Iterator[None]:
     """10.77.0.1, fd77::1 here, which is empty(); .2 and ::2 at the peer, which is served()."""
     sh("ip", "link", "add", "fwv0", "type", "veth", "peer", "fwv1", "netns", f"{NS}b")
+    # The link-local address, too, is there at once: it took more than a second each time.
+    Path("/proc/sys/net/ipv6/conf/fwv0/dad_transmits").write_text("0")
     for ns, device, last in ((f"{NS}a", "fwv0", 1), (f"{NS}b", "fwv1", 2)):
         sh("ip", "-n", ns, "addr", "add", f"10.77.0.{last}/24", "dev", device)
         sh("ip", "-n", ns, "addr", "add", f"fd77::{last}/64", "dev", device, "nodad")

@@ -188,7 +188,7 @@ def test_twenty_thousand_syns_at_once_have_one_verdict_each(
         assert sum(ends.values()) == count
         if when_absent == "block":
             # What found no room was lost, and is sent again, later each time (RFC 6298).
-            assert ends["ECONNREFUSED"] > 500
+            assert ends["ECONNREFUSED"] > 100
             assert counters[why] > 0
             assert "too many new connections at once" in (tmp_path / "log").read_text()
         else:

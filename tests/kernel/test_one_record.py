@@ -40,10 +40,12 @@ SERVERS = pytest.mark.parametrize("server", [SERVER4, SERVER6])
 
 def records(arbiter: Arbiter, *filters: str) -> list[dict[str, Any]]:
     """All of them, once those are written that there may be."""
-    eventually(lambda: arbiter.json("audit", *filters))
-    time.sleep(1.0 * PATIENCE)
-    found: list[dict[str, Any]] = arbiter.json("audit", *filters)
-    return found
+    found: list[dict[str, Any]] = eventually(lambda: arbiter.json("audit", *filters))
+    while True:
+        time.sleep(1.0 * PATIENCE)
+        before, found = found, arbiter.json("audit", *filters)
+        if len(found) == len(before):
+            return found
 
 
 def sums(arbiter: Arbiter) -> list[tuple[Any, ...]]:
