@@ -74,6 +74,11 @@ def one_line(_: click.Context, __: click.Parameter, words: tuple[str, ...]) -> s
     return " ".join(words)
 
 
+def on_terminal() -> bool:
+    """Whether a person can read and type here; either may be closed."""
+    return all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout))
+
+
 def fail(text: str, code: int = 1) -> NoReturn:
     """Say what is wrong, and end with exit code 1 (refused), 2 (usage) or 3 (unreachable)."""
     click.echo(f"arbiter: {text}", err=True)

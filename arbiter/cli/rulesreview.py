@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import pwd
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from arbiter.cli.common import (
     db_option,
     fail,
     json_option,
+    on_terminal,
     person,
     show_json,
     socket_option,
@@ -71,8 +71,7 @@ def review(
     in force decide it by now. On a terminal single keys allow, deny, widen or skip each proposal;
     else they are listed. docs/learning.md tells the way from observe to enforce.
     """
-    terminal = all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout))
-    asking = not as_json and terminal
+    asking = not as_json and on_terminal()
     if no_owner and app:
         fail("--no-owner is about what has no app; leave out --app", 2)
     with open_store(db, readonly=not asking) as store:

@@ -24,6 +24,7 @@ from arbiter.cli.common import (
     STATE,
     config_option,
     fail,
+    on_terminal,
     sudo_uid,
 )
 from arbiter.cli.settingsfile import read_settings
@@ -98,8 +99,7 @@ def run(
         fail(f"--config {config} is no directory; it is where arbiter.toml would be", 2)
     chosen = {key: value for key, value in given.items() if value is not None}
     settings = _settings(config, chosen)
-    terminal = all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout))
-    if prompt is not None and not terminal:
+    if prompt is not None and not on_terminal():
         fail("--prompt needs a terminal; without one, run it alone and use `arbiter pending`", 2)
     with _logging(state if prompt is not None else None, verbose):
         paths = Paths(state, socket_path, config)

@@ -131,7 +131,7 @@ def _run(argv: tuple[str, ...]) -> NoReturn:
             code = os.waitstatus_to_exitcode(status)
             code = 128 - code if code < 0 else code
             child.returncode = code  # it is reaped: nothing may be sent to its pid any more
-            if sys.stderr.isatty() and _has_children():
+            if sys.stderr is not None and sys.stderr.isatty() and _has_children():
                 click.echo(
                     "arbiter: waiting for the processes that it left (Ctrl-C: do not)", err=True
                 )

@@ -139,9 +139,11 @@ class Lab:
         try:
             # Not a Popen: servers outlive `arbiter lab up`, which Popen would warn of. In their own
             # session, because Ctrl-C in the builder's terminal is not meant for them.
-            pid = os.posix_spawn(
-                argv[0],
-                argv,
+            # In one of the lab's namespaces from the start, so that `down` always finds it.
+            first = self.internet(self.config.links[0].name)
+            pid = os.posix_spawnp(
+                "ip",
+                ["ip", "netns", "exec", first, *argv],
                 env,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -91,11 +91,13 @@ class Explained:
 
     def run(self, *argv: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
         if user is not None:
-            return self.lab.run([*ARBITER, "explain", *argv], env=self.env, user=user)
+            done = self.lab.run([*ARBITER, "explain", *argv], env=self.env, user=user)
+            assert "Traceback" not in done.stderr, done.stderr
+            return done
         line = ["explain", *argv]
-        done = self.lab.inside(lambda: CliRunner().invoke(cli, line, env=self.env))
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
-        return subprocess.CompletedProcess(line, done.exit_code, done.stdout, done.stderr)
+        here = self.lab.inside(lambda: CliRunner().invoke(cli, line, env=self.env))
+        assert here.exception is None or isinstance(here.exception, SystemExit), here.exc_info
+        return subprocess.CompletedProcess(line, here.exit_code, here.stdout, here.stderr)
 
     def json(self, *argv: str, code: int = 0) -> list[dict[str, Any]]:
         done = self.run(*argv, "--json")
