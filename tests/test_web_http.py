@@ -321,6 +321,24 @@ def test_the_address_can_go_to_a_file_for_its_owner_only(tmp_path: Path) -> None
         daemon.close()
 
 
+def test_without_a_standard_output_its_address_is_in_the_file_or_nowhere(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "s")
+    argv = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-P", "-m", "arbiter", "prompt"]
+    argv += ["web", "--socket", str(tmp_path / "s")]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1
+        assert "stdout is closed, where the address would be: see --url-file" in done.stderr
+        path = tmp_path / "url"
+        process = subprocess.Popen([*argv, "--url-file", str(path)], stderr=subprocess.PIPE)
+        eventually(path.exists)
+        process.terminate()
+        assert process.communicate(timeout=30)[1] == b""
+        assert process.returncode == 0
+    finally:
+        daemon.close()
+
+
 def test_a_daemon_that_comes_back_is_followed_again(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "s", ask_to(7))
     console = Console(tmp_path / "s")
