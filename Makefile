@@ -11,7 +11,7 @@ JOBS ?= 4
 # it imports: a third of the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup run lab test fuzz bench soak check format clean distclean install uninstall purge deb test-deb test-vm
+.PHONY: help setup run lab test fuzz bench soak check types format clean distclean install uninstall purge deb test-deb test-vm
 
 help:
 	@echo 'make run     decide the connections of this machine, asking in this terminal; Ctrl-C ends it'
@@ -57,14 +57,15 @@ bench: setup
 soak: setup
 	@sh packaging/as-root.sh $(BIN)/python bench/soak.py $(if $(SOAK_MINUTES),--minutes $(SOAK_MINUTES)) $(ARGS)
 
-# Beside mypy, which is one process: else each process of the tests rewrites every new file's
-# assertions by itself, as all read them at once. What is wrong with them the tests will say.
-READ_TESTS = @$(BIN)/python -m pytest --collect-only -q -p no:cacheprovider >/dev/null 2>&1 &
+# Ruff, mypy and the tests; types and the first look at the tests begin together (packaging/check.sh).
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(READ_TESTS) $(BIN)/mypy; code=$$?; wait; exit $$code
-	@$(MAKE) --no-print-directory test
+	@sh packaging/check.sh '$(MAKE) --no-print-directory types' '$(MAKE) --no-print-directory test' \
+		'$(BIN)/python -m pytest --collect-only -q -p no:cacheprovider'
+
+types: setup
+	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff format .

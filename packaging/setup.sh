@@ -72,7 +72,8 @@ fi
 if [ ! -x "$VENV/bin/python" ] || ! "$VENV/bin/python" -c '' 2>/dev/null; then
 	echo "setup: making the virtual environment $VENV"
 	rm -rf "$VENV"
-	"$PYTHON" -m venv "$VENV"
+	# A distribution's own pip can be years old, and takes half as long again to choose the packages.
+	"$PYTHON" -m venv --upgrade-deps "$VENV"
 fi
 wanted=$(cksum pyproject.toml arbiter/kernel/native/*) # what is built from these is built anew
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then

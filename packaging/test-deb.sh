@@ -120,6 +120,15 @@ is() { # is WANTED COMMAND...: its output
 		return 1
 	}
 }
+has() { # has PATTERN COMMAND...: its output, read to the end: `| grep -q` breaks the pipe of who writes on
+	local pattern=$1 found
+	shift
+	found=$("$@" 2>&1) || true
+	grep -qE -e "$pattern" <<<"$found" || {
+		echo "test-deb: $*: no '$pattern' in '$found'" >&2
+		return 1
+	}
+}
 eventually() { # eventually SECONDS COMMAND...
 	local end=$((SECONDS + $1))
 	shift
@@ -155,7 +164,7 @@ files() {
 		-o -path /var/lib/dpkg -o -path /var/cache -o -path /var/backups -o -path /var/lib/apt -o -path /root \) -prune -o -print | grep -v __pycache__ |
 		grep -vE '^/(etc/(passwd|group|shadow|gshadow)-|var/tmp/systemd-private.*|var/lib/systemd/.*|etc/\.pwd\.lock)$' | sort
 }
-booted() { inside systemctl is-system-running 2>/dev/null | grep -qE 'running|degraded'; }
+booted() { has '^(running|degraded)$' inside systemctl is-system-running; }
 eventually 90 booted
 files >"$work/before"
 inside ip rule show >"$work/rules-before"
@@ -175,13 +184,13 @@ inside arbiter rules add 'deny app=/usr/bin/nothing' >/dev/null # before there i
 inside systemctl enable --now arbiter.service 2>/dev/null
 active
 [ -n "$(traces)" ]
-inside systemctl show -p StatusText --value arbiter.service | grep -q 'mode enforce; 0 asks open, 0 held'
+has 'mode enforce; 0 asks open, 0 held' inside systemctl show -p StatusText --value arbiter.service
 refused
 is '2750 root:arbiter' stat -c '%a %U:%G' /var/lib/arbiter
 for file in arbiter.db arbiter.db-wal arbiter.db-shm; do
 	is '640 root:arbiter' stat -c '%a %U:%G' "/var/lib/arbiter/$file"
 done
-member arbiter | grep -q 'deny app=/usr/bin/nothing'
+has 'deny app=/usr/bin/nothing' member arbiter
 if member nogroup >/dev/null 2>&1; then false; fi
 
 step 'knows programs from inside its own view of the file system, replaced ones too'
@@ -203,16 +212,16 @@ is "$kept" sh -c "sed -n 's/^CapBnd:\t//p' /proc/\$(systemctl show -p MainPID --
 is 1 sh -c "sed -n 's/^NoNewPrivs:\t//p' /proc/\$(systemctl show -p MainPID --value arbiter)/status"
 is 0027 sh -c "sed -n 's/^Umask:\t//p' /proc/\$(systemctl show -p MainPID --value arbiter)/status"
 inside arbiter status >"$work/status"
-if inside arbiter status --json | grep -q '"problems": \[\]'; then :; else cat "$work/status" >&2; false; fi
+has '"problems": \[\]' inside arbiter status --json || { cat "$work/status" >&2; false; }
 
 step 'reads its settings again'
 inside sh -c 'printf "mode = \"observe\"\nqueue_num = 20\n" >/etc/arbiter/arbiter.toml'
 inside systemctl reload arbiter.service
 eventually 10 sh -c "true"
-observing() { inside systemctl show -p StatusText --value arbiter.service | grep -q 'mode observe'; }
+observing() { has 'mode observe' inside systemctl show -p StatusText --value arbiter.service; }
 eventually 10 observing
 inside timeout 8 python3 -c 'import socket; socket.create_connection(("198.51.100.10", 80), 5)'
-inside arbiter status | grep -q 'queue_num has changed and counts from the next start'
+has 'queue_num has changed and counts from the next start' inside arbiter status
 inside sh -c 'printf "mode = \"enforce\"\n" >/etc/arbiter/arbiter.toml'
 inside systemctl reload arbiter.service
 
@@ -255,7 +264,7 @@ inside sh -c 'printf "mode = \"enforce\"\n" >/etc/arbiter/arbiter.toml; rm -r /r
 step 'lets members of the group read with the daemon down, too'
 inside systemctl stop arbiter.service
 clean
-member arbiter | grep -q 'deny app=/usr/bin/nothing'
+has 'deny app=/usr/bin/nothing' member arbiter
 inside systemctl start arbiter.service
 
 step 'upgrades with its rules kept, and decides on'
@@ -263,7 +272,7 @@ was=$(main_pid)
 inside dpkg -i /opt/next.deb >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log" >&2; false; }
 eventually 30 other_pid "$was"
 is "$(dpkg-deb -f "$DEB" Version)+next" dpkg-query -W -f '${Version}' arbiter
-inside arbiter rules list | grep -q 'allow app=/usr/bin/bash port=80'
+has 'allow app=/usr/bin/bash port=80' inside arbiter rules list
 connects
 
 step 'is removed: nothing in the kernel; settings and rules stay'
