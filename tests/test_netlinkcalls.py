@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from arbiter.kernel.netlink import NLMSG_DONE, NLMSG_ERROR
+from arbiter.kernel.netlink import NLMSG_DONE, NLMSG_ERROR, Message
 from arbiter.kernel.netlinkcalls import NetlinkCalls
+from arbiter.kernel.rtnetlink import Rtnetlink
 
 LIST, ITEM = 18, 16
 MULTI, INTERRUPTED = 0x02, 0x12
@@ -85,3 +86,16 @@ def test_what_is_no_message_is_a_value_error(calls: Played) -> None:
     calls.kernel.send(message(b"a") + b"\x11\0\0\0torn")
     with pytest.raises(ValueError, match="netlink header cut off"):
         calls.dump(LIST, b"", "listing")
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", bytes(12), b"\2" + bytes(11) + b"\6\0\n\0\0\0"], ids=["none", "family", "mark"]
+)
+def test_a_list_that_cannot_be_read_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, payload: bytes
+) -> None:
+    with Rtnetlink() as net:
+        monkeypatch.setattr(net, "dump", lambda *_: [Message(32, 0, 1, payload)])
+        with pytest.raises(OSError, match="listing ip -4 rule: ") as caught:
+            net.rules(4)
+    assert caught.value.errno == errno.EPROTO

@@ -191,13 +191,17 @@ class ProcEvents:
         return out
 
     def elders(self, pid: int) -> list[int]:
-        """Its parent, if known; past an exited parent its other children and its own parent."""
+        """Its parent, if known; past an exited parent its other children and its own parent.
+
+        The nearest first, each once.
+        """
         parent = self._parent.get(pid)
-        out: list[int] = []
+        out: dict[int, None] = {}
         while parent in self._dead:
-            out += self.children(parent)
+            out |= dict.fromkeys(self.children(parent))
             parent = self._parent.get(parent)
-        return out if parent is None else [*out, parent]
+        out.pop(pid, None)
+        return [*out] if parent is None else [*out, parent]
 
     def _renew(self, pid: int) -> None:
         self._newest[pid] = None

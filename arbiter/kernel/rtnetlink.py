@@ -10,9 +10,10 @@ import errno
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
-from arbiter.kernel.netlink import attributes, pack_attribute
+from arbiter.kernel.netlink import attributes, os_error, pack_attribute
 from arbiter.kernel.netlinkcalls import NetlinkCalls
 from arbiter.kernel.rtnlmessages import (
     ALL_ADDRESSES,
@@ -30,7 +31,9 @@ from arbiter.kernel.rtnlmessages import (
     RTM_GETROUTE,
     RTMSG,
     RTN_UNICAST,
+    header,
     read_route,
+    word,
 )
 from arbiter.links import Route
 from arbiter.older import Here
@@ -56,6 +59,7 @@ _IFA_BROADCAST = 4
 _U32 = struct.Struct("=I")
 _AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FAMILY = {int(af): family for family, af in _AF.items()}
+_Read = TypeVar("_Read")
 
 
 class _Ports:
@@ -96,7 +100,7 @@ class Rtnetlink(NetlinkCalls):
     def rules(self, family: int) -> list[Rule]:
         """Every `ip rule` of a family (4 or 6)."""
         body = RTMSG.pack(_AF[family], 0, 0, 0, 0, 0, 0, 0, 0)
-        return [_rule(m.payload) for m in self.dump(_GETRULE, body, f"listing ip -{family} rule")]
+        return self._listed(_rule, _GETRULE, body, f"listing ip -{family} rule")
 
     def add_rule(self, rule: Rule) -> None:
         """EEXIST if it is there."""
@@ -114,10 +118,9 @@ class Rtnetlink(NetlinkCalls):
         if table:
             body += pack_attribute(RTA_TABLE, _U32.pack(table))
         try:
-            found = self.dump(RTM_GETROUTE, body, f"listing ip -{family} route")
+            routes = self._listed(_table_route, RTM_GETROUTE, body, f"listing ip -{family} route")
         except FileNotFoundError:
             return []  # no such table: nobody ever made it
-        routes = [_table_route(m.payload) for m in found]
         return [r for r in routes if protocol in (0, r.protocol)]
 
     def replace_route(self, route: TableRoute) -> None:
@@ -150,32 +153,54 @@ class Rtnetlink(NetlinkCalls):
             if error.errno in no:
                 return 0
             raise
-        index = _word(dict(_numbered(payload)), RTA_OIF)
+        index = word(dict(_numbered(payload)), RTA_OIF)
         return index if payload[7] in (RTN_UNICAST, _RTN_LOCAL) else 0
 
     # --- addresses ------------------------------------------------------------------------------
 
     def here(self) -> Here:
         """All addresses of this network namespace, loopback's and deprecated ones, too."""
-        found = self.dump(RTM_GETADDR, ALL_ADDRESSES, "listing addresses")
         own: set[bytes] = set()
         broadcast: set[bytes] = set()
-        for message in found:
-            parts = dict(attributes(message.payload[IFADDR.size :]))
-            # On a point-to-point link IFA_ADDRESS is the peer's (linux/if_addr.h).
-            address = parts.get(IFA_LOCAL, parts.get(IFA_ADDRESS))
-            if address is not None:
-                own.add(address)
-                broadcast |= {parts.get(_IFA_BROADCAST, address), _last(message.payload, parts)}
+        for found in self._listed(_address, RTM_GETADDR, ALL_ADDRESSES, "listing addresses"):
+            if found is not None:
+                own.add(found.address)
+                broadcast |= {found.broadcast, found.last}
         return Here(own, broadcast - own)
 
+    def _listed(
+        self, read: Callable[[bytes], _Read], kind: int, body: bytes, what: str
+    ) -> list[_Read]:
+        try:
+            return [read(message.payload) for message in self.dump(kind, body, what)]
+        except ValueError as error:
+            raise os_error(errno.EPROTO, f"{what}: {error}") from error
 
-def _last(payload: bytes, parts: Mapping[int, bytes]) -> bytes:
+
+class _Address(NamedTuple):
+    address: bytes
+    broadcast: bytes
+    """As it was set; else `address`."""
+    last: bytes
+
+
+def _address(payload: bytes) -> _Address | None:
+    family, size, _, _, _ = header(IFADDR, payload, "address")
+    parts = dict(attributes(payload[IFADDR.size :]))
+    # On a point-to-point link IFA_ADDRESS is the peer's (linux/if_addr.h).
+    peer = parts.get(IFA_ADDRESS, b"")
+    address = parts.get(IFA_LOCAL, peer)
+    if not address:
+        return None
+    return _Address(
+        address, parts.get(_IFA_BROADCAST, address), _last(family, size, peer or address)
+    )
+
+
+def _last(family: int, size: int, address: bytes) -> bytes:
     """The last address of a network, which is its broadcast address whatever else is set
     (fib_add_ifaddr, net/ipv4/fib_frontend.c); of IPv6 the address itself."""
-    family, size = payload[0], payload[1]
-    address = parts[IFA_ADDRESS]
-    if family != socket.AF_INET or size > 30:
+    if family != socket.AF_INET or size > 30 or len(address) != 4:
         return address
     return (int.from_bytes(address) | (1 << 32 - size) - 1).to_bytes(4)
 
@@ -224,21 +249,23 @@ def _pack_rule(rule: Rule) -> bytes:
 
 
 def _rule(payload: bytes) -> Rule:
-    family, dst_len, src_len, tos, table, _, _, action, flags = RTMSG.unpack_from(payload)
+    family, dst_len, src_len, tos, table, _, _, action, flags = header(RTMSG, payload, "rule")
+    if family not in _FAMILY:
+        raise ValueError(f"rule of address family {family}")
     found = dict(_numbered(payload))
-    suppress = _word(found, _FRA_SUPPRESS, 0xFFFFFFFF)
+    suppress = word(found, _FRA_SUPPRESS, 0xFFFFFFFF)
     inverted = bool(flags & 0x2)  # FIB_RULE_INVERT
     return Rule(
         _FAMILY[family],
-        _word(found, _FRA_PRIORITY),
-        _word(found, _FRA_MARK),
-        _word(found, _FRA_MASK),
+        word(found, _FRA_PRIORITY),
+        word(found, _FRA_MARK),
+        word(found, _FRA_MASK),
         action,
-        _word(found, _FRA_TABLE, table),
+        word(found, _FRA_TABLE, table),
         -1 if suppress == 0xFFFFFFFF else suppress,
         found.get(_FRA_DST, b"") if dst_len else b"",
         dst_len,
-        found.get(_FRA_PROTOCOL, b"\0")[0],
+        (found.get(_FRA_PROTOCOL) or b"\0")[0],
         bool(src_len or tos or inverted or found.keys() & _FRA_NARROW),
         inverted,
         found.get(_FRA_IIFNAME, _LOOPBACK) != _LOOPBACK and not inverted,
@@ -284,8 +311,3 @@ def _table_route(payload: bytes) -> TableRoute:
 
 def _numbered(payload: bytes) -> Iterator[tuple[int, bytes]]:
     return attributes(payload[RTMSG.size :])
-
-
-def _word(found: dict[int, bytes], kind: int, default: int = 0) -> int:
-    value = found.get(kind)
-    return default if value is None else int(_U32.unpack(value)[0])

@@ -131,7 +131,7 @@ def read_link(payload: bytes) -> LinkMessage:
     _, _, arphrd, index, flags, _ = header(IFINFO, payload, "interface")
     found = dict(attributes(payload[IFINFO.size :]))
     info = dict(attributes(found.get(IFLA_LINKINFO, b"")))
-    name, mtu = _text(found, IFLA_IFNAME), _word(found, _IFLA_MTU, -1)
+    name, mtu = _text(found, IFLA_IFNAME), word(found, _IFLA_MTU, -1)
     if not name or mtu < 0:
         raise ValueError(f"interface message of #{index} without its name or MTU")
     return LinkMessage(
@@ -159,7 +159,7 @@ def read_address(payload: bytes) -> AddressMessage | None:
     if not packed or prefixlen > 8 * size:
         raise ValueError(f"address message of #{index} without an address, or length {prefixlen}")
     # The header has room for the first eight flags only.
-    return AddressMessage(index, packed, prefixlen, _word(found, _IFA_FLAGS, flags), scope)
+    return AddressMessage(index, packed, prefixlen, word(found, _IFA_FLAGS, flags), scope)
 
 
 def is_unicast(payload: bytes) -> bool:
@@ -181,15 +181,15 @@ def read_route(payload: bytes) -> RouteMessage:
         raise ValueError(f"route message with destination {dst.hex() or 'none'}/{length}")
     hops = tuple(_hops(found.get(_RTA_MULTIPATH, b""), size))
     if not hops and RTA_OIF in found:
-        hops = (Hop(_word(found, RTA_OIF, 0), flags & 0xFF, _gateway(found, size)),)
+        hops = (Hop(word(found, RTA_OIF), flags & 0xFF, _gateway(found, size)),)
     return RouteMessage(
         {4: 4, 16: 6}[size],
         dst,
         length,
-        _word(found, RTA_TABLE, table),
+        word(found, RTA_TABLE, table),
         protocol,
         flags,
-        _word(found, RTA_PRIORITY, 0),
+        word(found, RTA_PRIORITY),
         _ip(found, RTA_PREFSRC, size),
         hops,
     )
@@ -217,7 +217,8 @@ def _gateway(found: dict[int, bytes], size: int) -> bytes:
     return packed
 
 
-def _word(found: dict[int, bytes], kind: int, default: int) -> int:
+def word(found: dict[int, bytes], kind: int, default: int = 0) -> int:
+    """A number of 32 bits; ValueError for another size."""
     value = found.get(kind)
     if value is None:
         return default

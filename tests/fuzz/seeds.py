@@ -138,6 +138,14 @@ def _netlink() -> Iterator[tuple[str, str, bytes]]:
             for kind, payload in some
         ),
     )
+    rows = map(json.loads, (FIXTURES / "netlink" / "others.jsonl").read_text().splitlines())
+    seen: dict[str, int] = {}
+    for row in rows:
+        name = f"{row['what']}-{seen.setdefault(row['target'] + row['what'], 0)}"
+        seen[row["target"] + row["what"]] += 1
+        yield row["target"], name, bytes.fromhex(row["hex"])
+    for name, events in (("some", b"\0\1\2\0\2\3\1\3\0\2\2\0\0\3\4\2\1\0"), ("one", b"\0\1\2")):
+        yield "processes", name, events
 
 
 def _message(question: str, *records: str) -> bytes:

@@ -31,4 +31,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "protocol": wire.protocol,
     "hosts": wire.hosts,
     "rtnetlink": netlink.rtnetlink,
+    "ip-rules": netlink.ip_rules,
+    "conntrack": netlink.conntrack_entry,
+    "sockets": netlink.sockets,
+    "processes": netlink.processes,
 }
