@@ -84,7 +84,7 @@ build() {
 		#!$lib/bin/python -I
 		import sys
 
-		from arbiter.cli import main
+		from arbiter.__main__ import main
 
 		sys.exit(main())
 	END

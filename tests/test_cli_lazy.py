@@ -80,3 +80,18 @@ def test_nothing_slow_is_loaded_that_is_not_needed(tmp_path: Path, argv: tuple[s
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("LOADED []\n"), done.stdout
+
+
+def test_an_interrupt_while_the_command_loads_ends_it_without_a_traceback() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'arbiter.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from arbiter.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

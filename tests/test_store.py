@@ -162,6 +162,15 @@ def test_a_path_with_the_signs_of_a_uri_is_a_path(tmp_path: Path) -> None:
         assert lines(store) == ["allow app=/usr/bin/curl"]
 
 
+def test_one_directory_is_made_for_a_database_and_no_mistyped_path(tmp_path: Path) -> None:
+    Store.open(tmp_path / "state" / "arbiter.db").close()
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o750
+    missing = tmp_path / "stat" / "e" / "arbiter.db"
+    with pytest.raises(MissingError, match=f"there is no directory {tmp_path}/stat; make it"):
+        Store.open(missing)
+    assert not (tmp_path / "stat").exists()
+
+
 def test_a_missing_database_is_made_only_where_that_was_asked_for(path: Path) -> None:
     with pytest.raises(MissingError, match="start the daemon once"):
         Store.open(path, readonly=True)

@@ -17,15 +17,28 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from arbiter.cli.common import fail
 from arbiter.lab import Lab, LabError, LinkConfig, private
-from arbiter.lab.config import DEFAULT_LINKS, LINKS, SERVER4, SERVER6
+from arbiter.lab.config import DEFAULT_LINKS, LINKS, SERVER4, SERVER6, check_name
 from arbiter.lab.state import SOURCE, closed_to_others, names
 from arbiter.protocol import clean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _possible(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    try:
+        return None if name is None else check_name(name, "lab name")
+    except LabError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 _NAME = click.option(
-    "--name", default="arb", show_default=True, help="The lab's name; several may exist."
+    "--name",
+    default="arb",
+    show_default=True,
+    callback=_possible,
+    help="The lab's name; several may exist.",
 )
 
 
@@ -133,12 +146,14 @@ def execute(name: str, command: tuple[str, ...], **options: Unpack[Options]) -> 
 
 
 @lab.command()
-@click.option("--name", default=None, help="Only this lab; exit code 1 if it is not up.")
+@click.option("--name", callback=_possible, help="Only this lab; exit code 1 if it is not up.")
 @click.option("--json", "as_json", is_flag=True, help="An array of objects.")
 def status(name: str | None, as_json: bool) -> None:
     """Show the labs there are, with their links and servers."""
     with _errors():
         found = [describe(Lab.existing(n) or Lab(n)) for n in ([name] if name else names())]
+    if name and found[0]["state"] == "down" and not as_json:
+        fail(f"there is no lab {name}: `arbiter lab up --name {name}` builds it")
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not found:
@@ -254,7 +269,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except LabError as error:
-        raise click.ClickException(str(error)) from None
+        fail(str(error))
 
 
 def _without_root(subcommand: str, name: str, given: Options, command: Sequence[str]) -> None:

@@ -255,12 +255,29 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
             )
         return code
     except (DaemonError, FirewallError, QueueError, RouteError, ServerError, StoreError) as error:
-        fail(str(error))
+        fail(str(error) + _left_alone(settings))
     except (MemoryError, RuntimeError) as error:
         # No memory for a thread, or for anything else: not even for an end in order.
         logging.getLogger("arbiter").error("the end was not in order", exc_info=error)
         why = str(error) or "out of memory"
         fail(f"it ended by itself: {why}; what is in the kernel stays until it is started again")
+
+
+def _left_alone(settings: Settings) -> str:
+    """More words for a start that fails, where a killed daemon's rules wait for it in vain."""
+    from arbiter.kernel.doctor import left_alone
+    from arbiter.kernel.firewall import FirewallError
+    from arbiter.startup import planned
+
+    try:
+        if not left_alone(planned(settings)[0]):
+            return ""
+    except FirewallError:
+        return ""  # then the same error, or a want of rights, is what was said
+    return (
+        "\nrules of an arbiter that was killed are still in force, and nobody decides: until it"
+        " starts again, `arbiter rescue` takes them away, and connections go as without arbiter"
+    )
 
 
 _WAIT = """

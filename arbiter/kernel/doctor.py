@@ -247,6 +247,12 @@ def _notrack(_: Plan) -> Check:
     return Check("notrack", Level.OK, "no rule takes packets out of connection tracking")
 
 
+def left_alone(plan: Plan) -> bool:
+    """Whether rules are in force and nobody decides: their daemon was killed. Raises
+    FirewallError."""
+    return bool(installed()) and not _listens(plan.queue)
+
+
 def _in_force(plan: Plan) -> Check:
     try:
         now = installed()

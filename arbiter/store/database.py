@@ -138,9 +138,14 @@ def _make(path: Path) -> None:
     if str(path) in ("", ".", ":memory:"):
         raise UnsuitableError("cannot open the database", path, "not a file", "name a file")
     try:
-        path.parent.mkdir(mode=0o700, parents=True)
+        path.parent.mkdir(mode=0o700)  # this one, and no other: the name may be mistyped
     except FileExistsError:
         pass
+    except FileNotFoundError:
+        raise MissingError(
+            "cannot make the database", path, f"there is no directory {path.parent.parent}",
+            "make it, or name another file",
+        ) from None  # fmt: skip
     else:
         path.parent.chmod(DIRECTORY_MODE)  # mkdir's mode is cut by the umask
     try:

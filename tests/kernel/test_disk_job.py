@@ -247,3 +247,22 @@ def test_arbiter_starts_with_a_full_disk_and_decides_by_its_rules(
         assert arbiter.stop() == 0
         assert arbiter.ran("audit", "verify").returncode == 0
         assert sound(small_disk)
+
+
+def test_a_start_that_fails_after_a_kill_says_how_to_open_the_net(
+    clean_lab: Lab, tmp_path: Path
+) -> None:
+    arbiter = Arbiter(clean_lab, tmp_path)
+    with arbiter:
+        arbiter.stop(signal.SIGKILL)
+        database = tmp_path / "state" / "arbiter.db"
+        for file in database.parent.glob("arbiter.db*"):
+            file.unlink()
+        database.write_bytes(b"no database" * 1000)
+        with pytest.raises(AssertionError, match="arbiter rescue"):
+            arbiter.start()
+        assert arbiter.command("rescue").returncode == 0
+        with pytest.raises(AssertionError) as caught:
+            arbiter.start()
+        (*_, last) = str(caught.value).splitlines()
+        assert str(database) in last, "with nothing in force there is nothing more to say"

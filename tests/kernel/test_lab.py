@@ -483,11 +483,15 @@ def test_up_status_exec_down(name: str) -> None:
         result = CliRunner().invoke(command, arguments)
         return result.exit_code, result.output
 
-    assert invoke("status", "--name", name)[0] == 1
+    code, output = invoke("status", "--name", name)
+    assert code == 1
+    assert output.startswith(f"arbiter: there is no lab {name}: `arbiter lab up --name {name}`")
+    assert json.loads(invoke("status", "--name", name, "--json")[1])[0]["state"] == "down"
     options = ("--links", "usb,wifi,lte", "--no-default", "usb", "--no-ipv6", "lte")
     assert invoke("up", "--name", name, *options)[0] == 0
     code, output = invoke("up", "--name", name)
     assert (code, "already up" in output) == (1, True)
+    assert output.startswith("arbiter: ")
     code, output = invoke("status", "--json")
     assert code == 0
     (entry,) = [e for e in json.loads(output) if e["name"] == name]
@@ -515,8 +519,10 @@ def test_up_status_exec_down(name: str) -> None:
         (["up", "--no-ipv6", "dsl"], 2, "no link 'dsl'"),
         (["up", "--mtu", "lte"], 2, "LINK=BYTES"),
         (["up", "--mtu", "lte=1279"], 2, "1280 to 65535"),
-        (["up", "--name", "../x"], 1, "lab name '../x' is not possible"),
-        (["down", "--name", "A"], 1, "a letter first"),
+        (["up", "--name", "../x"], 2, "lab name '../x' is not possible"),
+        (["down", "--name", "A"], 2, "a letter first"),
+        (["status", "--name", "a/b"], 2, "lab name 'a/b' is not possible"),
+        (["exec", "--name", "a/b", "--", "true"], 2, "lab name 'a/b' is not possible"),
         (["exec"], 2, "Missing argument"),
         (["up", "--links", "wifi,dsl"], 2, "no link 'dsl'; use wifi, lte, usb"),
         (["up", "--links", ""], 2, "no link ''"),
