@@ -72,7 +72,7 @@ build() {
 	# A copy: building writes beside the sources.
 	cp -a arbiter prompts packaging schema.sql pyproject.toml README.md "$stage/source"
 	"$PYTHON" -m venv --upgrade-deps "$stage/pip"
-	"$stage/pip/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+	PYTHONWARNINGS=ignore "$stage/pip/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
 		--target "$tree$site" "$stage/source[all]"
 	rm -rf "$tree$site/bin" "$tree$site/share" # commands and pages have their own places
 	ln -s "$PYTHON" "$tree$lib/bin/python"

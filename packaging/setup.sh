@@ -79,7 +79,8 @@ wanted=$(cksum pyproject.toml arbiter/kernel/native/*) # what is built from thes
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
 	echo "setup: installing arbiter and its Python packages into $VENV"
 	# compat: a path, and no code that each start of Python has to run.
-	"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+	# Without what setuptools has to say to who packages it.
+	PYTHONWARNINGS=ignore "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
 		--config-settings editable_mode=compat -e '.[all,dev]'
 	echo "$wanted" >"$stamp"
 fi

@@ -23,18 +23,24 @@ check:
 \t@test {failed} -eq 0 || {{ mkdir -p .pytest_cache/v/cache; \
 \t\tcp failed .pytest_cache/v/cache/lastfailed; exit 1; }}
 \t@exit {lint}
+types:
+\t@exit {types}
 test:
 \t@echo 'again with $(ARGS)'; exit {again}
 """
 
 
-def ran(path: Path, failed: int, again: int = 0, lint: int = 0) -> subprocess.CompletedProcess[str]:
+def ran(
+    path: Path, failed: int, again: int = 0, lint: int = 0, types: int = 0
+) -> subprocess.CompletedProcess[str]:
     """`.ci/run` in a project where so many tests fail, and that is what comes of them alone."""
     (path / ".ci").mkdir()
     shutil.copy(RUN, path / ".ci" / "run")
     names = {f"tests/test_some.py::test_{number}": True for number in range(failed)}
     (path / "failed").write_text(json.dumps(names, indent=2))
-    (path / "Makefile").write_text(MAKEFILE.format(failed=failed, again=again, lint=lint))
+    (path / "Makefile").write_text(
+        MAKEFILE.format(failed=failed, again=again, lint=lint, types=types)
+    )
     return subprocess.run(["sh", path / ".ci" / "run"], capture_output=True, text=True)
 
 
@@ -68,6 +74,12 @@ def test_what_passes_alone_is_named_as_flaky(tmp_path: Path, failed: int) -> Non
     assert "again with --last-failed" in done.stdout
     assert "FLAKY" in done.stdout
     assert "tests/test_some.py::test_0" in done.stdout
+
+
+def test_a_flaky_test_does_not_hide_what_mypy_found(tmp_path: Path) -> None:
+    done = ran(tmp_path, failed=1, types=1)
+    assert done.returncode != 0
+    assert "FLAKY" not in done.stdout
 
 
 def test_what_fails_again_is_red(tmp_path: Path) -> None:
