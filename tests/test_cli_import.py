@@ -43,6 +43,7 @@ def rules(arbiter: Callable[..., Done]) -> list[str]:
 def test_a_database_is_made_for_an_image_that_never_ran(
     arbiter: Callable[..., Done], tmp_path: Path, file: Path
 ) -> None:
+    (tmp_path / "image").mkdir()
     db = str(tmp_path / "image" / "var" / "arbiter.db")
     done = arbiter("import", str(file), "--db", db)
     assert done.code == 0, done.err

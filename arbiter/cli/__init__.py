@@ -93,8 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if error.filename is not None or error.errno not in STDOUT_ERRORS:
             click.echo(f"arbiter: {error}", err=True)
             sys.exit(1)
-        # Python would try to flush stdout once more at exit, and complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        from arbiter.cli.common import stdout_is_gone
+
+        stdout_is_gone()
         if error.errno != errno.EPIPE:  # a reader that went away (`| head`) needs no word
             click.echo(f"arbiter: the output cannot be written: {error.strerror}", err=True)
         sys.exit(1)

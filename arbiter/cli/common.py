@@ -85,6 +85,13 @@ def fail(text: str, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
+def stdout_is_gone() -> None:
+    """Writes to nowhere from now on: Python would flush once more at exit, and complain again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
 def fail_rule(error: RuleError, line: str) -> NoReturn:
     """Show a bad rule line with a mark under the place, and end with exit code 2."""
     shown = error.pretty(line).replace("\n", "\n  ")

@@ -20,6 +20,7 @@ from rich.table import Table
 from arbiter.cli.common import fail
 from arbiter.lab import Lab, LabError, LinkConfig, private
 from arbiter.lab.config import DEFAULT_LINKS, LINKS, SERVER4, SERVER6, check_name
+from arbiter.lab.guests import Guest
 from arbiter.lab.state import SOURCE, closed_to_others, names
 from arbiter.protocol import clean
 
@@ -116,8 +117,9 @@ def down(name: str) -> None:
 @lab.command()
 @_building
 def shell(name: str, **options: Unpack[Options]) -> None:
-    """Open $SHELL on the lab's machine; builds the lab if it is not up, and then removes it after.
+    """Open $SHELL on the lab's machine.
 
+    Builds the lab if it is not up, and then the last one in it removes it.
     Without root it makes a private lab in a user namespace, where you are root.
     """
     with _errors():
@@ -136,7 +138,8 @@ def shell(name: str, **options: Unpack[Options]) -> None:
 def execute(name: str, command: tuple[str, ...], **options: Unpack[Options]) -> None:
     """Run COMMAND on the lab's machine; its exit code is ours (128 + the signal that ended it).
 
-    Builds the lab if it is not up, and then removes it after. Write `--` before COMMAND.
+    Builds the lab if it is not up, and then the last one in it removes it. Write `--` before
+    COMMAND.
     """
     with _errors():
         _without_root("exec", name, options, command)
@@ -290,29 +293,53 @@ def _without_root(subcommand: str, name: str, given: Options, command: Sequence[
 
 @contextmanager
 def _entered(name: str, links: tuple[LinkConfig, ...]) -> Iterator[Lab]:
-    """The lab that is up, or one built for the occasion and removed after, signals included.
+    """The lab that is up, or one built for the occasion, which the last who is in it removes,
+    signals included.
 
     One that was up and is broken is left to whoever has something in it: LabError.
     """
+    there = _there(name, links)
+    with _ended_in_order():
+        entered = there or Lab(name, links)
+        if there is None:
+            entered.up()
+        guest = Guest(name, temporary=there is None)
+        try:
+            yield entered
+        finally:
+            if guest.last():
+                entered.down()
+            elif there is None and entered.condition() == "up":
+                click.echo(f"lab {name} stays until the last who is in it leaves", err=True)
+            guest.leave()
+
+
+def _there(name: str, links: tuple[LinkConfig, ...]) -> Lab | None:
     existing = Lab.existing(name)
-    if existing is not None and existing.condition() == "up":
+    if existing is None:
+        return None
+    condition = existing.condition()
+    if condition == "up":
         if links != DEFAULT_LINKS and links != existing.config.links:
             text = f"leave the options away, or choose another --name than {name}"
             raise LabError(f"lab {name} is up with other links than these options describe: {text}")
-        yield existing
-        return
-    if existing is not None and existing.condition() == "broken" and existing.was_up():
+        return existing
+    if condition == "broken" and existing.was_up():
         text = f"`arbiter lab down --name {name}` removes it, and what runs in it"
         raise LabError(f"lab {name} is broken: its servers or namespaces are gone; {text}")
+    return None
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """A closed terminal or a `kill` must not leave a lab behind."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    # A closed terminal or a `kill` must not leave the lab behind.
     before = {s: signal.signal(s, leave) for s in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        with Lab(name, links) as built:
-            yield built
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

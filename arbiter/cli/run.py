@@ -25,6 +25,7 @@ from arbiter.cli.common import (
     config_option,
     fail,
     on_terminal,
+    stdout_is_gone,
     sudo_uid,
 )
 from arbiter.cli.settingsfile import read_settings
@@ -198,15 +199,13 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
         code = 0
 
         def ready() -> None:
-            click.echo("ready")
+            _say("ready")
             if prompt is not None and paths.socket != SOCKET:
                 where = f"ARBITER_SOCKET={paths.socket.absolute()} "
                 where += f"ARBITER_DB={paths.database.absolute()}"
                 if paths.config != CONFIG:
                     where += f" ARBITER_CONFIG={paths.config.absolute()}"
-                click.echo(f"for commands in another terminal: export {where}")
-            if sys.stdout is not None:  # started with stdout closed
-                sys.stdout.flush()
+                _say(f"for commands in another terminal: export {where}")
             if held is not None:
                 child = held.go()
                 loop.add_reader(pidfd := os.pidfd_open(child.pid), ended, pidfd)
@@ -250,9 +249,7 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
         ahead = Ahead.open(lambda: rights.confine(also))
         code = asyncio.run(live())
         if not terminal.gone:
-            click.echo(
-                "stopped: nothing of arbiter is left in the kernel; what you decided is kept"
-            )
+            _say("stopped: nothing of arbiter is left in the kernel; what you decided is kept")
         return code
     except (DaemonError, FirewallError, QueueError, RouteError, ServerError, StoreError) as error:
         fail(str(error) + _left_alone(settings))
@@ -263,8 +260,16 @@ def _run(settings: Settings, read: Callable[[], Settings], paths: Paths, prompt:
         fail(f"it ended by itself: {why}; what is in the kernel stays until it is started again")
 
 
+def _say(text: str) -> None:
+    """On standard output; where nobody reads that any more, the daemon decides on without."""
+    try:
+        click.echo(text)
+    except OSError:
+        stdout_is_gone()
+
+
 def _left_alone(settings: Settings) -> str:
-    """More words for a start that fails, where a killed daemon's rules wait for it in vain."""
+    """More words for a failure that leaves rules in force, ours or a killed daemon's."""
     from arbiter.kernel.doctor import left_alone
     from arbiter.kernel.firewall import FirewallError
     from arbiter.startup import planned
@@ -275,8 +280,8 @@ def _left_alone(settings: Settings) -> str:
     except FirewallError:
         return ""  # then the same error, or a want of rights, is what was said
     return (
-        "\nrules of an arbiter that was killed are still in force, and nobody decides: until it"
-        " starts again, `arbiter rescue` takes them away, and connections go as without arbiter"
+        "\narbiter's rules are in force, and nobody decides: until it runs again, `arbiter rescue`"
+        " takes them away, and connections go as without it"
     )
 
 

@@ -2,7 +2,8 @@
 
 /run/arbiter-lab/NAME/ is there before the first namespace and goes after the last one.
 lab.json names the configuration, the builder and the servers; `*.jsonl` are the servers' logs;
-bin/arbiter is this very installation's command, for shells inside the lab.
+bin/arbiter is this very installation's command, for shells inside the lab; `guests` is locked by
+whoever is in it.
 """
 
 from __future__ import annotations

@@ -318,7 +318,10 @@ def test_a_mistake_of_our_own_ends_it_by_the_setting(
     arbiter = Arbiter(clean_lab, tmp_path, *options, through=broken).start()
     arbiter.add(*RULES)
     assert arbiter.stop(signal.SIGHUP) == 1
-    assert "ZeroDivisionError" in (tmp_path / "log").read_text().splitlines()[-1]
+    said = (tmp_path / "log").read_text().splitlines()
+    why = said[-2] if when_absent == "block" else said[-1]
+    assert "ZeroDivisionError" in why
+    assert ("`arbiter rescue`" in said[-1]) is (when_absent == "block")
     code = arbiter.run(*CURL, "2", f"http://{SECOND4}/")[0]
     assert code == (28 if when_absent == "block" else 0)
     with Arbiter(clean_lab, tmp_path, *options) as again:

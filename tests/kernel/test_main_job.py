@@ -394,12 +394,18 @@ def test_a_rule_is_in_force_when_its_command_returns(arbiter: Arbiter) -> None:
     assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 7
 
 
-def test_without_a_standard_output_it_decides(clean_lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "nobody reads"])
+def test_without_a_standard_output_it_decides(clean_lab: Lab, tmp_path: Path, closed: bool) -> None:
     arbiter = Arbiter(clean_lab, tmp_path)
     argv = [*ARBITER, "run", "--state", str(tmp_path / "state"), "--socket", str(arbiter.socket)]
-    line = ["sh", "-c", 'exec "$@" >&-', "sh", *argv, "--config", str(tmp_path / "config")]
+    argv += ["--config", str(tmp_path / "config")]
     with (tmp_path / "log").open("w") as log:
-        process = clean_lab.popen(line, stderr=log)
+        if closed:
+            process = clean_lab.popen(["sh", "-c", 'exec "$@" >&-', "sh", *argv], stderr=log)
+        else:
+            process = clean_lab.popen(argv, stdout=subprocess.PIPE, stderr=log)
+            assert process.stdout is not None
+            process.stdout.close()
     eventually(arbiter.socket.exists)
     arbiter.add(f"allow host={SERVER4}")
     assert arbiter.run("curl", "-sS", "-m", "5", f"http://{SERVER4}/")[0] == 0
