@@ -1,7 +1,7 @@
 """Who is in a lab: of one that was built for the occasion, the last to leave removes it.
 
-Each `lab shell` and `lab exec` has a shared lock (flock(2)) on the file `guests` in the lab's folder.
-A lock ends with its process, however that ends.
+Each `lab shell` and `lab exec` has a shared lock (flock(2)) on the file `guests` in the lab's
+folder. A lock ends with its process, however that ends.
 """
 
 from __future__ import annotations
