@@ -71,7 +71,7 @@ build() {
 	mkdir -p "$stage/source" "$tree$lib/bin" "$tree$site"
 	# A copy: building writes beside the sources.
 	cp -a arbiter prompts packaging schema.sql pyproject.toml README.md "$stage/source"
-	"$PYTHON" -m venv --upgrade-deps "$stage/pip"
+	"$PYTHON" -m venv "$stage/pip"
 	PYTHONWARNINGS=ignore "$stage/pip/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
 		--target "$tree$site" "$stage/source[all]"
 	rm -rf "$tree$site/bin" "$tree$site/share" # commands and pages have their own places
