@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-SHARE = int(os.environ.get("TEST_EXAMPLES", "50"))
+SHARE = int(os.environ.get("TEST_EXAMPLES", "33"))
 USUAL = 40
 """What is written for a test that names no number."""
 _LEAST = 10
