@@ -164,7 +164,7 @@ def need_room(plan: firewall.Plan, routing: RoutePlan) -> None:
 def lock_state(state: Path) -> int:
     """Hold the state directory for this daemon alone; gives the lock's descriptor."""
     try:
-        state.mkdir(mode=0o750, parents=True, exist_ok=True)
+        state.mkdir(mode=0o750, exist_ok=True)  # this one, and no other: it may be mistyped
         fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         why = "it is no directory" if state.is_file() else error.strerror

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ _NAME = click.option(
 )
 
 
+BUILT_WITHIN = 30.0
+"""Seconds after which who builds a lab is not waited for any more."""
 _USUAL = ",".join(link.name for link in DEFAULT_LINKS)
 
 
@@ -302,7 +305,13 @@ def _entered(name: str, links: tuple[LinkConfig, ...]) -> Iterator[Lab]:
     with _ended_in_order():
         entered = there or Lab(name, links)
         if there is None:
-            entered.up()
+            try:
+                entered.up()
+            except LabError:  # another may have begun to build it in this moment
+                there = _there(name, links)
+                if there is None:
+                    raise
+                entered = there
         guest = Guest(name, temporary=there is None)
         try:
             yield entered
@@ -318,7 +327,10 @@ def _there(name: str, links: tuple[LinkConfig, ...]) -> Lab | None:
     existing = Lab.existing(name)
     if existing is None:
         return None
-    condition = existing.condition()
+    end = time.monotonic() + BUILT_WITHIN
+    while (condition := existing.condition()) == "building" and time.monotonic() < end:
+        time.sleep(0.1)  # somebody else entered in this moment
+    existing = Lab.existing(name) or existing
     if condition == "up":
         if links != DEFAULT_LINKS and links != existing.config.links:
             text = f"leave the options away, or choose another --name than {name}"

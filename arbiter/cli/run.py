@@ -146,7 +146,7 @@ def _logging(directory: Path | None, verbose: bool) -> Iterator[None]:
     handler: logging.StreamHandler[TextIO] = logging.StreamHandler()
     if directory is not None:
         try:
-            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o750, exist_ok=True)
             handler = logging.StreamHandler(_log_file(directory / "arbiter.log"))
         except OSError as error:
             fail(f"the log in {directory} cannot be written: {error.strerror}")

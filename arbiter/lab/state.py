@@ -107,14 +107,20 @@ def names() -> list[str]:
 def remove(config: LabConfig) -> None:
     """Takes away the record and every file in /etc/netns; what is not there is no error."""
     for folder in (*(ETC_NETNS / n for n in config.namespaces), directory(config.name)):
-        if folder.exists():
-            shutil.rmtree(folder)
+        _remove(folder)
     for unfinished in ROOT.glob(f".{config.name}-*"):
-        shutil.rmtree(unfinished)
+        _remove(unfinished)
     for shared in (ETC_NETNS, ROOT):
         # Other labs, or other people's namespaces, may still have files there.
         with contextlib.suppress(OSError):
             shared.rmdir()
+
+
+def _remove(folder: Path) -> None:
+    """Somebody else may be about the same: what is gone is no error. Raises OSError."""
+    while folder.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def write_etc(config: LabConfig, files: dict[str, str]) -> None:

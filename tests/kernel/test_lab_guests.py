@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,28 @@ def test_whoever_built_it_may_leave_first(name: str, enter: Enter) -> None:
     assert lab is not None
     assert lab.run(["curl", "-sS", f"http://{SERVER4}/"]).stdout.startswith("link=wifi")
     assert leave(guest) == "out\n"
+    assert left(name) == []
+
+
+def test_who_comes_while_it_is_built_waits_and_joins(name: str, enter: Enter) -> None:
+    with ThreadPoolExecutor(2) as people:
+        one, other = people.map(lambda _: enter(), range(2))
+    said = leave(one) + leave(other)
+    assert said.replace(f"lab {name} stays until the last who is in it leaves\n", "") == "out\n" * 2
+    assert left(name) == []
+
+
+def test_two_may_remove_it_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.rmtree
+
+    def late(folder: Path) -> None:
+        real(folder)  # somebody else's
+        real(folder)
+
+    lab = Lab(name)
+    lab.up()
+    monkeypatch.setattr(shutil, "rmtree", late)
+    lab.down()
     assert left(name) == []
 
 
