@@ -172,6 +172,12 @@ def test_a_link_in_the_locks_place_is_not_followed(tmp_path: Path) -> None:
     assert not victim.exists()
 
 
+def test_a_mistyped_state_directory_is_refused_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(DaemonError, match="No such file or directory; choose another with --state"):
+        lock_state(tmp_path / "stat" / "e")
+    assert not (tmp_path / "stat").exists()
+
+
 def test_pages_are_made_without_markup_from_texts() -> None:
     for path in (ROOT / "prompts" / "web" / "static").glob("*.js"):
         if not path.name.startswith("uplot"):
